@@ -1,0 +1,80 @@
+# `make demo` and `make test` do all their own set-up in .venv; `make help` lists the rest.
+#
+# A stamp file marks each finished step of the set-up, so an interrupted run continues where it
+# stopped and nothing is done twice. VENV and PYTHON may be given: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+DEMO_OUT ?= fastalign-demo
+
+# What the build needs (build-system.requires of pyproject.toml; a test compares the two), and
+# torchvision, so that pip chooses one pair of torch and torchvision in one go.
+BUILD_REQUIRES := "setuptools>=77" "ninja" "torch>=2.11,<3"
+FIRST_STEP := $(BUILD_REQUIRES) wheel torchvision
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+NATIVE := $(shell find csrc kernels -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' \) 2>/dev/null)
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format bench sanitize wheel clean distclean
+
+help:
+	@echo "make demo       fit and evaluate on the photographs that ship with the project"
+	@echo "make test       run the tests (PYTEST_ARGS=... is handed on)"
+	@echo "make lint       ruff, mypy, clang-format"
+	@echo "make format     let ruff and clang-format rewrite what they can"
+	@echo "make bench      run the benchmarks"
+	@echo "make sanitize   run the native kernels under the sanitizers"
+	@echo "make wheel      build wheel and sdist into dist/"
+	@echo "make clean      remove build products; make distclean removes $(VENV) too"
+
+setup: $(VENV)/.built
+
+# 1. An empty environment with the large packages. A folder left by an interrupted run is replaced.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: fastalign needs Python 3.10 or newer, and '$(PYTHON)' is not (or is not there);" \
+	       "name another one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu install them" \
+	       "with: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear "$(VENV)"
+	$(PIP) install $(FIRST_STEP)
+	@touch $@
+
+# 2. The project itself with its dependencies, and its native code. Again when either changes.
+$(VENV)/.built: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
+	$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.built pyproject.toml
+	$(PIP) install --no-build-isolation --editable ".[test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.built pyproject.toml
+	$(PIP) install --no-build-isolation --editable ".[lint]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.built pyproject.toml
+	$(PIP) install --no-build-isolation --editable ".[bench]"
+	@touch $@
+
+demo: $(VENV)/.built
+	$(PY) -m fastalign demo --out "$(DEMO_OUT)"
+
+test: $(VENV)/.test
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f fastalign/*.so $(VENV)/.built
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf "$(VENV)"
