@@ -1,4 +1,4 @@
-"""The part of the build that pyproject.toml cannot say: where the packages lie, and the native code."""
+"""What pyproject.toml cannot say: where the packages lie, and the native code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from setuptools import Extension, find_packages, setup
 
 
 def packages() -> list[str]:
-    """Every installed package: ``fastalign`` and, from the folder ``kernels``, ``fastalign.kernels``."""
+    """Every installed package; ``fastalign.kernels`` lies in the folder ``kernels``."""
     kernels = ["fastalign.kernels"] + [
         f"fastalign.kernels.{name}" for name in find_packages("kernels")
     ]

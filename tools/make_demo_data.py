@@ -41,7 +41,7 @@ def write_mask(source: Path, target: Path) -> None:
 
 
 def make(source: Path, target: Path) -> int:
-    """Write the selection from the category ``source`` to ``target``; return the number of images."""
+    """Write the selection from ``source`` to ``target``; return the number of images."""
     if target.exists() and any(target.iterdir()):
         raise SystemExit(f"{target} is not empty; remove it first, so that no old image stays.")
     chosen = [*sorted((source / "train" / "good").iterdir())]

@@ -1,0 +1,91 @@
+"""What every test shares: one thread, fixed seeds, no network, and very small images."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and its maths libraries are loaded; workers of pytest-xdist would fight for cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def reproducible() -> Iterator[None]:
+    """Every test starts with one thread and the same seeds, whatever ran before it."""
+    torch.set_num_threads(1)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The top of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def demo_data() -> Path:
+    """The shipped category ``screw_plate``: 23 + 10 + 19 real photographs, 304 x 400 px."""
+    return REPOSITORY / "fastalign" / "demo_data" / "screw_plate"
+
+
+def part(rng: np.random.Generator, height: int, width: int, defect: bool = False) -> np.ndarray:
+    """A bright cross on grey with noise, uint8 [H,W,3]; ``defect`` puts out its upper arm."""
+    image = np.full((height, width), 90.0)
+    rows, columns = height // 2, width // 2
+    image[rows - 2 : rows + 2, 4 : width - 4] = 200
+    image[4 : height - 4, columns - 2 : columns + 2] = 200
+    if defect:
+        image[4 : rows - 4, columns - 2 : columns + 2] = 90
+    image += rng.normal(0, 4, image.shape)
+    return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.fixture
+def tiny_image() -> np.ndarray:
+    """One normal image, uint8 [32,40,3]."""
+    return part(np.random.default_rng(0), 32, 40)
+
+
+@pytest.fixture
+def tiny_batch() -> torch.Tensor:
+    """Six normal images, float32 [6,3,32,40] in 0..1."""
+    rng = np.random.default_rng(0)
+    images = np.stack([part(rng, 32, 40) for _ in range(6)])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+@pytest.fixture
+def tiny_category(tmp_path: Path) -> Path:
+    """A category in MVTec AD layout: 6 training, 2 good and 2 defective images, with masks."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "tiny"
+    for folder, count, defect in (
+        ("train/good", 6, False),
+        ("test/good", 2, False),
+        ("test/broken", 2, True),
+    ):
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(part(rng, 32, 40, defect)).save(root / folder / f"{index:03d}.png")
+    masks = root / "ground_truth" / "broken"
+    masks.mkdir(parents=True)
+    mask = np.zeros((32, 40), np.uint8)
+    mask[4:12, 18:22] = 255
+    for index in range(2):
+        Image.fromarray(mask).save(masks / f"{index:03d}_mask.png")
+    return root
