@@ -1,0 +1,179 @@
+"""What the engine hands back: plain dataclasses, no tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+METRICS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1max",
+    "pixel_auroc",
+    "pixel_ap",
+    "aupro_30",
+    "aupro_05",
+)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out because the user asked for it (``skip_bad``), and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How one image was aligned.
+
+    ``residual_before`` and ``residual_after`` are the mean squared distance to the fitted mean
+    without and with the warp; ``shift`` is a fraction of the image size, ``rotation`` in degrees,
+    ``scale`` a factor, ``covered`` the fraction of the aligned frame that came from inside the
+    image.
+    """
+
+    residual_before: float
+    residual_after: float
+    shift: float
+    rotation: float
+    scale: float
+    covered: float
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One test image: ``path`` relative to the category, ``label`` 0 good, 1 anomaly, -1 unknown.
+
+    ``predicted`` is 1 when the score exceeds the model's threshold, 0 when not, None when the
+    model has no threshold.
+    """
+
+    path: str
+    defect: str
+    label: int
+    score: float
+    predicted: int | None
+    alignment: Alignment
+
+    @property
+    def wrong(self) -> bool:
+        """True when the model's verdict contradicts the label."""
+        return self.predicted is not None and self.label >= 0 and self.predicted != self.label
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """A finished ``fit``: where the artifact lies and what went into it."""
+
+    out: Path
+    category: str
+    layout: str
+    train_images: int
+    validation_images: int
+    image_threshold: float | None
+    pixel_threshold: float | None
+    seconds: float
+    resumed: bool
+    skipped: list[Skipped]
+    warnings: list[str]
+    details: dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """A finished ``evaluate``; a metric that is None has its reason in ``reasons``."""
+
+    category: str
+    metrics: dict[str, float | None]
+    reasons: dict[str, str]
+    ms_per_image: float | None
+    alignment_ms_per_image: float | None
+    peak_rss_mb: float | None
+    image_threshold: float | None
+    pixel_threshold: float | None
+    counts: dict[str, int]
+    alignment: dict[str, Any]
+    protocol: dict[str, Any]
+    images: list[ImageResult]
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    curves: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``results.json``: figures at the top level, NaN and infinity as None."""
+        figures = {name: self.metrics.get(name) for name in METRICS}
+        document = {
+            "category": self.category,
+            **figures,
+            "ms_per_image": self.ms_per_image,
+            "alignment_ms_per_image": self.alignment_ms_per_image,
+            "peak_rss_mb": self.peak_rss_mb,
+            "reasons": self.reasons,
+            "image_threshold": self.image_threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "counts": self.counts,
+            "alignment": self.alignment,
+            "protocol": self.protocol,
+            "skipped": [asdict(item) for item in self.skipped],
+            "warnings": self.warnings,
+        }
+        return finite(document)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One scored image and the files written for it (None where the user did not ask for them)."""
+
+    path: str
+    score: float
+    label: str | None
+    map: Path | None
+    mask: Path | None
+    overlay: Path | None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A finished ``predict``."""
+
+    out: Path
+    images: list[Prediction]
+    image_threshold: float | None
+    pixel_threshold: float | None
+    skipped: list[Skipped]
+    warnings: list[str]
+
+
+def order_by_error(images: list[ImageResult], threshold: float | None) -> list[int]:
+    """Indices of ``images``, worst first.
+
+    Misclassified images come first, the clearest mistake leading; then the right ones, the closest
+    call leading. Without a threshold: highest score first.
+    """
+    if threshold is None:
+        return sorted(range(len(images)), key=lambda i: (-images[i].score, images[i].path))
+
+    def key(i: int) -> tuple[int, float, str]:
+        item = images[i]
+        margin = abs(item.score - threshold)
+        return (0, -margin, item.path) if item.wrong else (1, margin, item.path)
+
+    return sorted(range(len(images)), key=key)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as None and paths as text: what JSON can hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value

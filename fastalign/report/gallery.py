@@ -1,0 +1,123 @@
+"""The pictures of a report: made while images stream by, kept on disk until the page is written."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, features
+
+from fastalign.report.contour import outline
+from fastalign.report.heat import heat_rgba, scale_limits
+
+_SIDE = 320
+_HEAT_SIDE = 160
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """Pictures of one image as data URIs, outlines as SVG paths in ``width`` x ``height``."""
+
+    width: int
+    height: int
+    image: str
+    aligned: str
+    heat: str
+    truth: str
+    predicted: str
+
+
+class Gallery:
+    """Collects :class:`GalleryItem` objects in a folder, so that memory does not grow with their
+    number.
+
+    Args:
+        folder: an existing, empty folder (a temporary one) for the pictures of one run.
+        pixel_threshold: the model's; NaN leaves the predicted outlines out and stretches every map
+            to its own range.
+    """
+
+    def __init__(self, folder: Path, pixel_threshold: float) -> None:
+        self._folder = folder
+        self._threshold = pixel_threshold
+
+    def add(
+        self,
+        index: int,
+        image: npt.NDArray[np.uint8],
+        scores: npt.NDArray[np.float32],
+        truth: npt.NDArray[np.bool_] | None,
+        aligned: npt.NDArray[np.uint8],
+        covered: npt.NDArray[np.bool_],
+    ) -> None:
+        """Store the pictures of image number ``index``.
+
+        Args:
+            index: the image's place in the list of results.
+            image: ``[H, W, 3]`` uint8 at its own size.
+            scores: ``[h, w]`` float32 map in the frame of ``image``, any size.
+            truth: bool mask of any size, or None where there is none.
+            aligned: ``[h, w, 3]`` uint8, the image as the model compared it.
+            covered: ``[h, w]`` bool, False where ``aligned`` came from outside the image.
+        """
+        width, height = fit_inside(image.shape[1], image.shape[0], _SIDE)
+        photo = Image.fromarray(image).resize(
+            (width, height), Image.Resampling.BOX, reducing_gap=2.0
+        )
+        warped = Image.fromarray(np.dstack([aligned, covered.astype(np.uint8) * 255]))
+        at_thumbnail = _resize(scores, width, height)
+        low, high = scale_limits(self._threshold, scores)
+        heat_size = fit_inside(width, height, _HEAT_SIDE)
+        heat = heat_rgba(_resize(scores, *heat_size), low, high)
+        found = at_thumbnail > self._threshold
+        item = GalleryItem(
+            width=width,
+            height=height,
+            image=data_uri(photo),
+            aligned=data_uri(warped.resize((width, height), Image.Resampling.BILINEAR)),
+            heat=data_uri(Image.fromarray(heat)),
+            truth="" if truth is None else outline(_shrink_mask(truth, width, height)),
+            predicted=outline(found),
+        )
+        self._file(index).write_text(json.dumps(asdict(item)), encoding="utf-8")
+
+    def item(self, index: int) -> GalleryItem:
+        """The pictures stored as number ``index``."""
+        return GalleryItem(**json.loads(self._file(index).read_text(encoding="utf-8")))
+
+    def _file(self, index: int) -> Path:
+        return self._folder / f"{index}.json"
+
+
+def fit_inside(width: int, height: int, side: int) -> tuple[int, int]:
+    """``(width, height)`` scaled down, never up, to fit a square of ``side``, at least 1 x 1."""
+    scale = min(1.0, side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def data_uri(image: Image.Image) -> str:
+    """The image as a ``data:`` URI: WebP, or PNG where Pillow was built without WebP."""
+    buffer = io.BytesIO()
+    if features.check("webp"):
+        image.save(buffer, "WEBP", quality=80, method=4)
+        kind = "webp"
+    else:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _resize(scores: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float32]:
+    picture = Image.fromarray(np.ascontiguousarray(scores, dtype=np.float32))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _shrink_mask(mask: npt.NDArray[np.bool_], width: int, height: int) -> npt.NDArray[np.bool_]:
+    """The mask at thumbnail size; a partly covered pixel counts, so that small defects stay."""
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX)) > 0

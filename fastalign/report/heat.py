@@ -1,0 +1,94 @@
+"""Score maps as colour: one scale for every image, tied to the model's own threshold.
+
+The colour position of a score ``s`` is ``(s / threshold - 0.5) / 1.5`` clipped to 0..1: half the
+threshold is the foot, the threshold lies at one third, twice the threshold is the top. Two images
+can be compared by eye because neither is stretched to its own range. Colours run from dark violet
+to pale yellow with steadily rising lightness, so that they keep their order for colour-blind
+readers and in grey print.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+FOOT = 0.5
+TOP = 2.0
+THRESHOLD_POSITION = (1.0 - FOOT) / (TOP - FOOT)
+
+_STOPS = (
+    (0.00, (42, 17, 84)),
+    (0.20, (98, 22, 122)),
+    (0.40, (172, 42, 108)),
+    (0.60, (229, 88, 64)),
+    (0.80, (250, 158, 36)),
+    (1.00, (252, 243, 170)),
+)
+_OPACITY_TOP = 0.78
+
+
+def colour_table(steps: int = 256) -> npt.NDArray[np.uint8]:
+    """The scale as ``[steps, 3]`` uint8 RGB."""
+    at = np.linspace(0.0, 1.0, steps)
+    positions = [stop for stop, _ in _STOPS]
+    channels = [np.interp(at, positions, [rgb[i] for _, rgb in _STOPS]) for i in range(3)]
+    return np.stack(channels, axis=1).round().astype(np.uint8)
+
+
+def css_gradient() -> str:
+    """The scale as a CSS ``linear-gradient`` from left to right."""
+    stops = ", ".join(f"rgb({r} {g} {b}) {100 * at:.0f}%" for at, (r, g, b) in _STOPS)
+    return f"linear-gradient(to right, {stops})"
+
+
+def scale_limits(threshold: float, scores: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Scores at the foot and the top of the scale.
+
+    Without a threshold (NaN, or one that is not positive) there is no common yardstick: the limits
+    are then the smallest and the largest finite score given.
+    """
+    if math.isfinite(threshold) and threshold > 0:
+        return FOOT * threshold, TOP * threshold
+    finite = scores[np.isfinite(scores)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def heat_rgba(scores: npt.NDArray[np.float32], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """``[H, W]`` scores as ``[H, W, 4]`` uint8 RGBA; transparent at the foot of the scale.
+
+    Scores that are not finite (no evidence there) stay transparent.
+    """
+    position = np.nan_to_num((scores - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+    position = np.clip(position, 0.0, 1.0)
+    rgba = np.empty((*scores.shape, 4), dtype=np.uint8)
+    rgba[..., :3] = colour_table()[(position * 255).round().astype(np.uint8)]
+    # Opacity climbs to its top within the first half of the scale: faint below the threshold,
+    # clear above.
+    opacity = np.clip(position / 0.5, 0.0, 1.0) ** 1.5 * _OPACITY_TOP
+    rgba[..., 3] = (opacity * 255).round().astype(np.uint8)
+    return rgba
+
+
+def heat_overlay(
+    image: npt.NDArray[np.uint8], scores: npt.NDArray[np.float32], threshold: float
+) -> npt.NDArray[np.uint8]:
+    """The heat map laid over its image.
+
+    Args:
+        image: ``[H, W, 3]`` uint8 RGB.
+        scores: ``[H, W]`` float32, the same size.
+        threshold: the model's pixel threshold; NaN stretches the scale to this map alone.
+
+    Returns:
+        ``[H, W, 3]`` uint8 RGB.
+    """
+    low, high = scale_limits(threshold, scores)
+    rgba = heat_rgba(scores, low, high)
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    mixed = image * (1 - alpha) + rgba[..., :3] * alpha
+    return mixed.round().astype(np.uint8)

@@ -1,0 +1,51 @@
+import math
+
+import numpy as np
+import pytest
+
+from fastalign.report.heat import (
+    THRESHOLD_POSITION,
+    colour_table,
+    heat_overlay,
+    heat_rgba,
+    scale_limits,
+)
+
+
+def test_lightness_rises_along_the_scale():
+    table = colour_table().astype(float) / 255
+    linear = np.where(table <= 0.04045, table / 12.92, ((table + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(luminance) >= -1e-9).all()
+    assert luminance[-1] - luminance[0] > 0.7
+
+
+def test_the_threshold_lies_at_a_third_of_the_scale():
+    low, high = scale_limits(6.0, np.zeros((2, 2), np.float32))
+    assert (low, high) == (3.0, 12.0)
+    assert (6.0 - low) / (high - low) == pytest.approx(THRESHOLD_POSITION) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("threshold", [math.nan, 0.0, -1.0, math.inf])
+def test_without_a_usable_threshold_the_map_sets_the_limits(threshold):
+    scores = np.array([[1.0, np.nan], [4.0, np.inf]], np.float32)
+    assert scale_limits(threshold, scores) == (1.0, 4.0)
+    assert scale_limits(threshold, np.full((2, 2), np.nan, np.float32)) == (0.0, 1.0)
+    low, high = scale_limits(threshold, np.full((2, 2), 5.0, np.float32))
+    assert high > low
+
+
+def test_opacity_grows_with_the_score_and_no_evidence_is_transparent():
+    scores = np.array([[0.0, 3.0, 6.0, 12.0, 99.0, np.nan, np.inf]], np.float32)
+    alpha = heat_rgba(scores, 3.0, 12.0)[0, :, 3].astype(int)
+    assert alpha[0] == alpha[1] == alpha[5] == 0
+    assert 0 < alpha[2] < alpha[3] == alpha[4] == alpha[6]
+
+
+def test_overlay_leaves_the_image_alone_where_the_score_is_low():
+    image = np.full((2, 3, 3), 90, np.uint8)
+    scores = np.array([[0, 0, 0], [0, 0, 30]], np.float32)
+    overlay = heat_overlay(image, scores, 10.0)
+    assert overlay.shape == image.shape and overlay.dtype == np.uint8
+    assert (overlay[scores == 0] == 90).all()
+    assert (overlay[1, 2] != 90).any()

@@ -1,0 +1,161 @@
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from fastalign.report.gallery import Gallery, fit_inside
+from fastalign.report.page import render_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.cards = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag == "article":
+            self.cards.append(attributes)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_names_from_the_data_stay_text(make_evaluation, gallery):
+    evaluation = make_evaluation()
+    html = render_report(evaluation, gallery)
+    page = Page(html)
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
+    assert {card["data-name"] for card in page.cards} == {item.path for item in evaluation.images}
+    assert evaluation.category in page.text
+
+
+def test_the_page_loads_nothing_from_outside(make_evaluation, gallery):
+    html = render_report(make_evaluation(), gallery)
+    for address in re.findall(r"url\(([^)]*)\)", html):
+        assert address.startswith("data:image/")
+    for _, attributes in Page(html).tags:
+        assert not {"src", "href", "srcset", "action"} & set(attributes)
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+
+
+def test_worst_first_and_the_cap_is_stated(make_evaluation, gallery):
+    evaluation = make_evaluation(12)
+    page = Page(render_report(evaluation, gallery, most=5))
+    assert len(page.cards) == 5
+    assert "The 5 worst of 12 images are shown." in page.text
+    wrong = ["wrong" in card["class"].split() for card in page.cards]
+    assert wrong == sorted(wrong, reverse=True)
+    assert any(wrong)
+    everything = Page(render_report(evaluation, gallery))
+    assert len(everything.cards) == 12 and "All 12 images are shown." in everything.text
+
+
+def test_size_is_bounded_by_the_cap(tmp_path, make_evaluation, gallery):
+    evaluation = make_evaluation(12, side=700)
+    small = len(render_report(evaluation, gallery, most=2))
+    large = len(render_report(evaluation, gallery, most=12))
+    # Noise is the worst case for compression; a photograph takes about a third of it.
+    assert (large - small) / 10 < 250_000
+
+
+def test_missing_figures_show_their_reason(make_evaluation, gallery):
+    evaluation = make_evaluation()
+    evaluation.metrics["pixel_ap"] = None
+    evaluation.reasons["pixel_ap"] = "no anomalous test image has a mask"
+    evaluation.curves = {}
+    page = Page(render_report(evaluation, gallery))
+    assert "no anomalous test image has a mask" in page.text
+    assert "ROC, images" not in page.text
+
+
+def test_without_a_threshold_there_are_no_verdicts(make_evaluation, tmp_path):
+    gallery = Gallery(tmp_path, float("nan"))
+    evaluation = make_evaluation(0, threshold=None)
+    page = Page(render_report(evaluation, gallery))
+    assert "false alarms" not in page.text
+
+
+def test_no_predicted_outline_without_a_threshold(tmp_path):
+    gallery = Gallery(tmp_path, float("nan"))
+    image = np.zeros((8, 8, 3), np.uint8)
+    gallery.add(0, image, np.ones((8, 8), np.float32), None, image, np.ones((8, 8), bool))
+    assert gallery.item(0).predicted == "" and gallery.item(0).truth == ""
+
+
+def test_a_one_pixel_defect_survives_the_thumbnail(tmp_path):
+    gallery = Gallery(tmp_path, 1.0)
+    image = np.zeros((1500, 2000, 3), np.uint8)
+    truth = np.zeros((1500, 2000), bool)
+    truth[700, 900] = True
+    gallery.add(0, image, np.zeros((8, 8), np.float32), truth, image, truth)
+    assert gallery.item(0).truth.startswith("M")
+    assert (gallery.item(0).width, gallery.item(0).height) == (320, 240)
+
+
+def test_thumbnails_keep_the_aspect_and_never_vanish():
+    assert fit_inside(1000, 500, 100) == (100, 50)
+    assert fit_inside(30, 20, 100) == (30, 20)
+    assert fit_inside(10_000, 3, 100) == (100, 1)
+
+
+def browse(html, folder):
+    """The page as the browser's document model after its scripts have run."""
+    path = folder / "report.html"
+    path.write_text(html, encoding="utf-8")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return Page(result.stdout)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_page_runs_in_a_browser(make_evaluation, gallery, tmp_path):
+    """The script sets ``data-ready`` on the root as its last step, with the number of cards."""
+    page = browse(render_report(make_evaluation(), gallery), tmp_path)
+    root = next(attributes for tag, attributes in page.tags if tag == "html")
+    assert root.get("data-ready") == "7"
+    assert "data-hacked" not in root
+    tools = next(attributes for _, attributes in page.tags if attributes.get("id") == "tools")
+    assert "hidden" not in tools
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_filter_order_and_enlarging_work(make_evaluation, gallery, tmp_path):
+    evaluation = make_evaluation()
+    visitor = """<script>
+    document.querySelector('[data-filter="anomaly"]').click();
+    const order = document.getElementById("order");
+    order.value = "low";
+    order.dispatchEvent(new Event("change"));
+    document.querySelector(".card:not([hidden]) .panels").click();
+    document.getElementById("theme").click();
+    </script></body>"""
+    page = browse(render_report(evaluation, gallery).replace("</body>", visitor), tmp_path)
+    shown = [card for card in page.cards if "hidden" not in card]
+    assert len(shown) == sum(item.label for item in evaluation.images)
+    assert {card["data-kind"] for card in shown} == {"anomaly"}
+    scores = [float(card["data-score"]) for card in page.cards]
+    assert scores == sorted(scores)
+    assert "large" in shown[0]["class"].split()
+    root = next(attributes for tag, attributes in page.tags if tag == "html")
+    assert root["data-theme"] in ("light", "dark")
