@@ -15,7 +15,9 @@ FIRST_STEP := $(BUILD_REQUIRES) wheel torchvision
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-NATIVE := $(shell find csrc kernels -type f \( -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' \) 2>/dev/null)
+CLANG_FORMAT := $(VENV)/bin/clang-format
+CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \))
+NATIVE := $(filter csrc/%,$(CPP))
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint format bench sanitize wheel clean distclean
@@ -49,16 +51,10 @@ $(VENV)/.built: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
 	$(PIP) install --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.built pyproject.toml
-	$(PIP) install --no-build-isolation --editable ".[test]"
-	@touch $@
-
-$(VENV)/.lint: $(VENV)/.built pyproject.toml
-	$(PIP) install --no-build-isolation --editable ".[lint]"
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.built pyproject.toml
-	$(PIP) install --no-build-isolation --editable ".[bench]"
+# The extras of pyproject.toml. The installed project satisfies the name, so pip adds only what the
+# extra asks for and builds nothing again.
+$(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.built pyproject.toml
+	$(PIP) install "fastalign[$*]"
 	@touch $@
 
 demo: $(VENV)/.built
@@ -69,7 +65,17 @@ test: $(VENV)/.test
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(CLANG_FORMAT) --dry-run -Werror $(CPP)
 	$(PY) -m mypy
+
+format: $(VENV)/.lint
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(CLANG_FORMAT) -i $(CPP)
+
+wheel: $(VENV)/.test
+	$(PY) -m build --no-isolation --outdir dist .
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

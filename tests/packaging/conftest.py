@@ -1,0 +1,79 @@
+"""The project's own files, and its distributions built once for all tests here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+NOT_SOURCE = {".git", ".venv", "venv", "build", "dist", "__pycache__", "fastalign-demo", "runs"}
+NOT_SOURCE |= {".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".benchmarks"}
+PRODUCTS = {".so", ".o", ".a", ".pyc", ".pyd"}
+
+
+def list_source_files(repository: Path) -> list[Path]:
+    """The project's files, relative: what git tracks, or what lies there in an unpacked sdist."""
+    if (repository / ".git").exists() and shutil.which("git"):
+        names = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=repository, check=True, capture_output=True
+        ).stdout.decode()
+        listed = (Path(name) for name in names.split("\0") if name)
+        return sorted(path for path in listed if (repository / path).is_file())
+    found = []
+    for folder, subfolders, files in os.walk(repository):
+        subfolders[:] = [
+            name for name in subfolders if name not in NOT_SOURCE and not name.endswith(".egg-info")
+        ]
+        found += [Path(folder, name).relative_to(repository) for name in files]
+    return sorted(path for path in found if path.suffix not in PRODUCTS)
+
+
+@pytest.fixture(scope="session")
+def source_files(repository: Path) -> list[Path]:
+    return list_source_files(repository)
+
+
+@dataclass(frozen=True)
+class Distributions:
+    sdist: Path
+    unpacked: Path
+    """The sdist's content."""
+    wheel: Path
+    """Built from ``unpacked``, so a file that the sdist forgot is missing here too."""
+
+
+def run_build(kind: str, source: Path, out: Path) -> Path:
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", out, source],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    (built,) = out.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def distributions(
+    repository: Path, source_files: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Distributions:
+    """sdist and wheel of a copy of the project, in a folder whose name has a space."""
+    top = tmp_path_factory.mktemp("build here")
+    copy = top / "source"
+    for path in source_files:
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(repository / path, copy / path)
+    sdist = run_build("sdist", copy, top / "sdist")
+    with tarfile.open(sdist) as archive:
+        # Python releases before 3.11.4 know no filters; the archive is our own either way.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(top / "unpacked")
+    (unpacked,) = (top / "unpacked").iterdir()
+    return Distributions(sdist, unpacked, run_build("wheel", unpacked, top / "wheel"))
