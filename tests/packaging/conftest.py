@@ -41,11 +41,10 @@ def source_files(repository: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Distributions:
-    sdist: Path
-    unpacked: Path
-    """The sdist's content."""
+    sdist_names: frozenset[str]
+    """The sdist's files, below its one folder."""
     wheel: Path
-    """Built from ``unpacked``, so a file that the sdist forgot is missing here too."""
+    """Built from the sdist, so a file that the sdist forgot is missing here too."""
 
 
 def run_build(kind: str, source: Path, out: Path) -> Path:
@@ -72,8 +71,12 @@ def distributions(
         shutil.copy2(repository / path, copy / path)
     sdist = run_build("sdist", copy, top / "sdist")
     with tarfile.open(sdist) as archive:
+        names = [member.name for member in archive.getmembers() if member.isfile()]
         # Python releases before 3.11.4 know no filters; the archive is our own either way.
         archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         archive.extractall(top / "unpacked")
     (unpacked,) = (top / "unpacked").iterdir()
-    return Distributions(sdist, unpacked, run_build("wheel", unpacked, top / "wheel"))
+    return Distributions(
+        frozenset(name.partition("/")[2] for name in names),
+        run_build("wheel", unpacked, top / "wheel"),
+    )
