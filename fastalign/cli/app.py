@@ -1,0 +1,59 @@
+"""The entry point and the sub-commands; nothing heavier than typer is imported before one runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fastalign.cli.demo import demo
+from fastalign.cli.evaluate import evaluate
+from fastalign.cli.fit import fit
+from fastalign.cli.info import info
+from fastalign.cli.predict import predict
+
+_ABOUT = (
+    "Find defects on photographs of parts after a look at good ones only: fit learns from good "
+    "photographs, predict scores new ones, evaluate measures on labelled ones."
+    "\n\nExample: fastalign fit data/screw --out screw.safetensors"
+    "\n\nExit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad data or path, 4 bad model file, "
+    "5 device or backend not usable, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="fastalign",
+    help=_ABOUT,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import fastalign
+
+        typer.echo(f"fastalign {fastalign.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _command in (fit, evaluate, predict, info, demo):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line; the process ends with one of the documented exit codes."""
+    app(prog_name="fastalign")

@@ -1,0 +1,89 @@
+"""``fastalign evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastalign.cli.guard import guarded, warn
+from fastalign.cli.options import Debug, Device, Layout, ModelFile, SkipBad, Threads, set_threads
+from fastalign.cli.progress import make_progress
+
+if TYPE_CHECKING:
+    from fastalign.engine import Evaluation
+
+
+@guarded
+def evaluate(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A category with test images.")],
+    model: ModelFile,
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")],
+    eval_size: Annotated[
+        str,
+        typer.Option(
+            "--eval-size",
+            help="Resolution of the pixel figures: model, native or a side length.",
+            metavar="SIZE",
+        ),
+    ] = "model",
+    gallery: Annotated[
+        int, typer.Option("--gallery", min=0, help="Images in the report at most, worst first.")
+    ] = 120,
+    layout: Layout = "auto",
+    device: Device = "cpu",
+    threads: Threads = None,
+    skip_bad: SkipBad = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on labelled images: results.json, scores.csv, report.html.
+
+    Example: fastalign evaluate data/screw --model screw.safetensors --out results/screw
+    """
+    from fastalign import artifact
+    from fastalign.engine import evaluate_category
+    from fastalign.engine.environment import open_device
+    from fastalign.io import check_writable
+
+    set_threads(threads)
+    target = open_device(device)
+    check_writable(Path(out) / "results.json")
+    fitted = artifact.load(model, target)
+    with make_progress() as progress:
+        result = evaluate_category(
+            directory,
+            fitted,
+            out,
+            layout=layout,
+            eval_size=eval_size,
+            gallery_images=gallery,
+            skip_bad=skip_bad,
+            model_name=Path(model).name,
+            progress=progress,
+        )
+    for message in result.warnings:
+        warn(message)
+    print_evaluation(result)
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """The figures as a table and the paths of the files, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result.category}: {len(result.images)} test images", title_justify="left"
+    )
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    document = result.to_json()
+    for name in (*result.metrics, "ms_per_image", "alignment_ms_per_image", "peak_rss_mb"):
+        value = document[name]
+        digits = 1 if name.endswith(("_mb", "_image")) else 4
+        shown = f"{value:.{digits}f}" if value is not None else "-"
+        reason = result.reasons.get(name)
+        table.add_row(name, f"{shown}  ({reason})" if reason else shown)
+    Console().print(table)
+    for name, path in result.files.items():
+        typer.echo(f"{name}: {path}")

@@ -1,0 +1,30 @@
+"""Fit, evaluate and predict as library functions; the command line is a thin layer above them."""
+
+from fastalign.engine.evaluate import evaluate_category
+from fastalign.engine.fit import fit_category
+from fastalign.engine.predict import predict_paths
+from fastalign.engine.progress import NoProgress, Progress
+from fastalign.engine.results import (
+    Alignment,
+    Evaluation,
+    FitOutcome,
+    ImageResult,
+    Prediction,
+    Predictions,
+    Skipped,
+)
+
+__all__ = [
+    "Alignment",
+    "Evaluation",
+    "FitOutcome",
+    "ImageResult",
+    "NoProgress",
+    "Prediction",
+    "Predictions",
+    "Progress",
+    "Skipped",
+    "evaluate_category",
+    "fit_category",
+    "predict_paths",
+]

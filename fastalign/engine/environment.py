@@ -1,0 +1,108 @@
+"""The machine a run takes place on: versions, memory, device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastalign.errors import BackendError, ConfigError
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "triton")
+ENVIRONMENT_VARIABLES = {
+    "FASTALIGN_BACKEND": "forces a backend for every op: reference, cpu, cuda or triton",
+    "OMP_NUM_THREADS": "CPU threads of torch; `--threads` sets the same for one run",
+    "CUDA_VISIBLE_DEVICES": "the GPUs that torch may see",
+}
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution, None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, fastalign and of the packages that a result can depend on."""
+    import fastalign
+
+    found = {"python": platform.python_version(), "fastalign": fastalign.__version__}
+    found.update({name: text for name in _PACKAGES if (text := package_version(name))})
+    return found
+
+
+def environment_variables() -> dict[str, dict[str, Any]]:
+    """The environment variables that matter, with meaning and present value."""
+    return {
+        name: {"meaning": meaning, "value": os.environ.get(name)}
+        for name, meaning in ENVIRONMENT_VARIABLES.items()
+    }
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words, with the number of threads for a CPU."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu ({_processor()}, {threads} thread{'s' if threads != 1 else ''})"
+    return str(device)
+
+
+def open_device(name: str | torch.device) -> torch.device:
+    """The torch device called ``name``, after a look that it can be used.
+
+    Raises:
+        ConfigError: no such device name.
+        BackendError: the device is not there, or this torch was not built for it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--device {name!r} is no device; use cpu, cuda, cuda:1 or another torch device name."
+        ) from error
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackendError(
+            f"device {name!r} cannot be used ({cause}); use --device cpu or install a torch build "
+            "that supports it (`fastalign info` shows what is here)."
+        ) from error
+    return device
+
+
+def peak_rss_mb() -> tuple[float | None, str]:
+    """Largest resident memory of this process so far in MB (10^6 bytes).
+
+    The second value names the source of the figure, or the reason why there is none.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        # VmHWM begins anew at exec; ru_maxrss would carry over the peak of a larger parent process.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6, "VmHWM of /proc/self/status"
+    try:
+        import resource
+    except ImportError:
+        return None, f"the peak memory of a process cannot be read on {sys.platform}"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6, "ru_maxrss of getrusage"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,322 @@
+"""Measure a fitted model on a labelled category, one image at a time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastalign.data import Sample, load_image, load_mask, open_category, prepare
+from fastalign.engine.environment import peak_rss_mb
+from fastalign.engine.progress import NoProgress, Progress
+from fastalign.engine.protocol import describe_alignment, describe_protocol
+from fastalign.engine.results import METRICS, Evaluation, ImageResult, Skipped
+from fastalign.engine.scoring import (
+    NO_THRESHOLD,
+    Thresholds,
+    aligned_picture,
+    alignment_of,
+    map_at,
+    thresholds,
+)
+from fastalign.errors import ConfigError, InputError
+from fastalign.metrics import PixelMetrics, image_metrics
+from fastalign.report.gallery import Gallery
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+_Mask = npt.NDArray[np.bool_]
+_TIMED_IMAGES = 50
+_WARM_UP = 3
+
+
+def evaluate_category(
+    directory: str | os.PathLike[str],
+    model: FYD,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    layout: str = "auto",
+    eval_size: str | int = "model",
+    gallery_images: int = 120,
+    skip_bad: bool = False,
+    model_name: str = "",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score the test images of a category and compute every figure.
+
+    Images stream: one photograph, its maps and its pictures are in memory at a time.
+
+    Args:
+        directory: a category in any layout that :func:`fastalign.data.open_category` reads.
+        model: a fitted model; the device it is on is used.
+        out: folder for ``results.json``, ``scores.csv`` and ``report.html``; None writes nothing.
+        layout: data layout, ``"auto"`` to recognise it.
+        eval_size: resolution at which maps meet masks: ``"model"`` (the model's image size),
+            ``"native"`` (each image's own) or a side length N for N x N. Maps are resampled
+            bilinearly, masks by nearest.
+        gallery_images: pictures in the report at most, worst first.
+        skip_bad: leave bad files out, with a warning and a count, where the default is an error.
+        model_name: name of the model's file, for the protocol.
+        progress: told about the course.
+
+    Raises:
+        ConfigError: ``eval_size`` has no such value.
+        InputError: no test images, a file that cannot be read, a mask that is missing or does not
+            fit its image, or ``out`` cannot be written.
+    """
+    size = _evaluation_size(eval_size, model.config.image_size)
+    category = open_category(directory, layout=layout)
+    if not category.test:
+        raise InputError(
+            f"{directory}: no test images (layout {category.layout}); evaluation needs labelled "
+            "images such as test/good and test/<defect>. `fastalign predict` needs no labels."
+        )
+    progress = progress or NoProgress()
+    progress.start("evaluating", len(category.test))
+    limits = thresholds(model)
+    with tempfile.TemporaryDirectory(prefix="fastalign-") as scratch:
+        gallery = Gallery(Path(scratch), limits.pixel_or_nan)
+        run = _Run(model, Path(directory), category.test, size, limits, gallery, skip_bad)
+        for sample in category.test:
+            run.add(sample)
+            progress.advance()
+        evaluation = _conclude(run, category.name)
+        evaluation.alignment = describe_alignment(model, run.images)
+        evaluation.protocol = {
+            "category": category.name,
+            "layout": category.layout,
+            "model_file": model_name,
+            **describe_protocol(model, size, evaluation.counts, len(run.times)),
+        }
+        if out is not None:
+            from fastalign.engine.outputs import write_evaluation
+
+            evaluation.files = write_evaluation(evaluation, gallery, Path(out), gallery_images)
+    return evaluation
+
+
+@dataclass
+class _Run:
+    """The state of one evaluation."""
+
+    model: FYD
+    directory: Path
+    samples: Sequence[Sample]
+    size: tuple[int, int] | None
+    limits: Thresholds
+    gallery: Gallery
+    skip_bad: bool
+    images: list[ImageResult] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    unmasked: list[Skipped] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    alignment_times: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pixels = PixelMetrics()
+        self.device = self.model.image_threshold.device
+        anomalous = [sample for sample in self.samples if sample.label == 1]
+        self.has_masks = any(sample.mask_path is not None for sample in anomalous)
+
+    def add(self, sample: Sample) -> None:
+        """Score one image and take it into every figure."""
+        name = self._name(sample.path)
+        try:
+            image = load_image(sample.path)
+        except InputError as error:
+            if not self.skip_bad:
+                raise
+            self.skipped.append(Skipped(name, str(error)))
+            return
+        try:
+            truth = self._truth(sample, image.shape[:2])
+        except InputError as error:
+            if not self.skip_bad:
+                raise
+            truth = None
+            self.unmasked.append(Skipped(name, str(error)))
+        batch = prepare(image, self.model.config.image_size)[None].to(self.device)
+        with torch.inference_mode():
+            self._time(batch)
+            detail = self.model.predict_detail(batch)
+        scores = detail.map[0]
+        score = float(detail.score[0])
+        if self.has_masks and truth is not None:
+            size = self.size or image.shape[:2]
+            self.pixels.update(map_at(scores, size), _nearest(truth, size))
+        aligned, covered = aligned_picture(detail, 0)
+        outline = truth if sample.label == 1 and self.has_masks else None
+        self.gallery.add(
+            len(self.images), image, scores.float().cpu().numpy(), outline, aligned, covered
+        )
+        self.images.append(
+            ImageResult(
+                path=name,
+                defect=sample.defect,
+                label=sample.label,
+                score=score,
+                predicted=self.limits.label(score),
+                alignment=alignment_of(detail, 0),
+            )
+        )
+
+    def _truth(self, sample: Sample, size: tuple[int, int]) -> _Mask | None:
+        """The mask at the image's own size; empty for a good image, None where unknown."""
+        if sample.label == 0:
+            return np.zeros(size, dtype=bool)
+        if sample.label != 1 or not self.has_masks:
+            return None
+        if sample.mask_path is None:
+            raise InputError(
+                f"{sample.path}: this anomalous image has no mask although others have one; add "
+                "the mask, or leave the image out of the pixel figures with --skip-bad."
+            )
+        return load_mask(sample.mask_path, size)
+
+    def _time(self, batch: torch.Tensor) -> None:
+        """Time of the model alone for one prepared image on its device, in milliseconds."""
+        if len(self.times) >= _TIMED_IMAGES:
+            return
+        if not self.images:
+            for _ in range(_WARM_UP):
+                self.model(batch)
+        self.times.append(self._clock(lambda: self.model(batch)))
+        self.alignment_times.append(self._clock(lambda: self.model.align(batch)))
+
+    def _clock(self, work: Any) -> float:
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        return 1000 * (time.perf_counter() - start)
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def _name(self, path: Path) -> str:
+        try:
+            return path.relative_to(self.directory).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+
+def _conclude(run: _Run, category: str) -> Evaluation:
+    images = run.images
+    if not images:
+        raise InputError(
+            f"{run.directory}: none of the {len(run.samples)} test images could be read; "
+            f"the first: {run.skipped[0].reason}"
+        )
+    labelled = [item for item in images if item.label >= 0]
+    scores = np.array([item.score for item in labelled], dtype=np.float64)
+    labels = np.array([item.label for item in labelled], dtype=np.int64)
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    reasons: dict[str, str] = {}
+    curves: dict[str, Any] = {}
+    good, anomalous = int((labels == 0).sum()), int((labels == 1).sum())
+    if good and anomalous:
+        metrics.update(image_metrics(scores, labels))
+        curves["roc"] = roc_curve(scores, labels)
+    else:
+        missing = "anomalous" if good else "good"
+        reason = f"the test images hold no {missing} ones"
+        reasons.update(dict.fromkeys(METRICS[:3], reason))
+    warnings = []
+    if run.skipped:
+        warnings.append(
+            f"{len(run.skipped)} of {len(run.samples)} test images left out as unreadable"
+        )
+    if run.unmasked:
+        warnings.append(
+            f"{len(run.unmasked)} test images left out of the pixel figures for their masks"
+        )
+    if run.limits.image is None:
+        warnings.append(NO_THRESHOLD)
+    if not anomalous:
+        reason = "the test images hold no anomalous ones"
+    elif not run.has_masks:
+        reason = "no anomalous test image has a mask"
+    else:
+        reason = ""
+        metrics.update(run.pixels.compute())
+    if reason:
+        reasons.update(dict.fromkeys(METRICS[3:], reason))
+        warnings.append(f"some figures are left empty: {reason}")
+    peak, peak_source = peak_rss_mb()
+    if peak is None:
+        reasons["peak_rss_mb"] = peak_source
+    return Evaluation(
+        category=category,
+        metrics=metrics,
+        reasons=reasons,
+        ms_per_image=median(run.times),
+        alignment_ms_per_image=median(run.alignment_times),
+        peak_rss_mb=peak,
+        image_threshold=run.limits.image,
+        pixel_threshold=run.limits.pixel,
+        counts={
+            "images": len(images),
+            "good": good,
+            "anomalous": anomalous,
+            "unlabelled": len(images) - len(labelled),
+            "left_out": len(run.skipped),
+            "left_out_of_pixel_figures": len(run.unmasked),
+        },
+        alignment={},
+        protocol={},
+        images=images,
+        skipped=run.skipped + run.unmasked,
+        warnings=warnings,
+        curves=curves,
+    )
+
+
+def roc_curve(
+    scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """False and true positive rates at every distinct score, from (0, 0) to (1, 1)."""
+    order = np.argsort(-scores, kind="stable")
+    positive = labels[order] == 1
+    last_of_its_score = np.append(np.diff(scores[order]) != 0, True)
+    true = np.cumsum(positive)[last_of_its_score] / positive.sum()
+    false = np.cumsum(~positive)[last_of_its_score] / (~positive).sum()
+    return np.append(0.0, false), np.append(0.0, true)
+
+
+def _evaluation_size(eval_size: str | int, model_size: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width at which maps meet masks, None for each image's own."""
+    if eval_size == "model":
+        return (int(model_size[0]), int(model_size[1]))
+    if eval_size == "native":
+        return None
+    try:
+        side = int(eval_size)
+    except ValueError:
+        side = 0
+    if side < 1:
+        raise ConfigError(
+            f"evaluation size {eval_size!r}: use model, native or a side length such as 256."
+        )
+    return (side, side)
+
+
+def _nearest(mask: _Mask, size: tuple[int, int]) -> _Mask:
+    """The mask at another size, each pixel taking the value at its centre."""
+    if mask.shape == tuple(size):
+        return mask
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]

@@ -1,0 +1,188 @@
+"""Fit a model on the good images of a category and store it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastalign import artifact
+from fastalign.data import ImageDataset, Sample, open_category, split_validation
+from fastalign.engine.environment import open_device
+from fastalign.engine.progress import NoProgress, Progress
+from fastalign.engine.results import FitOutcome, Skipped
+from fastalign.engine.scoring import NO_THRESHOLD, thresholds
+from fastalign.errors import ArtifactError, ConfigError, InputError
+from fastalign.io import check_writable
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYDConfig
+
+
+def checkpoint_path(out: str | os.PathLike[str]) -> Path:
+    """Where the checkpoint of a fit to ``out`` lies while it runs."""
+    out = Path(out)
+    return out.with_name(out.name + ".ckpt")
+
+
+def build_config(**options: Any) -> FYDConfig:
+    """The model's configuration from options; those that are None keep the model's own default.
+
+    ``teacher`` None means on, except for the paper's plain form (``align="ica"``).
+
+    Raises:
+        ConfigError: an option has no such value.
+    """
+    from fastalign.models.fyd import FYDConfig
+
+    if options.get("teacher") is None:
+        options["teacher"] = options.get("align") != "ica"
+    return FYDConfig(**{name: value for name, value in options.items() if value is not None})
+
+
+def fit_category(
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: FYDConfig | None = None,
+    layout: str = "auto",
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+    skip_bad: bool = False,
+    validation_fraction: float = 0.1,
+    progress: Progress | None = None,
+) -> FitOutcome:
+    """Fit on the good training images of a category and write the model to ``out``.
+
+    While it runs a checkpoint lies beside ``out`` (see :func:`checkpoint_path`); it goes when the
+    model is written. After an interruption ``resume=True`` continues from it to the same file,
+    byte for byte, that an unbroken run writes on the same machine.
+
+    Args:
+        directory: a category in any layout that :func:`fastalign.data.open_category` reads.
+        out: the model file.
+        config: the model's configuration; None is the default one.
+        layout: data layout, ``"auto"`` to recognise it.
+        seed: seed of everything random, the validation split included.
+        device: torch device.
+        resume: continue from the checkpoint where there is one, start from the beginning where
+            there is none.
+        skip_bad: leave unreadable images out, with a warning and a count, where the default is an
+            error.
+        validation_fraction: share of the good training images kept apart for the thresholds, where
+            the category has no validation images of its own.
+        progress: told about the course.
+
+    Raises:
+        ConfigError: an option has no such value, or the checkpoint belongs to other settings.
+        InputError: no training images, an unreadable one, or ``out`` cannot be written.
+        ArtifactError: the checkpoint is damaged.
+        BackendError: the device or a forced backend cannot be used.
+    """
+    from fastalign.models.fyd import FYD, FYDConfig
+
+    began = time.perf_counter()
+    out = Path(out)
+    config = config or FYDConfig()
+    target = open_device(device)
+    if not 0 <= validation_fraction < 1:
+        raise ConfigError(
+            f"validation fraction {validation_fraction}: use a number from 0 up to, but not, 1."
+        )
+    category = open_category(directory, layout=layout)
+    if not category.train:
+        raise InputError(
+            f"{directory}: no good training images (layout {category.layout}); put photographs of "
+            "good parts into train/good, or give a folder that has them in good/."
+        )
+    check_writable(out)
+    training, validation = list(category.train), list(category.validation or ())
+    if not validation:
+        training, validation = split_validation(training, validation_fraction, seed)
+    settings = {
+        "config": dataclasses.asdict(config),
+        "seed": seed,
+        "device": target.type,
+        "threads": torch.get_num_threads(),
+        "skip_bad": skip_bad,
+        "training images": _fingerprint(training),
+        "validation images": _fingerprint(validation),
+    }
+    checkpoint = checkpoint_path(out)
+    resumed = resume and checkpoint.exists()
+    if resumed:
+        _refuse_other_settings(checkpoint, settings)
+    train_set = ImageDataset(training, config.image_size, skip_bad=skip_bad)
+    validation_set = ImageDataset(validation, config.image_size, skip_bad=skip_bad)
+    model = FYD(config).to(target)
+    model.fit(
+        train_set,
+        validation_set if validation else None,
+        seed=seed,
+        checkpoint=checkpoint,
+        resume=resumed,
+        settings=settings,
+        progress=progress or NoProgress(),
+    )
+    artifact.save(model, out)
+    checkpoint.unlink(missing_ok=True)
+    skipped = [
+        Skipped(str(path), reason)
+        for dataset in (train_set, validation_set)
+        for path, reason in dataset.skipped
+    ]
+    limits = thresholds(model)
+    warnings = []
+    if skipped:
+        total = len(training) + len(validation)
+        warnings.append(
+            f"{len(skipped)} of {total} good images could not be read and were left out"
+        )
+    if limits.image is None:
+        warnings.append(NO_THRESHOLD)
+    return FitOutcome(
+        out=out,
+        category=category.name,
+        layout=category.layout,
+        train_images=len(training),
+        validation_images=len(validation),
+        image_threshold=limits.image,
+        pixel_threshold=limits.pixel,
+        seconds=time.perf_counter() - began,
+        resumed=resumed,
+        skipped=skipped,
+        warnings=warnings,
+        details=model.extra_metadata(),
+    )
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """Names and sizes of the files in short, so that a resumed run sees the same images."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(
+            f"{sample.path.name}\0{sample.path.stat().st_size}\0".encode("utf-8", "replace")
+        )
+    return f"{len(samples)} files, {digest.hexdigest()[:12]}"
+
+
+def _refuse_other_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
+    saved = artifact.read_metadata(checkpoint).get("meta", {}).get("settings")
+    if not isinstance(saved, dict):
+        raise ArtifactError(
+            f"{checkpoint}: the checkpoint does not say which settings it belongs to; "
+            "fit without --resume to start from the beginning."
+        )
+    differing = artifact.differing_settings(saved, settings)
+    if differing:
+        raise ConfigError(
+            f"{checkpoint}: belongs to a run with other settings: {'; '.join(differing)}. Give the "
+            "same settings to continue it, or fit without --resume to start from the beginning."
+        )

@@ -1,0 +1,279 @@
+"""Score images that carry no label: maps, masks and overlays in each image's own size and frame."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from fastalign.data import IMAGE_SUFFIXES, load_image, prepare
+from fastalign.engine.progress import NoProgress, Progress
+from fastalign.engine.results import Prediction, Predictions, Skipped, finite
+from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, map_at, thresholds
+from fastalign.errors import ConfigError, InputError
+from fastalign.io import atomic_write
+from fastalign.report.heat import heat_overlay
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+MAP_FORMATS = ("tiff", "npy")
+OUTPUTS = ("map", "mask", "overlay")
+LABELS = {None: None, 0: "good", 1: "anomaly"}
+
+
+@dataclass(frozen=True)
+class _Input:
+    path: Path
+    name: str
+    stem: Path
+
+
+def predict_paths(
+    model: FYD,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    map_format: str = "tiff",
+    outputs: Sequence[str] = OUTPUTS,
+    threshold: float | None = None,
+    batch_size: int = 1,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Score the images of a folder (with its sub-folders), one file, or the files a glob pattern
+    matches.
+
+    Written below ``out``: ``maps/``, ``masks/`` and ``overlays/`` with the folder tree of the
+    source, then ``scores.csv`` and ``predictions.json``. Maps are float32 and unclamped; a mask is
+    255 where the map exceeds the pixel threshold. All have the size and the frame of their image,
+    upright as its EXIF orientation says.
+
+    Args:
+        model: a fitted model; the device it is on is used.
+        source: an existing folder or file, or a glob pattern (``**`` for any depth).
+        out: folder to write to; made when missing. Images below it are never taken as input.
+        map_format: ``"tiff"`` or ``"npy"``.
+        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write.
+        threshold: image threshold to use in place of the model's.
+        batch_size: images per forward pass.
+        skip_bad: leave unreadable images out, with a warning and a count, where the default is an
+            error.
+        progress: told about the course.
+
+    Raises:
+        ConfigError: an option has no such value.
+        InputError: nothing to score, an unreadable image, or a file that cannot be written.
+    """
+    if map_format not in MAP_FORMATS:
+        raise ConfigError(f"map format {map_format!r}: use one of {', '.join(MAP_FORMATS)}.")
+    if unknown := [name for name in outputs if name not in OUTPUTS]:
+        raise ConfigError(f"output {unknown[0]!r}: use any of {', '.join(OUTPUTS)}.")
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: use 1 or more.")
+    out = Path(out)
+    inputs = find_inputs(source, exclude=out)
+    stored = thresholds(model)
+    limits = Thresholds(stored.image if threshold is None else threshold, stored.pixel)
+    progress = progress or NoProgress()
+    progress.start("scoring", len(inputs))
+    warnings = []
+    if limits.image is None or (limits.pixel is None and "mask" in outputs):
+        warnings.append(NO_THRESHOLD)
+    skipped: list[Skipped] = []
+    rows: list[Prediction] = []
+    writer = _Writer(out, map_format, frozenset(outputs), limits)
+    for batch in _batches(inputs, batch_size):
+        images = []
+        for item in batch:
+            try:
+                images.append((item, load_image(item.path)))
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                skipped.append(Skipped(item.name, str(error)))
+        if images:
+            scores, maps = _forward(model, [image for _, image in images])
+            for (item, image), score, scored in zip(images, scores.tolist(), maps, strict=True):
+                rows.append(writer.write(item, image, score, scored))
+        progress.advance(len(batch))
+    if not rows:
+        raise InputError(
+            f"{source}: none of the {len(inputs)} images could be read; "
+            f"the first: {skipped[0].reason}"
+        )
+    if skipped:
+        warnings.append(
+            f"{len(skipped)} of {len(inputs)} images could not be read and were left out"
+        )
+    result = Predictions(out, rows, limits.image, limits.pixel, skipped, warnings)
+    _write_tables(result)
+    return result
+
+
+def find_inputs(source: str | os.PathLike[str], exclude: Path | None = None) -> list[_Input]:
+    """The image files that ``source`` stands for, sorted, with the output stem of each.
+
+    Raises:
+        InputError: nothing there, or no image among it.
+    """
+    text = os.fspath(source)
+    path = Path(text)
+    if path.is_dir():
+        root = path
+        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    elif path.exists():
+        root, found = path.parent, [path]
+    elif glob.has_magic(text):
+        matches = [Path(p) for p in glob.glob(text, recursive=True)]
+        root = _fixed_part(path)
+        found = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    else:
+        raise InputError(
+            f"{text}: no such file or folder; give an image, a folder or a glob pattern."
+        )
+    if exclude is not None:
+        outputs = exclude.resolve()
+        found = [p for p in found if outputs not in p.resolve().parents]
+    if not found:
+        raise InputError(
+            f"{text}: no image found; files with these endings are images: "
+            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return _named(sorted(set(found)), root)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folders of a glob pattern before the first wildcard."""
+    fixed = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _named(paths: list[Path], root: Path) -> list[_Input]:
+    """Output stems mirror the tree below ``root``; where two would meet, the file ending stays."""
+    relative = [path.relative_to(root) for path in paths]
+    # Compared without case, since the outputs may land on a file system that ignores it.
+    stems = Counter(str(name.with_suffix("")).casefold() for name in relative)
+    taken: Counter[str] = Counter()
+    inputs = []
+    for path, name in zip(paths, relative, strict=True):
+        stem = name.with_suffix("")
+        if stems[str(stem).casefold()] > 1:
+            stem = name
+        key = str(stem).casefold()
+        taken[key] += 1
+        if taken[key] > 1:
+            stem = stem.with_name(f"{stem.name}~{taken[key]}")
+        inputs.append(_Input(path, name.as_posix(), stem))
+    return inputs
+
+
+def _batches(inputs: list[_Input], size: int) -> Iterator[list[_Input]]:
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
+
+
+def _forward(model: FYD, images: list[npt.NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = torch.stack([prepare(image, model.config.image_size) for image in images])
+    with torch.inference_mode():
+        scores, maps = model(batch.to(model.image_threshold.device))
+    return scores.float().cpu(), maps.float().cpu()
+
+
+class _Writer:
+    """Writes the pictures of one image after the other."""
+
+    def __init__(
+        self, out: Path, map_format: str, outputs: frozenset[str], limits: Thresholds
+    ) -> None:
+        self._out = out
+        self._map_format = map_format
+        self._outputs = outputs
+        self._limits = limits
+
+    def write(
+        self, item: _Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
+    ) -> Prediction:
+        scores = map_at(scored, image.shape[:2])
+        written: dict[str, Path | None] = dict.fromkeys(OUTPUTS)
+        if "map" in self._outputs:
+            data = _encode_map(scores, self._map_format)
+            written["map"] = self._save("maps", item, f".{self._map_format}", data)
+        if "mask" in self._outputs and self._limits.pixel is not None:
+            mask = Image.fromarray((scores > self._limits.pixel).astype(np.uint8) * 255)
+            written["mask"] = self._save("masks", item, ".png", encode_png(mask))
+        if "overlay" in self._outputs:
+            overlay = Image.fromarray(heat_overlay(image, scores, self._limits.pixel_or_nan))
+            written["overlay"] = self._save("overlays", item, ".png", encode_png(overlay))
+        return Prediction(item.name, score, LABELS[self._limits.label(score)], **written)
+
+    def _save(self, folder: str, item: _Input, suffix: str, data: bytes) -> Path:
+        path = self._out / folder / item.stem.with_name(item.stem.name + suffix)
+        with atomic_write(path) as file:
+            file.write(data)
+        return path
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """PNG bytes. In memory first: Pillow hides the cause of an error while it writes to a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _encode_map(scores: npt.NDArray[np.float32], map_format: str) -> bytes:
+    buffer = io.BytesIO()
+    if map_format == "npy":
+        np.save(buffer, scores, allow_pickle=False)
+    else:
+        Image.fromarray(scores).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def _write_tables(result: Predictions) -> None:
+    rows = [
+        {
+            "path": row.path,
+            "score": row.score,
+            "label": row.label,
+            **{
+                name: None if file is None else file.relative_to(result.out).as_posix()
+                for name, file in (("map", row.map), ("mask", row.mask), ("overlay", row.overlay))
+            },
+        }
+        for row in result.images
+    ]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: "" if value is None else value for key, value in row.items()} for row in rows
+    )
+    document = {
+        "image_threshold": result.image_threshold,
+        "pixel_threshold": result.pixel_threshold,
+        "images": rows,
+        "skipped": [{"path": item.path, "reason": item.reason} for item in result.skipped],
+        "warnings": result.warnings,
+    }
+    text = json.dumps(finite(document), indent=2, allow_nan=False)
+    for name, content in (("scores.csv", table.getvalue()), ("predictions.json", text + "\n")):
+        with atomic_write(result.out / name) as file:
+            # A file name need not be valid UTF-8; this writes its bytes back as they are.
+            file.write(content.encode("utf-8", "surrogateescape"))

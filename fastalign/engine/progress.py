@@ -1,0 +1,31 @@
+"""How long work tells what it is doing."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Receives the course of a run; every method returns at once and raises nothing."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of ``total`` steps begins; the stage before it has ended."""
+
+    def advance(self, n: int = 1) -> None:
+        """``n`` more steps of the current stage are done."""
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Figures of interest, such as losses, by name."""
+
+
+class NoProgress:
+    """Says nothing."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Ignored."""
+
+    def advance(self, n: int = 1) -> None:
+        """Ignored."""
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Ignored."""

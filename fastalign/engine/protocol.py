@@ -1,0 +1,72 @@
+"""What stands beside the figures: how they were made, and what alignment did."""
+
+from __future__ import annotations
+
+import dataclasses
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from fastalign.engine.environment import describe_device, peak_rss_mb, versions
+from fastalign.engine.results import ImageResult
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+
+def describe_protocol(
+    model: FYD, size: tuple[int, int] | None, counts: dict[str, int], timed: int
+) -> dict[str, Any]:
+    """Everything a reader needs to repeat the figures, JSON-able.
+
+    Args:
+        model: the model evaluated.
+        size: height and width at which maps met masks; None for each image's own.
+        counts: numbers of test images by kind.
+        timed: number of images that ``ms_per_image`` is the median of.
+    """
+    height, width = model.config.image_size
+    extra = model.extra_metadata()
+    device = model.image_threshold.device
+    return {
+        "images": counts,
+        "image_size": f"{height} x {width} (height x width)",
+        "resampling": "whole image, antialiased bilinear, aspect ratio not kept, no crop",
+        "evaluation_size": "each image's own" if size is None else f"{size[0]} x {size[1]}",
+        "map_resampling": "bilinear, in the frame of the image",
+        "mask_resampling": "nearest",
+        "threshold_source": threshold_source(model),
+        "seed": extra.get("seed"),
+        "timing": (
+            f"median over {timed} images, one at a time: alignment, backbone, density, un-warping "
+            "and smoothing; reading, resizing and writing files are not included"
+        ),
+        "memory": peak_rss_mb()[1],
+        "device": describe_device(device),
+        "versions": versions(),
+        "configuration": dataclasses.asdict(model.config),
+    }
+
+
+def threshold_source(model: FYD) -> str:
+    """Where the thresholds of ``model`` come from, in words."""
+    if model.image_threshold.isnan():
+        return "none: fitted without normal validation images"
+    return f"quantile {model.config.threshold_quantile:g} of normal validation images"
+
+
+def describe_alignment(model: FYD, images: list[ImageResult]) -> dict[str, Any]:
+    """The model's decision about alignment with its reason, and what it did on the test images."""
+    decision = model.extra_metadata().get("alignment", {})
+    pairs = [
+        (item.alignment.residual_before, item.alignment.residual_after)
+        for item in images
+        if item.alignment.residual_before == item.alignment.residual_before
+    ]
+    return {
+        "used": decision.get("used"),
+        "summary": decision.get("summary", ""),
+        "reason": decision.get("reason", ""),
+        "median_residual_before": median(before for before, _ in pairs) if pairs else None,
+        "median_residual_after": median(after for _, after in pairs) if pairs else None,
+        "improved_images": sum(after < before for before, after in pairs),
+    }

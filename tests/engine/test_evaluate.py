@@ -1,0 +1,178 @@
+import csv
+import itertools
+import json
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from fastalign.errors import ConfigError, InputError
+from PIL import Image
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from fastalign.engine.evaluate import _nearest, evaluate_category, roc_curve
+from fastalign.engine.results import METRICS
+
+KEYS = (*METRICS, "ms_per_image", "peak_rss_mb", "reasons", "protocol", "image_threshold")
+
+
+def document(out):
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads((out / "results.json").read_text(), parse_constant=refuse)
+
+
+def test_figures_files_and_protocol(tmp_path, model, category):
+    result = evaluate_category(category, model, tmp_path / "out", model_name="m.safetensors")
+    found = document(tmp_path / "out")
+    assert set(KEYS) <= set(found)
+    for name in METRICS:
+        assert found[name] == pytest.approx(1.0, abs=0.2) and found[name] == result.metrics[name]
+    assert found["image_auroc"] == 1.0
+    assert found["ms_per_image"] > 0 and found["alignment_ms_per_image"] > 0
+    assert 20 < found["peak_rss_mb"] < 50_000
+    assert found["reasons"] == {}
+    protocol = found["protocol"]
+    assert protocol["evaluation_size"] == "32 x 48" and protocol["seed"] == 3
+    assert protocol["model_file"] == "m.safetensors" and "torch" in protocol["versions"]
+    assert "0.99" in protocol["threshold_source"]
+    assert protocol["images"]["good"] == protocol["images"]["anomalous"] == 3
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [item.path for item in result.images]
+    assert {(row["label"], row["predicted"]) for row in rows} == {("0", "0"), ("1", "1")}
+    assert rows[0]["rotation"] == "12.5"
+    html = (tmp_path / "out/report.html").read_text()
+    assert html.count("<article") == 6 and "It helps." in html
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(result.files)
+
+
+def test_without_out_nothing_is_written(tmp_path, model, category, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert evaluate_category(category, model).files == {}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("size", "stated"), [("native", "each image's own"), ("16", "16 x 16"), (20, "20 x 20")]
+)
+def test_evaluation_size(model, category, size, stated):
+    result = evaluate_category(category, model, eval_size=size)
+    assert result.protocol["evaluation_size"] == stated
+    assert result.metrics["pixel_auroc"] > 0.9
+
+
+@pytest.mark.parametrize("size", ["huge", "0", -3, ""])
+def test_evaluation_size_that_is_none(model, category, size):
+    with pytest.raises(ConfigError, match="evaluation size"):
+        evaluate_category(category, model, eval_size=size)
+
+
+def test_no_anomalies_leaves_the_keys_with_a_reason(tmp_path, model, category):
+    for path in (category / "test" / "scratch").iterdir():
+        path.unlink()
+    (category / "test" / "scratch").rmdir()
+    result = evaluate_category(category, model, tmp_path / "out")
+    found = document(tmp_path / "out")
+    assert set(KEYS) <= set(found)
+    for name in METRICS:
+        assert found[name] is None and "no anomalous" in found["reasons"][name]
+    assert any("no anomalous" in message for message in result.warnings)
+    assert found["ms_per_image"] > 0
+
+
+def test_no_good_images(model, category):
+    for path in (category / "test" / "good").iterdir():
+        path.unlink()
+    result = evaluate_category(category, model)
+    assert result.metrics["image_auroc"] is None
+    assert "no good" in result.reasons["image_auroc"]
+    assert result.metrics["pixel_auroc"] is not None
+
+
+def test_no_masks_at_all(model, category):
+    for path in (category / "ground_truth" / "scratch").iterdir():
+        path.unlink()
+    result = evaluate_category(category, model)
+    assert result.metrics["image_auroc"] == 1.0
+    assert result.metrics["aupro_30"] is None
+    assert "no anomalous test image has a mask" in result.reasons["aupro_30"]
+
+
+def test_one_missing_mask(model, category):
+    (category / "ground_truth/scratch/1_mask.png").unlink()
+    with pytest.raises(InputError, match=r"test.scratch.1\.png.*no mask.*--skip-bad"):
+        evaluate_category(category, model)
+    result = evaluate_category(category, model, skip_bad=True)
+    assert len(result.images) == 6 and result.metrics["pixel_auroc"] is not None
+    assert result.counts["left_out_of_pixel_figures"] == 1
+    assert [item.path for item in result.skipped] == ["test/scratch/1.png"]
+
+
+def test_a_mask_of_another_size(model, category):
+    path = category / "ground_truth/scratch/2_mask.png"
+    Image.fromarray(np.full((7, 9), 255, np.uint8)).save(path)
+    with pytest.raises(InputError, match=r"2_mask\.png"):
+        evaluate_category(category, model)
+    assert (
+        evaluate_category(category, model, skip_bad=True).counts["left_out_of_pixel_figures"] == 1
+    )
+
+
+def test_a_bad_image(tmp_path, model, category):
+    (category / "test/good/1.png").write_text("text")
+    with pytest.raises(InputError, match=r"test.good.1\.png"):
+        evaluate_category(category, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    result = evaluate_category(category, model, tmp_path / "out", skip_bad=True)
+    assert len(result.images) == 5 and result.counts["left_out"] == 1
+    assert document(tmp_path / "out")["skipped"][0]["path"] == "test/good/1.png"
+
+
+def test_no_test_images(tmp_path, model, category):
+    shutil.rmtree(category / "test")
+    with pytest.raises(InputError, match="no test images"):
+        evaluate_category(category, model)
+
+
+def test_without_a_threshold(tmp_path, make_model, category):
+    result = evaluate_category(category, make_model(float("nan")), tmp_path / "out")
+    found = document(tmp_path / "out")
+    assert found["image_threshold"] is None and found["image_auroc"] == 1.0
+    assert found["protocol"]["threshold_source"].startswith("none")
+    assert all(item.predicted is None for item in result.images)
+
+
+def test_images_and_maps_of_the_past_are_let_go(model, category, monkeypatch):
+    real, numbers, alive, most = model.predict_detail, itertools.count(), set(), []
+
+    def watched(images):
+        detail, number = real(images), next(numbers)
+        alive.add(number)
+        weakref.finalize(detail.map, alive.discard, number)
+        most.append(len(alive))
+        return detail
+
+    monkeypatch.setattr(model, "predict_detail", watched)
+    evaluate_category(category, model)
+    assert len(most) == 6 and max(most) <= 2
+
+
+def test_roc_curve_equals_sklearn_with_ties():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 9, 200).astype(float), rng.integers(0, 2, 200)
+    false, true = roc_curve(scores, labels)
+    expected = sklearn_roc_curve(labels, scores, drop_intermediate=False)
+    np.testing.assert_allclose(false, expected[0])
+    np.testing.assert_allclose(true, expected[1])
+
+
+@pytest.mark.parametrize("size", [(5, 7), (10, 14), (3, 3), (1, 1)])
+def test_nearest_resampling_equals_torch(size):
+    mask = np.random.default_rng(1).random((5, 7)) < 0.5
+    tensor = torch.from_numpy(mask)[None, None].float()
+    expected = torch.nn.functional.interpolate(tensor, size, mode="nearest-exact")[0, 0] > 0.5
+    assert (_nearest(mask, size) == expected.numpy()).all()
