@@ -253,7 +253,7 @@ def _read(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The ``fastalign`` metadata and the offset of the first tensor byte; checks the file's size."""
+    """The ``fastalign`` metadata and the offset of the first tensor byte; checks the size."""
     foreign = (
         f"{path}: not a fastalign model ({{reason}}); give the file that `fastalign fit` wrote."
     )
