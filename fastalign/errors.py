@@ -1,0 +1,38 @@
+"""Errors that a user can do something about.
+
+Each message names the thing concerned, the value given, what was expected and the remedy. The
+commands print the message without a traceback and leave with ``exit_code``. Wrong arguments of an
+operator stay plain ``ValueError`` and ``TypeError``, as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+
+class FastalignError(Exception):
+    """Base of all errors below; ``exit_code`` is what a command leaves with."""
+
+    exit_code: int = 1
+
+
+class ConfigError(FastalignError, ValueError):
+    """An option, or a combination of options, that makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(FastalignError):
+    """Data or a path that cannot be used: missing, unreadable, of the wrong kind, not writable."""
+
+    exit_code = 3
+
+
+class ArtifactError(FastalignError):
+    """A model or checkpoint file that is truncated, foreign, damaged or of a later version."""
+
+    exit_code = 4
+
+
+class BackendError(FastalignError):
+    """A backend or device that was asked for by name and cannot run; the message says why."""
+
+    exit_code = 5
