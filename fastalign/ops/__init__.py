@@ -1,0 +1,27 @@
+"""The fused operators, as functions of tensors.
+
+Each is a ``torch.library`` op in the namespace ``fastalign`` with one schema and several backends,
+differentiable, traceable by ``torch.compile`` and ``torch.export``. docs/ops.md states the
+mathematics, the dtypes and the errors of each.
+"""
+
+from __future__ import annotations
+
+from fastalign.ops import affine
+from fastalign.ops.backends import BACKENDS, available_backends
+from fastalign.ops.dense_similarity import dense_similarity, dense_similarity_loss
+from fastalign.ops.mahalanobis import mahalanobis
+from fastalign.ops.pairwise_distance import pairwise_distance, pairwise_distance_loss
+from fastalign.ops.warp_affine import warp_affine
+
+__all__ = [
+    "BACKENDS",
+    "affine",
+    "available_backends",
+    "dense_similarity",
+    "dense_similarity_loss",
+    "mahalanobis",
+    "pairwise_distance",
+    "pairwise_distance_loss",
+    "warp_affine",
+]

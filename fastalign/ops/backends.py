@@ -1,0 +1,116 @@
+"""Which implementation runs an op: argument, then environment, then the fastest that can.
+
+``reference``  plain PyTorch, any device; it defines the op
+``cpu``        native C++ kernels, CPU tensors
+``cuda``       native CUDA C++ kernels, CUDA tensors
+``triton``     Triton kernels, CUDA tensors (with TRITON_INTERPRET=1 also CPU tensors, for checks)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from fastalign.errors import BackendError
+from fastalign.ops import native, reference, triton_kernels
+from fastalign.ops.schema import SCHEMAS
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+ENVIRONMENT = "FASTALIGN_BACKEND"
+
+_AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+
+Kernel = Callable[..., Any]
+
+# (op, backend, device type) -> kernel, for choices that depend on nothing else.
+_settled: dict[tuple[str, str, str], Kernel] = {}
+
+
+def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | None:
+    device = tensors[0].device.type
+    if backend == "reference":
+        return None
+    if backend == "triton":
+        return triton_kernels.cannot_run(op, *tensors)
+    if device != backend:
+        return f"{backend} kernels need tensors on a {backend} device, given {device}"
+    return native.cannot_run(op, device)
+
+
+def _kernel(op: str, backend: str) -> Kernel:
+    if backend == "reference":
+        return getattr(reference, op)
+    return triton_kernels.kernel(op) if backend == "triton" else native.kernel(op)
+
+
+def available_backends(op: str, *tensors: Tensor) -> dict[str, str | None]:
+    """Every backend of an op, with None where it can run and else the reason why it cannot.
+
+    Args:
+        op: name of an op, for example ``"warp_affine"`` or ``"warp_affine_backward"``.
+        tensors: the op's tensor arguments, at least the first; the device decides most.
+
+    Raises:
+        ValueError: no such op, or no tensor.
+    """
+    if op not in SCHEMAS:
+        raise ValueError(f"there is no op {op!r}; expected one of {', '.join(SCHEMAS)}")
+    if not tensors:
+        raise ValueError("available_backends needs a tensor: its device decides what can run")
+    return {backend: _cannot_run(op, backend, tensors) for backend in BACKENDS}
+
+
+def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
+    """The kernel that serves ``op``: a callable with the op's arguments, without ``backend``.
+
+    Raises:
+        ValueError: no backend of that name.
+        BackendError: the backend was asked for by name and cannot run; the message says why.
+    """
+    source = "backend"
+    if backend == "auto":
+        backend = os.environ.get(ENVIRONMENT) or "auto"
+        source = ENVIRONMENT
+    device = tensors[0].device.type
+    settled = _settled.get((op, backend, device))
+    if settled is not None:
+        return settled
+    if backend == "auto":
+        chosen = _automatic(op, tensors)
+    elif backend in BACKENDS:
+        chosen = backend
+        reason = _cannot_run(op, backend, tensors)
+        if reason is not None:
+            able = [name for name, why in available_backends(op, *tensors).items() if why is None]
+            raise BackendError(
+                f"{op}: {source} asks for {backend!r}, which cannot run: {reason}. "
+                f"Here {', '.join(able)} can."
+            )
+    else:
+        raise ValueError(
+            f"{op}: {source} is {backend!r}, expected one of auto, {', '.join(BACKENDS)}"
+        )
+    kernel = _kernel(op, chosen)
+    # Triton kernels have limits by dtype and shape, so a choice that passed them by or took one
+    # holds for these tensors only.
+    depends_on_tensors = chosen == "triton" or (
+        backend == "auto" and device == "cuda" and chosen == "reference"
+    )
+    if not depends_on_tensors:
+        _settled[(op, backend, device)] = kernel
+    return kernel
+
+
+def _automatic(op: str, tensors: tuple[Tensor, ...]) -> str:
+    device = tensors[0].device.type
+    broken = native.broken() if device in _AUTOMATIC else None
+    if broken is not None:
+        warnings.warn(f"fastalign: {broken}; slower code takes its place.", stacklevel=2)
+    for backend in _AUTOMATIC.get(device, ()):
+        if _cannot_run(op, backend, tensors) is None:
+            return backend
+    return "reference"

@@ -1,0 +1,55 @@
+"""Handing on gradients that a loss op has computed together with its value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Tells inside a backward pass whether the graph is kept for another one.
+_graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+
+
+class _OnceOnly(torch.autograd.Function):
+    """The identity, with an error in place of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "the gradient of a fastalign loss was differentiated: fastalign's ops can be "
+            "differentiated once, not twice; write the loss with plain PyTorch where a second "
+            "derivative is needed"
+        )
+
+
+def _is_one(upstream: Tensor) -> bool:
+    """Whether ``upstream`` is known to be 1 without a wait: eager mode, CPU."""
+    return (
+        type(upstream) is Tensor
+        and upstream.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and upstream.item() == 1
+    )
+
+
+def scaled(stored: Tensor, upstream: Tensor) -> Tensor:
+    """``stored * upstream`` for a stored gradient and the 0-dimensional gradient of the loss.
+
+    Where upstream is 1, as it is after ``loss.backward()``, the stored tensor itself is handed
+    over, unread. If the graph is kept for another pass it is copied, since the receiver may add to
+    what it gets.
+    """
+    if _is_one(upstream):
+        kept = _graph_is_kept is None or _graph_is_kept()
+        gradient = stored.clone() if kept else stored
+    else:
+        gradient = stored * upstream
+    if torch.is_grad_enabled():
+        # create_graph=True: a constant here would make second derivatives wrong in silence.
+        gradient = _OnceOnly.apply(gradient.detach().requires_grad_())
+    return gradient

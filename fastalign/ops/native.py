@@ -1,0 +1,75 @@
+"""The native library ``fastalign/_C.abi3.so``: loaded at the first use of an op, not at import.
+
+It registers raw ops in the namespace ``fastalign_native``: the schemas of ``schema.py`` without
+``backend`` and with ``size`` as two integers, for CPU tensors and, where it was built with CUDA,
+for CUDA tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARY = Path(__file__).resolve().parent.parent / "_C.abi3.so"
+_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+
+
+@cache
+def load() -> str | None:
+    """Load the library once; the reason why it cannot be used, or None."""
+    if not LIBRARY.exists():
+        return (
+            "the native library was not built; reinstall fastalign where a C++20 compiler is found"
+        )
+    try:
+        torch.ops.load_library(os.fspath(LIBRARY))
+    except (OSError, RuntimeError) as error:
+        cause = str(error).strip() or type(error).__name__
+        return (
+            f"the native library {LIBRARY.name} cannot be loaded with torch {torch.__version__} "
+            f"({cause}); reinstall fastalign against this torch"
+        )
+    return None
+
+
+def broken() -> str | None:
+    """The reason why a library that is there cannot be loaded, or None."""
+    return load() if LIBRARY.exists() else None
+
+
+@cache
+def cannot_run(op: str, device: str) -> str | None:
+    """Why the library does not serve ``op`` for tensors on ``device`` (cpu or cuda), or None."""
+    reason = load()
+    if reason is not None:
+        return reason
+    packet = getattr(torch.ops.fastalign_native, op, None)
+    if packet is None or not packet.default.has_kernel_for_dispatch_key(_KEYS[device]):
+        if device == "cuda":
+            return "the native library was built without CUDA; rebuild it where nvcc is found"
+        return f"the native library has no {op}; reinstall fastalign"
+    return None
+
+
+def kernel(op: str) -> Callable[..., Any]:
+    """The raw op as a callable with the arguments of its public twin, without ``backend``."""
+    raw = getattr(torch.ops.fastalign_native, op).default
+    if op != "warp_affine":
+        return raw
+
+    def warp_affine(
+        x: torch.Tensor,
+        theta: torch.Tensor,
+        size: tuple[int, int],
+        mode: str,
+        padding_mode: str,
+        align_corners: bool,
+    ) -> torch.Tensor:
+        return raw(x, theta, size[0], size[1], mode, padding_mode, align_corners)
+
+    return warp_affine
