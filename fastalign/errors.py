@@ -36,3 +36,7 @@ class BackendError(FastalignError):
     """A backend or device that was asked for by name and cannot run; the message says why."""
 
     exit_code = 5
+
+
+class DataWarning(UserWarning):
+    """Something about the data that a user should know and that stops nothing."""

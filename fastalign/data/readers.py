@@ -1,0 +1,184 @@
+"""One reader per layout of a category on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastalign.data.files import NORMAL_NAMES, direct_images, find_folder, list_images, subfolders
+from fastalign.data.masks import separate_masks
+from fastalign.data.parts import Parts, find_mask_root, normal_in
+from fastalign.data.samples import GOOD, Category, Sample
+from fastalign.data.visa import matches_visa, read_visa
+
+_VALIDATION = ("validation", "val", "valid")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to lay out a category: what it looks like, and how to tell and read it."""
+
+    name: str
+    looks_for: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path], Category]
+
+
+def _read_splits(root: Path, layout: str) -> Category:
+    """MVTec AD and all that follow it: train/good, test/<kind>, ground_truth/<kind>."""
+    parts = Parts(root, layout)
+    normal = normal_in(root, "train")
+    if normal is not None:
+        parts.train = parts.good(normal, "train")
+        others = [folder.name for folder in subfolders(normal.parent) if folder != normal]
+        if others:
+            parts.notes.append(f"only {normal} is learned from; left aside: {', '.join(others)}")
+    kept_apart = find_folder(root, _VALIDATION)
+    if kept_apart is not None and (good := find_folder(kept_apart, NORMAL_NAMES)) is not None:
+        parts.validation = parts.good(good, "validation")
+    parts.test = parts.labelled(find_folder(root, ["test"]), find_mask_root(root), "test")
+    return parts.category()
+
+
+def _matches_mvtec(root: Path) -> bool:
+    if normal_in(root, "train") is not None:
+        return True
+    test = find_folder(root, ["test"])
+    return test is not None and bool(subfolders(test)) and normal_in(root) is None
+
+
+def _matches_btad(root: Path) -> bool:
+    normal = normal_in(root, "train")
+    return normal is not None and normal.name.casefold() == "ok"
+
+
+def _matches_mvtec2(root: Path) -> bool:
+    return (root / "test_public").is_dir() or (
+        normal_in(root, "train") is not None and (root / "test_private").is_dir()
+    )
+
+
+def _read_mvtec2(root: Path) -> Category:
+    parts = Parts(root, "mvtec2")
+    normal = normal_in(root, "train")
+    if normal is not None:
+        parts.train = parts.good(normal, "train")
+    kept_apart = normal_in(root, "validation")
+    if kept_apart is not None:
+        parts.validation = parts.good(kept_apart, "validation")
+    public = root / "test_public"
+    parts.test = parts.labelled(public, find_mask_root(public), "test")
+    for split in ("test_private", "test_private_mixed"):
+        parts.flat(root / split, split)
+    return parts.category()
+
+
+def _matches_visa_either(root: Path) -> bool:
+    return matches_visa(root) or _matches_mvtec(root)
+
+
+def _read_visa_either(root: Path) -> Category:
+    return read_visa(root) if matches_visa(root) else _read_splits(root, "visa")
+
+
+def _matches_folder(root: Path) -> bool:
+    return normal_in(root) is not None or bool(direct_images(root))
+
+
+def _read_folder(root: Path) -> Category:
+    """A folder of good images, or a folder with good/ and perhaps folders of defects."""
+    parts = Parts(root, "folder")
+    normal = normal_in(root)
+    if normal is None:
+        images, _ = separate_masks(direct_images(root))
+        parts.train = [Sample(path, GOOD, "good", None, "train") for path in images]
+        aside = [folder.name for folder in subfolders(root)]
+        if aside:
+            parts.notes.append(
+                f"the images directly in {root} are taken as good; folders left aside: "
+                f"{', '.join(aside)}"
+            )
+        return parts.category()
+    parts.train = parts.good(normal, "train")
+    mask_root = find_mask_root(root)
+    kept_apart = find_folder(root, _VALIDATION)
+    if kept_apart is not None:
+        good = find_folder(kept_apart, NORMAL_NAMES) or kept_apart
+        parts.validation = parts.good(good, "validation")
+    test = find_folder(root, ["test"])
+    parts.test = parts.labelled(test, mask_root, "test")
+    if test is None:
+        aside = [folder for folder in (normal, mask_root, kept_apart) if folder is not None]
+        _read_defect_folders(parts, mask_root, aside)
+    return parts.category()
+
+
+def _read_defect_folders(parts: Parts, mask_root: Path | None, aside: list[Path]) -> None:
+    kinds = [f for f in subfolders(parts.root) if f not in aside and list_images(f)]
+    for kind in kinds:
+        masks = find_folder(mask_root, [kind.name]) if mask_root else None
+        if masks is None and mask_root is not None and len(kinds) == 1:
+            masks = mask_root
+        parts.test += parts.anomalies(kind, masks, "test")
+    if kinds:
+        listed = ", ".join(kind.name for kind in kinds)
+        parts.notes.append(
+            f"taken as anomalous test images: {listed}. For good test images beside them, use "
+            "train/good, test/good and test/<defect>"
+        )
+
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "visa",
+            "Data/Images/Normal with split_csv/1cls.csv beside the folder (as published), or "
+            "train/good, test/good, test/bad (converted)",
+            _matches_visa_either,
+            _read_visa_either,
+        ),
+        Layout(
+            "mvtec2",
+            "train/good, validation/good, test_public/good, test_public/bad",
+            _matches_mvtec2,
+            _read_mvtec2,
+        ),
+        Layout(
+            "btad",
+            "train/ok, test/ok, test/ko, ground_truth/ko",
+            _matches_btad,
+            lambda root: _read_splits(root, "btad"),
+        ),
+        Layout(
+            "mvtec",
+            "train/good, test/good, test/<defect>, ground_truth/<defect>",
+            _matches_mvtec,
+            lambda root: _read_splits(root, "mvtec"),
+        ),
+        Layout(
+            "folder",
+            "good/ (or ok/, normal/), or images directly in the folder",
+            _matches_folder,
+            _read_folder,
+        ),
+    )
+}
+"""The layouts by name, in the order in which they are tried."""
+
+
+def is_category(root: Path) -> bool:
+    """Whether ``root`` is laid out as a category, rather than being a mere folder of images."""
+    layout = detect(root)
+    return layout is not None and (layout.name != "folder" or normal_in(root) is not None)
+
+
+def detect(root: Path) -> Layout | None:
+    """The layout of ``root``, None if it has none. A converted VisA counts as MVTec AD, which it
+    cannot be told from."""
+    for layout in LAYOUTS.values():
+        matches = matches_visa if layout.name == "visa" else layout.matches
+        if matches(root):
+            return layout
+    return None

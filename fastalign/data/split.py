@@ -1,0 +1,66 @@
+"""Keeping some of the good training images apart, to set thresholds and judge alignment by."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+
+from fastalign.data.samples import GOOD, Sample
+from fastalign.errors import ConfigError, DataWarning, InputError
+
+
+def split_validation(
+    samples: Sequence[Sample], fraction: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Split normal training images into training and validation images.
+
+    The choice depends on ``seed``, the number of images and their order by path, so not on the
+    order in which a disk lists them, nor on where the folder lies, nor on the version of a random
+    generator. ``round(fraction * n)`` images go to validation, but at least one and so many that
+    two remain to train on: of one or two images none are kept apart, and a warning says so.
+
+    Args:
+        samples: good training images, in any order.
+        fraction: share for validation, ``0 <= fraction < 1``; 0 keeps none apart.
+        seed: any integer.
+
+    Returns:
+        ``(train, validation)``, both sorted by path.
+
+    Raises:
+        ConfigError: ``fraction`` is out of range.
+        InputError: no samples, or one that is not a normal training image.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"validation fraction {fraction}: choose 0 <= fraction < 1.")
+    if not samples:
+        raise InputError("no training images: give at least one image of a good part.")
+    for sample in samples:
+        if sample.label != GOOD or sample.split != "train":
+            raise InputError(
+                f"{sample.path}: label {sample.label}, split {sample.split!r}; validation images "
+                "are taken from normal training images only."
+            )
+    ordered = sorted(samples, key=lambda sample: sample.path.as_posix())
+    count = len(ordered)
+    if fraction == 0:
+        return ordered, []
+    kept_apart = min(max(1, round(fraction * count)), max(0, count - 2))
+    if kept_apart == 0:
+        images = "image" if count == 1 else "images"
+        warnings.warn(
+            f"{count} good {images} only: none kept apart for validation, so there will be no "
+            "threshold from normal images; give at least 3, better 20.",
+            DataWarning,
+            stacklevel=2,
+        )
+        return ordered, []
+    ranked = sorted(range(count), key=lambda index: _rank(seed, index))
+    chosen = set(ranked[:kept_apart])
+    train = [sample for index, sample in enumerate(ordered) if index not in chosen]
+    return train, [ordered[index] for index in sorted(chosen)]
+
+
+def _rank(seed: int, index: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{index}".encode()).digest()
