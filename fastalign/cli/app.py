@@ -16,8 +16,8 @@ _ABOUT = (
     "Find defects on photographs of parts after a look at good ones only: fit learns from good "
     "photographs, predict scores new ones, evaluate measures on labelled ones."
     "\n\nExample: fastalign fit data/screw --out screw.safetensors"
-    "\n\nExit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad data or path, 4 bad model file, "
-    "5 device or backend not usable, 130 interrupted."
+    "\n\nExit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad data or path, 4 bad model "
+    "file, 5 device or backend not usable, 130 interrupted."
 )
 
 app = typer.Typer(

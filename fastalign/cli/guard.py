@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,7 +29,9 @@ def guarded(command: _Command) -> _Command:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            command(*args, **options)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                command(*args, **options)
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.split(".")[0] in ("typer", "click"):
                 raise
@@ -67,6 +70,10 @@ def explain(error: BaseException) -> tuple[int, str]:
         "This is a fault of fastalign: please report it, with what the same command prints "
         "under --debug."
     )
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    warn(str(message))
 
 
 def warn(message: str) -> None:

@@ -35,8 +35,14 @@ def info(
     for name, text in found["versions"].items():
         versions.add_row(name, text)
     console.print(versions)
-    typer.echo(f"native extension: {found['extension']}")
-    typer.echo(f"devices: {', '.join(found['devices'])}")
+    library = found["extension"]
+    if library["loaded"]:
+        state = f"{library['file']}, built for {' and '.join(library['built_for']) or 'nothing'}"
+    else:
+        state = library["reason"]
+    typer.echo(f"Native extension: {state}")
+    typer.echo(f"CUDA of torch: {library['cuda_of_torch'] or 'none'}")
+    typer.echo(f"Devices: {', '.join(found['devices'])}")
     typer.echo("")
     for device, ops in found["backends"].items():
         table = Table("op", "backend", "state", title=f"Backends for {device} tensors")

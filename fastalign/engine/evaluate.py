@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Sample, load_image, load_mask, open_category, prepare
+from fastalign.data import Sample, load_image, load_mask, open_category, prepare, resize_mask
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.protocol import describe_alignment, describe_protocol
@@ -91,6 +91,7 @@ def evaluate_category(
             run.add(sample)
             progress.advance()
         evaluation = _conclude(run, category.name)
+        evaluation.warnings[:0] = category.notes
         evaluation.alignment = describe_alignment(model, run.images)
         evaluation.protocol = {
             "category": category.name,
@@ -153,7 +154,7 @@ class _Run:
         score = float(detail.score[0])
         if self.has_masks and truth is not None:
             size = self.size or image.shape[:2]
-            self.pixels.update(map_at(scores, size), _nearest(truth, size))
+            self.pixels.update(map_at(scores, size), resize_mask(truth, size))
         aligned, covered = aligned_picture(detail, 0)
         outline = truth if sample.label == 1 and self.has_masks else None
         self.gallery.add(
@@ -181,7 +182,7 @@ class _Run:
                 f"{sample.path}: this anomalous image has no mask although others have one; add "
                 "the mask, or leave the image out of the pixel figures with --skip-bad."
             )
-        return load_mask(sample.mask_path, size)
+        return load_mask(sample.mask_path, size, image_path=sample.path)
 
     def _time(self, batch: torch.Tensor) -> None:
         """Time of the model alone for one prepared image on its device, in milliseconds."""
@@ -309,14 +310,3 @@ def _evaluation_size(eval_size: str | int, model_size: tuple[int, int]) -> tuple
             f"evaluation size {eval_size!r}: use model, native or a side length such as 256."
         )
     return (side, side)
-
-
-def _nearest(mask: _Mask, size: tuple[int, int]) -> _Mask:
-    """The mask at another size, each pixel taking the value at its centre."""
-    if mask.shape == tuple(size):
-        return mask
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
-        for new, old in zip(size, mask.shape, strict=True)
-    )
-    return mask[np.ix_(rows, columns)]

@@ -120,11 +120,13 @@ def fit_category(
     if resumed:
         _refuse_other_settings(checkpoint, settings)
     train_set = ImageDataset(training, config.image_size, skip_bad=skip_bad)
-    validation_set = ImageDataset(validation, config.image_size, skip_bad=skip_bad)
+    validation_set = (
+        ImageDataset(validation, config.image_size, skip_bad=skip_bad) if validation else None
+    )
     model = FYD(config).to(target)
     model.fit(
         train_set,
-        validation_set if validation else None,
+        validation_set,
         seed=seed,
         checkpoint=checkpoint,
         resume=resumed,
@@ -134,25 +136,21 @@ def fit_category(
     artifact.save(model, out)
     checkpoint.unlink(missing_ok=True)
     skipped = [
-        Skipped(str(path), reason)
+        Skipped(str(item.path), item.reason)
         for dataset in (train_set, validation_set)
-        for path, reason in dataset.skipped
+        if dataset is not None
+        for item in dataset.skipped
     ]
     limits = thresholds(model)
-    warnings = []
-    if skipped:
-        total = len(training) + len(validation)
-        warnings.append(
-            f"{len(skipped)} of {total} good images could not be read and were left out"
-        )
+    warnings = list(category.notes)
     if limits.image is None:
         warnings.append(NO_THRESHOLD)
     return FitOutcome(
         out=out,
         category=category.name,
         layout=category.layout,
-        train_images=len(training),
-        validation_images=len(validation),
+        train_images=len(train_set),
+        validation_images=0 if validation_set is None else len(validation_set),
         image_threshold=limits.image,
         pixel_threshold=limits.pixel,
         seconds=time.perf_counter() - began,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastalign.data import IMAGE_SUFFIXES, load_image, prepare
+from fastalign.data import IMAGE_SUFFIXES, is_image_file, list_images, load_image, prepare
 from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
 from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, map_at, thresholds
@@ -133,13 +133,13 @@ def find_inputs(source: str | os.PathLike[str], exclude: Path | None = None) -> 
     path = Path(text)
     if path.is_dir():
         root = path
-        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        found = list_images(path)
     elif path.exists():
         root, found = path.parent, [path]
     elif glob.has_magic(text):
         matches = [Path(p) for p in glob.glob(text, recursive=True)]
         root = _fixed_part(path)
-        found = [p for p in matches if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        found = [p for p in matches if p.is_file() and is_image_file(p)]
     else:
         raise InputError(
             f"{text}: no such file or folder; give an image, a folder or a glob pattern."

@@ -6,13 +6,12 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
-from fastalign.errors import ConfigError, InputError
 from PIL import Image
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from fastalign.engine.evaluate import _nearest, evaluate_category, roc_curve
+from fastalign.engine.evaluate import evaluate_category, roc_curve
 from fastalign.engine.results import METRICS
+from fastalign.errors import ConfigError, InputError
 
 KEYS = (*METRICS, "ms_per_image", "peak_rss_mb", "reasons", "protocol", "image_threshold")
 
@@ -168,11 +167,3 @@ def test_roc_curve_equals_sklearn_with_ties():
     expected = sklearn_roc_curve(labels, scores, drop_intermediate=False)
     np.testing.assert_allclose(false, expected[0])
     np.testing.assert_allclose(true, expected[1])
-
-
-@pytest.mark.parametrize("size", [(5, 7), (10, 14), (3, 3), (1, 1)])
-def test_nearest_resampling_equals_torch(size):
-    mask = np.random.default_rng(1).random((5, 7)) < 0.5
-    tensor = torch.from_numpy(mask)[None, None].float()
-    expected = torch.nn.functional.interpolate(tensor, size, mode="nearest-exact")[0, 0] > 0.5
-    assert (_nearest(mask, size) == expected.numpy()).all()

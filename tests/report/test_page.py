@@ -9,7 +9,9 @@ import pytest
 from fastalign.report.gallery import Gallery, fit_inside
 from fastalign.report.page import render_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 class Page(HTMLParser):

@@ -1,0 +1,285 @@
+"""Bad input through the command line: exit code, file and remedy named, nothing half-written."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def files_below(folder):
+    if not folder.exists():
+        return []
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def refused(outcome, code, *words):
+    assert outcome.code == code, outcome.err
+    assert "Traceback" not in outcome.err
+    message = outcome.err.splitlines()[-1] if "error:" not in outcome.err else outcome.err
+    for word in words:
+        assert str(word) in message, message
+
+
+@pytest.fixture
+def fit(run, fit_options, tmp_path):
+    def fit(category, *options):
+        return run(
+            "fit", category, "--out", tmp_path / "out" / "m.safetensors", *fit_options, *options
+        )
+
+    return fit
+
+
+@pytest.fixture
+def written(tmp_path):
+    return lambda: files_below(tmp_path / "out")
+
+
+def truncate(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def test_an_empty_folder(fit, run, fitted, tmp_path, written):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(fit(empty), 3, empty, "empty")
+    refused(run("evaluate", empty, "-m", fitted, "-o", tmp_path / "out"), 3, empty, "empty")
+    refused(run("predict", empty, "-m", fitted, "-o", tmp_path / "out"), 3, empty, "no image")
+    assert written() == []
+
+
+def test_an_empty_folder_of_good_images(fit, ring, written):
+    for path in (ring / "train" / "good").iterdir():
+        path.unlink()
+    refused(fit(ring), 3, ring / "train" / "good", "no images")
+    assert written() == []
+
+
+def test_a_missing_folder(fit, run, fitted, tmp_path, written):
+    missing = tmp_path / "missing"
+    refused(fit(missing), 3, missing, "check the path")
+    refused(run("evaluate", missing, "-m", fitted, "-o", tmp_path / "out"), 3, missing)
+    refused(run("predict", missing, "-m", fitted, "-o", tmp_path / "out"), 3, missing)
+    assert written() == []
+
+
+def test_one_good_image_fits_without_a_threshold(fit, run, ring, tmp_path):
+    for path in sorted((ring / "train" / "good").iterdir())[1:]:
+        path.unlink()
+    outcome = fit(ring)
+    assert outcome.code == 0, outcome.err
+    assert "warning:" in outcome.err and "threshold" in outcome.err
+    model = tmp_path / "out" / "m.safetensors"
+    outcome = run("predict", ring / "test", "-m", model, "-o", tmp_path / "p")
+    assert outcome.code == 0 and "no threshold" in outcome.err
+    document = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    assert document["image_threshold"] is None
+    assert {item["label"] for item in document["images"]} == {None}
+    assert all(item["score"] is not None for item in document["images"])
+    assert not (tmp_path / "p" / "masks").exists()
+    outcome = run("evaluate", ring, "-m", model, "-o", tmp_path / "e")
+    assert outcome.code == 0
+    results = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert results["image_auroc"] is not None and results["image_threshold"] is None
+
+
+def test_images_of_different_sizes(fit, run, ring, make_part, tmp_path):
+    rng = np.random.default_rng(0)
+    for index, size in enumerate(((40, 48), (80, 60), (33, 97))):
+        image = Image.fromarray(make_part(rng, size=size))
+        image.save(ring / "train/good" / f"size{index}.png")
+        image.save(ring / "test/good" / f"size{index}.png")
+    assert fit(ring).code == 0
+    model = tmp_path / "out" / "m.safetensors"
+    for size in ("model", "native"):
+        outcome = run("evaluate", ring, "-m", model, "-o", tmp_path / size, "--eval-size", size)
+        assert outcome.code == 0, outcome.err
+    assert run("predict", ring / "test", "-m", model, "-o", tmp_path / "p").code == 0
+    assert Image.open(tmp_path / "p/maps/good/size2.tiff").size == (97, 33)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "empty"])
+def test_a_bad_training_image(fit, ring, make_part, kind, written):
+    name = "bad.png" if kind == "text" else "bad.jpg"
+    path = ring / "train" / "good" / name
+    if kind == "truncated":
+        Image.fromarray(make_part(np.random.default_rng(0))).save(path)
+        truncate(path)
+    else:
+        path.write_text("notes" if kind == "text" else "")
+    refused(fit(ring), 3, path, kind, "--skip-bad")
+    assert written() == []
+    outcome = fit(ring, "--skip-bad")
+    assert outcome.code == 0, outcome.err
+    assert f"left out {path}" in outcome.err and "1 of" in outcome.err
+    assert written() == ["m.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text"])
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_bad_image_to_score(run, fitted, ring, make_part, tmp_path, command, kind, written):
+    path = ring / "test" / "good" / ("bad.jpg" if kind == "truncated" else "bad.png")
+    if kind == "truncated":
+        Image.fromarray(make_part(np.random.default_rng(0))).save(path)
+        truncate(path)
+    else:
+        path.write_text("notes")
+    arguments = (command, ring, "-m", fitted, "-o", tmp_path / "out")
+    refused(run(*arguments), 3, path, kind, "--skip-bad")
+    assert "scores.csv" not in written()
+    outcome = run(*arguments, "--skip-bad")
+    assert outcome.code == 0, outcome.err
+    assert "warning:" in outcome.err and "1 of" in outcome.err
+    assert "scores.csv" in written()
+
+
+def test_a_16_bit_tiff_is_read(fit, run, ring, tmp_path):
+    for folder in ("train/good", "test/good"):
+        for path in sorted((ring / folder).iterdir()):
+            grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 257
+            Image.fromarray(grey).save(path.with_suffix(".tiff"))
+            path.unlink()
+    outcome = fit(ring)
+    assert outcome.code == 0, outcome.err
+    outcome = run("evaluate", ring, "-m", tmp_path / "out" / "m.safetensors", "-o", tmp_path / "e")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "e" / "results.json").read_text())["image_auroc"] == 1.0
+
+
+def test_a_missing_mask(run, fitted, ring, tmp_path, written):
+    (ring / "ground_truth/dent/01_mask.png").unlink()
+    arguments = ("evaluate", ring, "-m", fitted, "-o", tmp_path / "out")
+    refused(run(*arguments), 3, ring / "test/dent/01.png", "no mask", "--skip-bad")
+    assert written() == []
+    outcome = run(*arguments, "--skip-bad")
+    assert outcome.code == 0 and "1 test images left out of the pixel figures" in outcome.err
+    assert json.loads((tmp_path / "out/results.json").read_text())["pixel_auroc"] is not None
+
+
+def test_no_masks_at_all(run, fitted, ring, tmp_path):
+    shutil.rmtree(ring / "ground_truth")
+    outcome = run("evaluate", ring, "-m", fitted, "-o", tmp_path / "out")
+    assert outcome.code == 0 and "mask" in outcome.err
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["aupro_30"] is None and "mask" in results["reasons"]["aupro_30"]
+    assert results["image_auroc"] == 1.0
+
+
+def test_a_mask_of_another_size(run, fitted, ring, tmp_path, written):
+    path = ring / "ground_truth/dent/02_mask.png"
+    Image.new("L", (20, 20), 255).save(path)
+    arguments = ("evaluate", ring, "-m", fitted, "-o", tmp_path / "out")
+    refused(run(*arguments), 3, path, "20 x 20", "48 x 40")
+    assert written() == []
+    outcome = run(*arguments, "--skip-bad")
+    assert outcome.code == 0 and "left out of the pixel figures" in outcome.err
+
+
+def test_no_anomalies(run, fitted, ring, tmp_path):
+    shutil.rmtree(ring / "test" / "dent")
+    outcome = run("evaluate", ring, "-m", fitted, "-o", tmp_path / "out")
+    assert outcome.code == 0 and "no anomalous" in outcome.err
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    for name in ("image_auroc", "image_f1max", "pixel_auroc", "aupro_30", "aupro_05"):
+        assert results[name] is None and "no anomalous" in results["reasons"][name]
+    assert "no anomalous" in outcome.out
+
+
+def test_no_test_images(run, fitted, ring, tmp_path, written):
+    shutil.rmtree(ring / "test")
+    shutil.rmtree(ring / "ground_truth")
+    refused(run("evaluate", ring, "-m", fitted, "-o", tmp_path / "out"), 3, ring, "no test images")
+    assert written() == []
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
+def test_an_output_below_a_file(run, fitted, whole_ring, tmp_path, fit_options, command):
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    out = blocker / "m.safetensors" if command == "fit" else blocker / "out"
+    options = fit_options if command == "fit" else ("--model", fitted)
+    refused(run(command, whole_ring, "--out", out, *options), 3, out, "choose another")
+    assert blocker.read_text() == "in the way"
+
+
+def test_a_model_file_that_is_a_folder(run, whole_ring, tmp_path, fit_options):
+    refused(run("fit", whole_ring, "--out", tmp_path, *fit_options), 3, tmp_path, "folder")
+
+
+@pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
+def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, command, monkeypatch):
+    """Every write to disk fails as on a full one."""
+    from fastalign import artifact
+    from fastalign.engine import outputs, predict
+
+    def full(path):
+        from fastalign.io import atomic_write
+
+        class Full:
+            def __init__(self, file):
+                self.file = file
+
+            def write(self, data):
+                self.file.write(bytes(data)[: len(data) // 2])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        import contextlib
+
+        @contextlib.contextmanager
+        def writing():
+            with atomic_write(path) as file:
+                yield Full(file)
+
+        return writing()
+
+    for module in (artifact, outputs, predict):
+        monkeypatch.setattr(module, "atomic_write", full)
+    out = tmp_path / "out" / ("m.safetensors" if command == "fit" else "")
+    options = fit_options if command == "fit" else ("--model", fitted)
+    refused(run(command, whole_ring, "--out", out, *options), 3, tmp_path / "out", "no space left")
+    assert [name for name in files_below(tmp_path / "out") if "." in name] == []
+
+
+def small_file_system(options, size_kb=48):
+    """A shell line that runs its arguments with a file system of its own on $1, or None."""
+    line = f'mount -t tmpfs -o size={size_kb}k,{options} tmpfs "$1" && shift && exec "$@"'
+    probe = 'mount -t tmpfs tmpfs "$1"'
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return None
+    command = [unshare, "-rm", "sh", "-c"]
+    probed = subprocess.run([*command, probe, "sh", "/mnt"], capture_output=True)
+    return [*command, line, "sh"] if probed.returncode == 0 else None
+
+
+@pytest.mark.parametrize(("options", "word"), [("ro", "read-only"), ("rw", "no space left")])
+@pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
+def test_a_real_read_only_and_a_real_full_disk(
+    fitted, whole_ring, tmp_path, fit_options, command, options, word
+):
+    shell = small_file_system(options)
+    if shell is None:
+        pytest.skip("this system does not let unshare mount a tmpfs")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    out = disk / "m.safetensors" if command == "fit" else disk / "out"
+    more = fit_options if command == "fit" else ("--model", fitted)
+    inspect = '; code=$?; find "$0" -type f; exit $code'
+    arguments = [sys.executable, "-m", "fastalign", command, whole_ring, "--out", out, *more]
+    wrapped = ["sh", "-c", f'"$@"{inspect}', disk, *arguments]
+    result = subprocess.run(
+        [*shell, disk, *map(str, wrapped)], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 3, result.stderr
+    assert word in result.stderr and str(disk) in result.stderr
+    assert "Traceback" not in result.stderr
+    left = [line for line in result.stdout.splitlines() if line.startswith(str(disk))]
+    whole = (".tiff", ".png") if command == "predict" else ()
+    assert [line for line in left if not line.endswith(whole or "\0")] == []

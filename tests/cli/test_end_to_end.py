@@ -1,0 +1,229 @@
+"""The commands on a tiny real fit."""
+
+import csv
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FIGURES = (
+    "image_auroc",
+    "image_ap",
+    "image_f1max",
+    "pixel_auroc",
+    "pixel_ap",
+    "aupro_30",
+    "aupro_05",
+    "ms_per_image",
+    "peak_rss_mb",
+)
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_leaves_the_model_and_nothing_else(fitted):
+    assert [entry.name for entry in fitted.parent.iterdir()] == ["ring.safetensors"]
+
+
+def test_fit_twice_gives_the_same_file_byte_for_byte(
+    run, fitted, whole_ring, tmp_path, fit_options
+):
+    again = tmp_path / "deep" / "er" / "again.safetensors"
+    outcome = run("fit", whole_ring, "--out", again, *fit_options)
+    assert outcome.code == 0, outcome.err
+    assert again.read_bytes() == fitted.read_bytes()
+    assert "fitted on" in outcome.out and str(again) in outcome.out
+    other = tmp_path / "other.safetensors"
+    assert run("fit", whole_ring, "--out", other, *fit_options, "--seed", 5).code == 0
+    assert other.read_bytes() != fitted.read_bytes()
+
+
+def test_evaluate(run, fitted, whole_ring, tmp_path):
+    outcome = run("evaluate", whole_ring, "--model", fitted, "--out", tmp_path / "results")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    for name in FIGURES:
+        assert isinstance(results[name], float), name
+        assert name in outcome.out
+    assert results["image_auroc"] == 1.0 and results["pixel_auroc"] > 0.8
+    assert results["protocol"]["image_size"].startswith("32 x 32")
+    assert results["protocol"]["seed"] == 0
+    assert len(rows(tmp_path / "results" / "scores.csv")) == 6
+    assert str(tmp_path / "results" / "report.html") in outcome.out
+
+
+def test_evaluate_at_native_size(run, fitted, whole_ring, tmp_path):
+    out = tmp_path / "results"
+    outcome = run("evaluate", whole_ring, "-m", fitted, "-o", out, "--eval-size", "native")
+    assert outcome.code == 0, outcome.err
+    protocol = json.loads((out / "results.json").read_text())["protocol"]
+    assert protocol["evaluation_size"] == "each image's own"
+
+
+def test_predict_agrees_with_evaluate(run, fitted, whole_ring, tmp_path):
+    assert run("evaluate", whole_ring, "-m", fitted, "-o", tmp_path / "e").code == 0
+    outcome = run(
+        "predict", whole_ring / "test", "-m", fitted, "-o", tmp_path / "p", "--map-format", "npy"
+    )
+    assert outcome.code == 0, outcome.err
+    assert "6 images scored" in outcome.out
+    evaluated = {row["path"]: row for row in rows(tmp_path / "e" / "scores.csv")}
+    predicted = rows(tmp_path / "p" / "scores.csv")
+    assert len(predicted) == 6
+    for row in predicted:
+        other = evaluated[f"test/{row['path']}"]
+        assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-5)
+        assert (row["label"] == "anomaly") == (other["predicted"] == "1")
+        scores = np.load(tmp_path / "p" / row["map"])
+        assert scores.shape == (40, 48) and scores.dtype == np.float32
+        assert Image.open(tmp_path / "p" / row["overlay"]).size == (48, 40)
+
+
+def test_predict_one_file_and_a_glob(run, fitted, whole_ring, tmp_path):
+    one = run("predict", whole_ring / "test/dent/00.png", "-m", fitted, "-o", tmp_path / "one")
+    assert one.code == 0 and [row["path"] for row in rows(tmp_path / "one/scores.csv")] == [
+        "00.png"
+    ]
+    pattern = f"{whole_ring}/test/*/0[01].png"
+    many = run("predict", pattern, "-m", fitted, "-o", tmp_path / "many", "--save", "mask")
+    assert many.code == 0
+    assert [row["path"] for row in rows(tmp_path / "many/scores.csv")] == [
+        "dent/00.png",
+        "dent/01.png",
+        "good/00.png",
+        "good/01.png",
+    ]
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == [
+        "masks",
+        "predictions.json",
+        "scores.csv",
+    ]
+
+
+@pytest.mark.parametrize("align", ["none", "ica", "fca", "fa"])
+def test_every_alignment_fits(run, whole_ring, tmp_path, fit_options, align):
+    model = tmp_path / "model.safetensors"
+    outcome = run("fit", whole_ring, "--out", model, *fit_options, "--align", align)
+    assert outcome.code == 0, outcome.err
+    assert run("evaluate", whole_ring, "-m", model, "-o", tmp_path / "out").code == 0
+
+
+def test_image_size_height_times_width(run, whole_ring, tmp_path, fit_options):
+    model = tmp_path / "model.safetensors"
+    outcome = run("fit", whole_ring, "--out", model, *fit_options, "--image-size", "32x64")
+    assert outcome.code == 0, outcome.err
+    assert run("evaluate", whole_ring, "-m", model, "-o", tmp_path / "out").code == 0
+    protocol = json.loads((tmp_path / "out/results.json").read_text())["protocol"]
+    assert protocol["image_size"].startswith("32 x 64")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--image-size", "big"),
+        ("--image-size", "0"),
+        ("--layers", "one"),
+        ("--device", "abacus"),
+        ("--validation-fraction", "1"),
+        ("--family", "teleport"),
+        ("--threshold-quantile", "2"),
+        ("--shrinkage", "-1"),
+        ("--batch-size", "0"),
+        ("--layout", "spiral"),
+    ],
+)
+def test_options_with_no_such_value_leave_with_2(run, whole_ring, tmp_path, fit_options, options):
+    outcome = run("fit", whole_ring, "--out", tmp_path / "m", *fit_options, *options)
+    assert outcome.code == 2, outcome.err
+    assert options[1] in outcome.err and "Traceback" not in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_not_there_leaves_with_5(run, whole_ring, tmp_path, fit_options):
+    import torch
+
+    device = "mps" if torch.cuda.is_available() else "cuda"
+    outcome = run("fit", whole_ring, "--out", tmp_path / "m", *fit_options, "--device", device)
+    assert outcome.code == 5 and device in outcome.err and "--device cpu" in outcome.err
+
+
+def test_a_forced_backend_that_cannot_run_leaves_with_5(
+    run, whole_ring, fitted, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FASTALIGN_BACKEND", "cuda")
+    outcome = run("evaluate", whole_ring, "-m", fitted, "-o", tmp_path / "out")
+    assert outcome.code == 5 and "FASTALIGN_BACKEND" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_bad_model_file_leaves_with_4(run, whole_ring, fitted, tmp_path, command):
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(fitted.read_bytes()[:-100])
+    text = tmp_path / "text.safetensors"
+    text.write_text("a text that is long enough to be taken for a header, or so one thinks")
+    for path, word in (
+        (truncated, "truncated"),
+        (text, "not a fastalign model"),
+        (tmp_path / "missing", "no such file"),
+    ):
+        outcome = run(command, whole_ring, "-m", path, "-o", tmp_path / "out")
+        assert outcome.code == 4
+        assert str(path) in outcome.err and word in outcome.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_info_as_table_and_json(run):
+    table = run("info")
+    assert table.code == 0
+    for word in ("torch", "warp_affine", "reference", "runs", "FASTALIGN_BACKEND"):
+        assert word in table.out
+    found = json.loads(run("info", "--json").out)
+    assert found["backends"]["cpu"]["mahalanobis"]["reference"] is None
+    assert set(found["backends"]["cpu"]["warp_affine"]) == {"reference", "cpu", "cuda", "triton"}
+    assert isinstance(found["backends"]["cpu"]["mahalanobis"]["cuda"], str)
+    assert found["versions"]["torch"] and found["extension"]["loaded"] in (True, False)
+
+
+def test_demo_on_other_data(run, whole_ring, tmp_path, monkeypatch):
+    out = tmp_path / "demo"
+    outcome = run("demo", "--data", whole_ring, "--out", out, "--epochs", 1)
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in out.iterdir()} == {
+        "model.safetensors",
+        "report.html",
+        "results.json",
+        "scores.csv",
+    }
+    assert "image_auroc" in outcome.out and str(out / "report.html") in outcome.out
+
+
+def test_the_shipped_data_are_found():
+    from fastalign.engine.demo import demo_category
+
+    with demo_category() as folder:
+        assert list((folder / "train" / "good").iterdir())
+        assert (folder / "test").is_dir()
+
+
+def test_output_to_a_closed_pipe_is_no_fault(fitted, whole_ring):
+    """`fastalign info | head -1` ends quietly."""
+    import subprocess
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "fastalign", "info"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    os.close(writer)
+    assert "Traceback" not in result.stderr

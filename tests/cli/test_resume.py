@@ -1,0 +1,118 @@
+"""Interrupted fits: SIGKILL and Ctrl-C, then --resume."""
+
+import signal
+import sys
+
+import pytest
+
+EPOCHS = ("--epochs", "3")
+
+# The process ends itself right after its second checkpoint, as an interruption would.
+END_AFTER_SECOND_CHECKPOINT = """
+import os, signal
+from fastalign import artifact
+write, count = artifact.save_checkpoint, [0]
+def save_checkpoint(*arguments, **options):
+    write(*arguments, **options)
+    count[0] += 1
+    if count[0] == 2:
+        os.kill(os.getpid(), signal.{signal})
+artifact.save_checkpoint = save_checkpoint
+"""
+
+
+@pytest.fixture(scope="module")
+def unbroken(run, whole_ring, fit_options, tmp_path_factory):
+    path = tmp_path_factory.mktemp("unbroken") / "m.safetensors"
+    outcome = run("fit", whole_ring, "--out", path, *fit_options, *EPOCHS, "--threads", 1)
+    assert outcome.code == 0, outcome.err
+    return path.read_bytes()
+
+
+@pytest.fixture
+def interrupted(run_process, whole_ring, fit_options, tmp_path):
+    """A fit ended by a signal after its second checkpoint: ``(arguments, model path, process)``."""
+
+    def interrupt(name):
+        model = tmp_path / "m.safetensors"
+        arguments = ("fit", whole_ring, "--out", model, *fit_options, *EPOCHS, "--threads", 1)
+        before = END_AFTER_SECOND_CHECKPOINT.format(signal=name)
+        return arguments, model, run_process(*arguments, before=before)
+
+    return interrupt
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_killed_and_resumed_gives_the_file_of_an_unbroken_run(run, interrupted, unbroken):
+    arguments, model, process = interrupted("SIGKILL")
+    assert process.returncode == -signal.SIGKILL
+    assert names(model.parent) == ["m.safetensors.ckpt"]
+    outcome = run(*arguments, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert names(model.parent) == ["m.safetensors"]
+    assert model.read_bytes() == unbroken
+
+
+def test_ctrl_c_says_how_to_go_on(run, interrupted, unbroken):
+    arguments, model, process = interrupted("SIGINT")
+    assert process.returncode == 130, process.stderr
+    assert "Traceback" not in process.stderr
+    assert "--resume" in process.stderr and str(model) in process.stderr
+    assert names(model.parent) == ["m.safetensors.ckpt"]
+    assert run(*arguments, "--resume").code == 0
+    assert model.read_bytes() == unbroken
+
+
+def test_other_settings_are_refused_by_name(run, interrupted):
+    arguments, model, _ = interrupted("SIGINT")
+    before = (model.parent / "m.safetensors.ckpt").read_bytes()
+    outcome = run(*arguments, "--resume", "--seed", 9, "--epochs", 4)
+    assert outcome.code == 2
+    assert "seed (interrupted run: 0, now: 9)" in outcome.err
+    assert "epochs (interrupted run: 3, now: 4)" in outcome.err
+    assert "without --resume" in outcome.err
+    assert (model.parent / "m.safetensors.ckpt").read_bytes() == before
+
+
+def test_other_images_are_refused(run, interrupted, ring):
+    arguments, _, _ = interrupted("SIGINT")
+    (ring / "train/good/00.png").unlink()
+    outcome = run(arguments[0], ring, *arguments[2:], "--resume")
+    assert outcome.code == 2 and "training images" in outcome.err
+
+
+def test_a_damaged_checkpoint_is_refused(run, interrupted):
+    arguments, model, _ = interrupted("SIGINT")
+    checkpoint = model.parent / "m.safetensors.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-40])
+    outcome = run(*arguments, "--resume")
+    assert outcome.code == 4
+    assert str(checkpoint) in outcome.err and "truncated" in outcome.err
+
+
+def test_without_resume_it_starts_again(run, interrupted, unbroken):
+    arguments, model, _ = interrupted("SIGINT")
+    outcome = run(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert model.read_bytes() == unbroken and names(model.parent) == ["m.safetensors"]
+
+
+def test_resume_with_nothing_to_resume_starts_from_the_beginning(
+    run, whole_ring, fit_options, tmp_path, unbroken
+):
+    model = tmp_path / "m.safetensors"
+    outcome = run(
+        "fit", whole_ring, "--out", model, *fit_options, *EPOCHS, "--threads", 1, "--resume"
+    )
+    assert outcome.code == 0, outcome.err
+    assert model.read_bytes() == unbroken
+
+
+def test_a_killed_run_does_not_touch_an_older_model(interrupted, tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"an older model")
+    interrupted("SIGINT")
+    assert (tmp_path / "m.safetensors").read_bytes() == b"an older model"
