@@ -214,7 +214,7 @@ def _chunks(value: torch.Tensor) -> Iterator[memoryview]:
     flat = value.detach().to("cpu").contiguous().reshape(-1)
     if flat.numel() == 0:
         return
-    data = memoryview(flat.view(torch.uint8).numpy())
+    data = flat.view(torch.uint8).numpy().data
     for start in range(0, len(data), _CHUNK):
         yield data[start : start + _CHUNK]
 

@@ -56,7 +56,6 @@ def demo(
             directory,
             artifact.load(file, open_device(device)),
             folder,
-            seed=seed,
             model_name=file.name,
             progress=progress,
         )

@@ -33,7 +33,9 @@ def guarded(command: _Command) -> _Command:
                 warnings.showwarning = _show_warning
                 command(*args, **options)
         except (Exception, KeyboardInterrupt) as error:
-            if type(error).__module__.split(".")[0] in ("typer", "click"):
+            # Usage errors, and readers of our output that went away, are typer's to handle.
+            own = type(error).__module__.split(".")[0] not in ("typer", "click")
+            if not own or isinstance(error, BrokenPipeError):
                 raise
             code, message = explain(error)
             if options.get("debug"):

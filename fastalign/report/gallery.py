@@ -104,7 +104,7 @@ def data_uri(image: Image.Image) -> str:
     """The image as a ``data:`` URI: WebP, or PNG where Pillow was built without WebP."""
     buffer = io.BytesIO()
     if features.check("webp"):
-        image.save(buffer, "WEBP", quality=80, method=4)
+        image.save(buffer, "WEBP", quality=80, method=2)
         kind = "webp"
     else:
         image.save(buffer, "PNG", optimize=True)
