@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Sample, load_image, load_mask, open_category, prepare, resize_mask
+from fastalign.data import Sample, load_image, load_mask, open_category, prepare
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.protocol import describe_alignment, describe_protocol
-from fastalign.engine.results import METRICS, Evaluation, ImageResult, Skipped
+from fastalign.engine.results import Evaluation, ImageResult, Skipped
 from fastalign.engine.scoring import (
     NO_THRESHOLD,
     Thresholds,
@@ -29,7 +29,7 @@ from fastalign.engine.scoring import (
     thresholds,
 )
 from fastalign.errors import ConfigError, InputError
-from fastalign.metrics import PixelMetrics, image_metrics
+from fastalign.metrics import Figures, PixelMetrics, image_metrics
 from fastalign.report.gallery import Gallery
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _Run:
     alignment_times: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.pixels = PixelMetrics()
+        self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
         self.has_masks = any(sample.mask_path is not None for sample in anomalous)
@@ -153,8 +153,8 @@ class _Run:
         scores = detail.map[0]
         score = float(detail.score[0])
         if self.has_masks and truth is not None:
-            size = self.size or image.shape[:2]
-            self.pixels.update(map_at(scores, size), resize_mask(truth, size))
+            at_mask = map_at(scores, image.shape[:2]) if self.size is None else scores.float()
+            self.pixels.update(at_mask, truth, name)
         aligned, covered = aligned_picture(detail, 0)
         outline = truth if sample.label == 1 and self.has_masks else None
         self.gallery.add(
@@ -222,17 +222,17 @@ def _conclude(run: _Run, category: str) -> Evaluation:
     labelled = [item for item in images if item.label >= 0]
     scores = np.array([item.score for item in labelled], dtype=np.float64)
     labels = np.array([item.label for item in labelled], dtype=np.int64)
-    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
-    reasons: dict[str, str] = {}
-    curves: dict[str, Any] = {}
     good, anomalous = int((labels == 0).sum()), int((labels == 1).sum())
+    figures = image_metrics(scores, labels, [item.path for item in labelled])
+    curves: dict[str, Any] = {}
     if good and anomalous:
-        metrics.update(image_metrics(scores, labels))
         curves["roc"] = roc_curve(scores, labels)
+    if anomalous and not run.has_masks:
+        pixel_figures = Figures.undefined(run.pixels.names, "no anomalous test image has a mask")
     else:
-        missing = "anomalous" if good else "good"
-        reason = f"the test images hold no {missing} ones"
-        reasons.update(dict.fromkeys(METRICS[:3], reason))
+        pixel_figures = run.pixels.compute()
+    metrics = {**figures, **pixel_figures}
+    reasons = {**figures.reasons, **pixel_figures.reasons}
     warnings = []
     if run.skipped:
         warnings.append(
@@ -244,16 +244,9 @@ def _conclude(run: _Run, category: str) -> Evaluation:
         )
     if run.limits.image is None:
         warnings.append(NO_THRESHOLD)
-    if not anomalous:
-        reason = "the test images hold no anomalous ones"
-    elif not run.has_masks:
-        reason = "no anomalous test image has a mask"
-    else:
-        reason = ""
-        metrics.update(run.pixels.compute())
-    if reason:
-        reasons.update(dict.fromkeys(METRICS[3:], reason))
-        warnings.append(f"some figures are left empty: {reason}")
+    for reason in dict.fromkeys(reasons.values()):
+        empty = ", ".join(name for name in reasons if reasons[name] == reason)
+        warnings.append(f"{reason}, so these figures are left empty: {empty}")
     peak, peak_source = peak_rss_mb()
     if peak is None:
         reasons["peak_rss_mb"] = peak_source
