@@ -19,13 +19,15 @@ TOP = 2.0
 THRESHOLD_POSITION = (1.0 - FOOT) / (TOP - FOOT)
 
 _STOPS = (
-    (0.00, (42, 17, 84)),
-    (0.20, (98, 22, 122)),
-    (0.40, (172, 42, 108)),
-    (0.60, (229, 88, 64)),
-    (0.80, (250, 158, 36)),
-    (1.00, (252, 243, 170)),
+    (0.00, (74, 20, 122)),
+    (0.20, (134, 28, 140)),
+    (0.40, (199, 48, 108)),
+    (0.60, (239, 94, 60)),
+    (0.80, (252, 164, 40)),
+    (1.00, (253, 243, 170)),
 )
+_BAND = 256
+_OUTLINE = (255, 149, 0)
 _OPACITY_TOP = 0.78
 
 
@@ -77,18 +79,45 @@ def heat_rgba(scores: npt.NDArray[np.float32], low: float, high: float) -> npt.N
 def heat_overlay(
     image: npt.NDArray[np.uint8], scores: npt.NDArray[np.float32], threshold: float
 ) -> npt.NDArray[np.uint8]:
-    """The heat map laid over its image.
+    """The heat map laid over its image, with an outline around all that exceeds the threshold.
 
     Args:
         image: ``[H, W, 3]`` uint8 RGB.
         scores: ``[H, W]`` float32, the same size.
-        threshold: the model's pixel threshold; NaN stretches the scale to this map alone.
+        threshold: the model's pixel threshold; NaN leaves the outline out and stretches the scale
+            to this map alone.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB.
     """
     low, high = scale_limits(threshold, scores)
-    rgba = heat_rgba(scores, low, high)
-    alpha = rgba[..., 3:].astype(np.float32) / 255
-    mixed = image * (1 - alpha) + rgba[..., :3] * alpha
-    return mixed.round().astype(np.uint8)
+    mixed = np.empty_like(image)
+    # In bands, since the intermediate arrays are many times larger than a large photograph.
+    for top in range(0, image.shape[0], _BAND):
+        band = slice(top, top + _BAND)
+        rgba = heat_rgba(scores[band], low, high)
+        alpha = rgba[..., 3:].astype(np.float32) / 255
+        mixed[band] = (image[band] * (1 - alpha) + rgba[..., :3] * alpha).round()
+    found = scores > threshold
+    if found.any():
+        width = max(1, round(max(found.shape) / 400))
+        # Dark outside, bright inside: visible on any background.
+        halo = grow(found, width) & ~found
+        mixed[halo] = (mixed[halo] * 0.35).astype(np.uint8)
+        mixed[found & ~shrink(found, width)] = _OUTLINE
+    return mixed
+
+
+def grow(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
+    """The mask with ``by`` pixels more on every side (a square neighbourhood)."""
+    from scipy import ndimage
+
+    grown = mask.view(np.uint8)
+    for axis in (0, 1):
+        grown = ndimage.maximum_filter1d(grown, 2 * by + 1, axis=axis, mode="constant")
+    return grown.view(np.bool_)
+
+
+def shrink(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
+    """The mask with ``by`` pixels less on every side; the border of the picture takes none."""
+    return ~grow(~mask, by)

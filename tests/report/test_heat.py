@@ -43,9 +43,25 @@ def test_opacity_grows_with_the_score_and_no_evidence_is_transparent():
 
 
 def test_overlay_leaves_the_image_alone_where_the_score_is_low():
-    image = np.full((2, 3, 3), 90, np.uint8)
-    scores = np.array([[0, 0, 0], [0, 0, 30]], np.float32)
+    image = np.full((9, 11, 3), 90, np.uint8)
+    scores = np.zeros((9, 11), np.float32)
+    scores[6:, 7:] = 30
     overlay = heat_overlay(image, scores, 10.0)
     assert overlay.shape == image.shape and overlay.dtype == np.uint8
-    assert (overlay[scores == 0] == 90).all()
-    assert (overlay[1, 2] != 90).any()
+    assert (overlay[:5] == 90).all() and (overlay[:, :6] == 90).all()
+    assert (overlay[6:, 7:] != 90).any(axis=2).all()
+
+
+def test_overlay_outlines_what_exceeds_the_threshold():
+    image = np.full((40, 50, 3), 90, np.uint8)
+    scores = np.zeros((40, 50), np.float32)
+    scores[10:20, 15:30] = 11
+    overlay = heat_overlay(image, scores, 10.0)
+    outline = (overlay == (255, 149, 0)).all(axis=2)
+    expected = np.zeros((40, 50), bool)
+    expected[10:20, 15:30] = True
+    expected[11:19, 16:29] = False
+    assert (outline == expected).all()
+    assert (overlay[9, 14:31] < 90).all()
+    without = heat_overlay(image, scores, math.nan)
+    assert not (without == (255, 149, 0)).all(axis=2).any()
