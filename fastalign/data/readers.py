@@ -109,13 +109,13 @@ def _read_folder(root: Path) -> Category:
     test = find_folder(root, ["test"])
     parts.test = parts.labelled(test, mask_root, "test")
     if test is None:
-        aside = [folder for folder in (normal, mask_root, kept_apart) if folder is not None]
-        _read_defect_folders(parts, mask_root, aside)
+        taken = [folder for folder in (normal, mask_root, kept_apart) if folder is not None]
+        _read_defect_folders(parts, mask_root, taken)
     return parts.category()
 
 
-def _read_defect_folders(parts: Parts, mask_root: Path | None, aside: list[Path]) -> None:
-    kinds = [f for f in subfolders(parts.root) if f not in aside and list_images(f)]
+def _read_defect_folders(parts: Parts, mask_root: Path | None, taken: list[Path]) -> None:
+    kinds = [f for f in subfolders(parts.root) if f not in taken and list_images(f)]
     for kind in kinds:
         masks = find_folder(mask_root, [kind.name]) if mask_root else None
         if masks is None and mask_root is not None and len(kinds) == 1:
