@@ -145,6 +145,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
         ArtifactError: as :func:`load`.
     """
     tensors, header = _read(Path(path), CHECKPOINT)
+    # Cloned, since tensors that map the file would keep Windows from replacing it.
     return {name: value.clone() for name, value in tensors.items()}, header["meta"]
 
 

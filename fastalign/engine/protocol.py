@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def describe_alignment(model: FYD, images: list[ImageResult]) -> dict[str, Any]:
     pairs = [
         (item.alignment.residual_before, item.alignment.residual_after)
         for item in images
-        if item.alignment.residual_before == item.alignment.residual_before
+        if math.isfinite(item.alignment.residual_before + item.alignment.residual_after)
     ]
     return {
         "used": decision.get("used"),

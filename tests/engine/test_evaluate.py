@@ -145,6 +145,21 @@ def test_without_a_threshold(tmp_path, make_model, category):
     assert all(item.predicted is None for item in result.images)
 
 
+def test_a_residual_that_is_nan_becomes_null(tmp_path, model, category, monkeypatch):
+    real = model.predict_detail
+
+    def without_residual(images):
+        detail = real(images)
+        detail.residual_after = detail.residual_after * float("nan")
+        return detail
+
+    monkeypatch.setattr(model, "predict_detail", without_residual)
+    evaluate_category(category, model, tmp_path / "out")
+    assert document(tmp_path / "out")["alignment"]["median_residual_after"] is None
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        assert {row["residual_after"] for row in csv.DictReader(file)} == {""}
+
+
 def test_images_and_maps_of_the_past_are_let_go(model, category, monkeypatch):
     real, numbers, alive, most = model.predict_detail, itertools.count(), set(), []
 

@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from fastalign.report.contour import outline
 
@@ -62,3 +63,14 @@ def test_every_border_edge_is_walked_once(density):
         # A straight step covers one edge per unit, a cut corner half an edge on either side.
         total += float(np.where((dx > 0) & (dy > 0), dx + dy, np.maximum(dx, dy)).sum())
     assert total == pytest.approx(edges)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.5, 0.7])
+def test_one_outline_per_region_and_one_per_hole(density):
+    """Regions are connected by edges; the outside, and so a hole, also by corners."""
+    mask = np.random.default_rng(5).random((30, 40)) < density
+    areas = [signed_area(points) for points in loops(outline(mask))]
+    regions = ndimage.label(mask)[1]
+    outside = ndimage.label(~np.pad(mask, 1), structure=np.ones((3, 3)))[1]
+    assert sum(area > 0 for area in areas) == regions
+    assert sum(area < 0 for area in areas) == outside - 1
