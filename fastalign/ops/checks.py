@@ -46,11 +46,9 @@ def device(op: str, name: str, value: Tensor, other: str, reference: Tensor) -> 
         )
 
 
-def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: str) -> None:
+def shape(op: str, name: str, value: Tensor, expected: tuple[int, ...], meaning: str) -> None:
     """Exactly the shape ``expected``, called ``meaning`` in the message."""
-    if value.dim() != len(expected) or any(
-        given != wanted for given, wanted in zip(value.shape, expected, strict=True)
-    ):
+    if value.shape != expected:
         raise ValueError(
             f"{op}: {name} has shape {_text(value.shape)}, expected {_text(expected)} ({meaning})"
         )

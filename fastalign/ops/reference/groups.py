@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class Slots(NamedTuple):
-    """Where each image's group is summed: ``index`` ``[B]`` in ``0 .. count - 1``.
+    """Where each image's group is summed: ``of_image`` ``[B]`` in ``0 .. number - 1``.
 
-    ``index`` None: one group of all images.
+    ``of_image`` None: one group of all images.
     """
 
-    index: Tensor | None
-    count: int
+    of_image: Tensor | None
+    number: int
 
 
 def slots(groups: Tensor | None) -> Slots:
@@ -31,13 +31,13 @@ def slots(groups: Tensor | None) -> Slots:
 
 
 def sum_by_slot(values: Tensor, where: Slots) -> Tensor:
-    """Sums ``[count, ...]`` over the images ``[B, ...]`` of each slot."""
-    if where.index is None:
+    """Sums ``[number, ...]`` over the images ``[B, ...]`` of each slot."""
+    if where.of_image is None:
         return values.sum(0, keepdim=True)
-    sums = values.new_zeros((where.count, *values.shape[1:]))
-    return sums.index_add_(0, where.index, values)
+    sums = values.new_zeros((where.number, *values.shape[1:]))
+    return sums.index_add_(0, where.of_image, values)
 
 
 def for_each_image(sums: Tensor, where: Slots) -> Tensor:
-    """The slot's sum for each image: ``[count, ...]`` to ``[B, ...]``, or to ``[1, ...]``."""
-    return sums if where.index is None else sums[where.index]
+    """The slot's sum for each image: ``[number, ...]`` to ``[B, ...]``, or to ``[1, ...]``."""
+    return sums if where.of_image is None else sums[where.of_image]

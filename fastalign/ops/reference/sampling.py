@@ -51,8 +51,11 @@ def sample_backward(
     align_corners: bool,
     need_x: bool,
     need_grid: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of ``sum(grad * grid_sample(x, grid))`` to x and to the grid."""
+) -> tuple[Tensor, Tensor]:
+    """Gradients of ``sum(grad * grid_sample(x, grid))`` to x and to the grid.
+
+    One that is not needed comes back without meaning.
+    """
     batch, channels, height, width = x.shape
     column, column_slope = _source(grid[..., 0], width, padding_mode, align_corners)
     row, row_slope = _source(grid[..., 1], height, padding_mode, align_corners)
@@ -72,14 +75,14 @@ def sample_backward(
     image = torch.arange(batch, device=x.device).view(-1, 1, 1)
     upstream = grad.permute(0, 2, 3, 1)
     pixels = x.permute(0, 2, 3, 1)
-    to_x = x.new_zeros((batch * height * width, channels)) if need_x else None
+    to_x = x.new_zeros((batch * height * width, channels))
     to_column, to_row = torch.zeros_like(column), torch.zeros_like(row)
     for at_row, at_column, weight, by_column, by_row in corners:
         inside = (at_row >= 0) & (at_row < height) & (at_column >= 0) & (at_column < width)
         # Clamped as integers: a NaN coordinate must not become an index out of range.
         y = at_row.long().clamp(0, height - 1)
         z = at_column.long().clamp(0, width - 1)
-        if to_x is not None:
+        if need_x:
             share = (upstream * (weight * inside).unsqueeze(-1)).reshape(-1, channels)
             index = ((image * height + y) * width + z).reshape(-1)
             # Unlike index_add_, index_put_ sorts its indices first and adds in a fixed order.
@@ -89,6 +92,6 @@ def sample_backward(
             to_column += product * by_column
             to_row += product * by_row
     return (
-        None if to_x is None else to_x.view(batch, height, width, channels).permute(0, 3, 1, 2),
-        torch.stack((to_column * column_slope, to_row * row_slope), -1) if need_grid else None,
+        to_x.view(batch, height, width, channels).permute(0, 3, 1, 2),
+        torch.stack((to_column * column_slope, to_row * row_slope), -1),
     )

@@ -72,23 +72,36 @@ def warp_affine_backward(
         return to_x, torch.zeros_like(theta) if need_theta else no_gradient(theta)
     grid = _grid(x, theta, size, align_corners)
     values, upstream = x.to(grid.dtype), grad.to(grid.dtype)
+    arguments = upstream, values, grid, mode, padding_mode, align_corners, need_x, need_theta
     if deterministic and x.device.type != "cpu":
         # torch's own backward adds with atomics there and refuses to run in deterministic mode.
-        to_x, to_grid = sample_backward(
-            upstream, values, grid, mode, padding_mode, align_corners, need_x, need_theta
-        )
+        to_x, to_grid = sample_backward(*arguments)
     else:
-        to_x, to_grid = torch.ops.aten.grid_sampler_2d_backward(
-            upstream,
-            values,
-            grid,
-            _MODES[mode],
-            _PADDING_MODES[padding_mode],
-            align_corners,
-            [need_x, need_theta],
-        )
+        to_x, to_grid = _sample_backward(*arguments)
     to_theta = no_gradient(theta)
     if need_theta:
         base = _base(size, grid, align_corners)
         to_theta = (to_grid.reshape(len(theta), -1, 2).mT @ base).to(theta.dtype)
     return as_gradient(to_x, x) if need_x else no_gradient(x), to_theta
+
+
+def _sample_backward(
+    grad: Tensor,
+    x: Tensor,
+    grid: Tensor,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    need_x: bool,
+    need_grid: bool,
+) -> tuple[Tensor, Tensor]:
+    """The arguments of ``sample_backward``, given to torch's own."""
+    return torch.ops.aten.grid_sampler_2d_backward(
+        grad,
+        x,
+        grid,
+        _MODES[mode],
+        _PADDING_MODES[padding_mode],
+        align_corners,
+        [need_x, need_grid],
+    )
