@@ -1,0 +1,304 @@
+"""Pretrained feature networks whose stages can be called one after the other."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastalign.errors import ConfigError, InputError
+from fastalign.nn import weights as weight_files
+from fastalign.nn.fold import fold_batch_norm
+
+# Defaults take the last output at each of these strides: the three PaDiM uses.
+_STRIDES = (4, 8, 16)
+
+
+class Normalise(nn.Module):
+    """``(images - mean) / std`` by channel, for images in 0..1."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class FeatureBackbone(nn.Module):
+    """A timm network as a list of feature maps.
+
+    ``forward(images)`` takes images ``[B,3,H,W]`` in 0..1 (normalisation is inside) and returns one
+    ``[B,C_i,H_i,W_i]`` for each layer. Layers behind the last one asked for are not kept.
+
+    Arguments:
+        name: any timm network that offers ``features_only``.
+        layers: timm feature indices (its ``out_indices``) or module names such as ``"blocks.4"``,
+            in the order of computation. Default: the last outputs at strides 4, 8 and 16; for
+            EfficientNet-Lite0 these are blocks 1, 2 and 4, for a ResNet layers 1 to 3.
+        weights: ``None`` (random), ``"embedded"`` (EfficientNet-Lite0 only; installed with this
+            package), ``"hub"`` (timm's pretrained ones, downloaded) or the path of a state dict of
+            the whole timm network, ``.pth``, ``.pt`` or ``.safetensors``.
+        trainable: default False: no gradients for the weights, and BatchNorm stays in evaluation
+            mode whatever ``train()`` says. Gradients still pass through to the images.
+        channels_last: compute in channels_last memory format, the faster one for convolutions.
+
+    Attributes:
+        layers: the module names of the outputs. channels: their channels. reductions: their
+        strides in pixels.
+
+    Raises:
+        ConfigError: a network, layer or combination that does not exist.
+        InputError: weights that are missing, unreadable, do not fit or cannot be downloaded.
+    """
+
+    def __init__(
+        self,
+        name: str = weight_files.EMBEDDED_NETWORK,
+        layers: Sequence[int | str] | None = None,
+        weights: str | Path | None = None,
+        *,
+        trainable: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if weights == "embedded":
+            weight_files.require_embedded(name)
+        # Weights that are replaced at once must not use up the caller's random numbers.
+        with nullcontext() if weights is None else torch.random.fork_rng(devices=[]):
+            network, mean, std = _create(name, weights)
+        self.name = name
+        self.trainable = trainable
+        self.channels_last = channels_last
+        self.is_fused = False
+        self._stages: nn.ModuleList | None = None
+        self._whole: nn.Module | None = None
+
+        available = {
+            info["module"]: (info["num_chs"], info["reduction"])
+            for info in network.feature_info.info
+        }
+        chain = _chain(network, list(available))
+        self.layers = _resolve(name, layers, available, list(chain or available))
+        if chain is not None:
+            self._stages = _split(chain, self.layers, Normalise(mean, std))
+        else:
+            indices = [list(available).index(layer) for layer in self.layers]
+            with torch.random.fork_rng(devices=[]):
+                state = network.state_dict()
+                network = _timm_features(name, out_indices=indices)
+                network.load_state_dict(state, strict=False)
+            self._normalise = Normalise(mean, std)
+            self._whole = network
+        if not trainable:
+            self.requires_grad_(False)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train(self.training)
+        if any(layer not in available for layer in self.layers):
+            available |= self._probe()
+        self.channels: tuple[int, ...] = tuple(available[layer][0] for layer in self.layers)
+        self.reductions: tuple[int, ...] = tuple(available[layer][1] for layer in self.layers)
+
+    @property
+    def splittable(self) -> bool:
+        """Whether the stages can be called one by one; False for transformers and the like."""
+        return self._stages is not None
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """One module for each layer; the first takes images in 0..1, each next one's input is the
+        output of the one before. :class:`ConfigError` where the network cannot be split."""
+        if self._stages is None:
+            raise ConfigError(
+                f"backbone {self.name} cannot be run stage by stage; choose a convolutional one, "
+                "such as resnet18, or leave out what works between its stages (FCA)"
+            )
+        return tuple(self._stages)
+
+    def forward_stage(self, index: int, x: Tensor) -> Tensor:
+        """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
+        return self.stages()[index](self._prepare(x) if index == 0 else x)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self._prepare(images)
+        if self._stages is None:
+            assert self._whole is not None
+            features = self._whole(self._normalise(x))
+            nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
+            return [f.permute(0, 3, 1, 2) if nhwc else f for f in features]
+        outputs = []
+        for stage in self._stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def fuse(self) -> FeatureBackbone:
+        """Fold BatchNorm into the convolutions, in place, for inference; returns itself.
+
+        The outputs stay equal to rounding, which is checked. The state dict changes: load weights
+        into a backbone that is fused in the same way.
+        """
+        if self.trainable:
+            raise ConfigError("a trainable backbone cannot be fused; use trainable=False")
+        if not self.is_fused:
+            parameter = next(self.parameters())
+            generator = torch.Generator().manual_seed(0)
+            sample = torch.rand(1, 3, 64, 64, generator=generator)
+            sample = sample.to(parameter.device, parameter.dtype)
+            fold_batch_norm(self, lambda: self(sample))
+            self.requires_grad_(False)
+            if self.channels_last:
+                self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.is_fused = True
+        return self
+
+    def train(self, mode: bool = True) -> FeatureBackbone:
+        """As in ``nn.Module``, but a backbone that is not trainable stays in evaluation mode."""
+        super().train(mode and self.trainable)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.name!r}, layers={self.layers}, channels={self.channels}"
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"FeatureBackbone: images have shape {list(images.shape)}, expected [B, 3, H, W] "
+                "with values in 0..1"
+            )
+        if self.channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def _probe(self) -> dict[str, tuple[int, int]]:
+        size = 64
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            outputs = self(torch.zeros(1, 3, size, size))
+        self.train(training)
+        return {
+            layer: (output.shape[1], size // output.shape[2])
+            for layer, output in zip(self.layers, outputs, strict=True)
+        }
+
+
+def _timm_features(name: str, **options: Any) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        if timm.is_model(name):
+            raise ConfigError(
+                f"backbone {name} does not offer intermediate features ({error}); choose another "
+                "timm network"
+            ) from error
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
+        raise ConfigError(f"backbone {name!r} is not a timm network; {hint}") from error
+
+
+def _create(name: str, weights: str | Path | None) -> tuple[Any, Sequence[float], Sequence[float]]:
+    """timm's features network with its weights, and the mean and std of its input."""
+    import timm
+
+    network = _timm_features(name, pretrained=False)
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    mean = settings.mean if settings else timm.data.IMAGENET_DEFAULT_MEAN
+    std = settings.std if settings else timm.data.IMAGENET_DEFAULT_STD
+    if weights is None:
+        return network, mean, std
+    if weights == "hub":
+        try:
+            return timm.create_model(name, features_only=True, pretrained=True), mean, std
+        except Exception as error:
+            # Hub clients raise their own kinds for a missing network, a proxy, a missing file.
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"pretrained weights of {name} cannot be downloaded ({reason}); download them "
+                "elsewhere and give them with --weights FILE"
+            ) from error
+    whole = timm.create_model(name, pretrained=False)
+    if weights == "embedded":
+        tensors = weight_files.embedded_tensors(whole)
+        weight_files.load_into(network, whole, tensors, "the embedded weights file")
+        return network, weight_files.EMBEDDED_MEAN, weight_files.EMBEDDED_STD
+    path = Path(weights)
+    tensors = weight_files.read_tensors(path)
+    weight_files.load_into(network, whole, tensors, f"weights file {path}")
+    return network, mean, std
+
+
+def _chain(network: Any, layers: list[str]) -> dict[str, nn.Module] | None:
+    """The network as modules called one after the other, by their name in timm's whole network;
+    None where it is no such chain, or where a feature is taken from inside one of them."""
+    from timm.models import FeatureListNet
+
+    chain: dict[str, nn.Module] = {}
+    if type(network) is FeatureListNet:
+        if "NHWC" in str(network.output_fmt).upper():
+            return None
+        outputs = dict(zip(network.return_layers, layers, strict=True))
+        chain = {outputs.get(key, key): module for key, module in network.items()}
+    elif all(hasattr(network, part) for part in ("conv_stem", "bn1", "blocks")):
+        if getattr(network, "feature_hooks", None) is not None:
+            return None
+        chain = {"conv_stem": network.conv_stem, "bn1": network.bn1}
+        chain |= {f"blocks.{index}": block for index, block in enumerate(network.blocks)}
+    return chain if chain and all(layer in chain for layer in layers) else None
+
+
+def _resolve(
+    name: str,
+    layers: Sequence[int | str] | None,
+    available: dict[str, tuple[int, int]],
+    order: list[str],
+) -> tuple[str, ...]:
+    """Module names of ``layers``, checked to exist and to come in the order of computation."""
+    indexed = list(available)
+    if layers is None:
+        last = {stride: layer for layer, (_, stride) in available.items() if stride in _STRIDES}
+        return tuple(last.values()) or (indexed[-1],)
+    resolved = []
+    for layer in layers:
+        if isinstance(layer, int) and -len(indexed) <= layer < len(indexed):
+            resolved.append(indexed[layer])
+        elif isinstance(layer, str) and layer in order:
+            resolved.append(layer)
+        else:
+            raise ConfigError(
+                f"backbone {name} has no layer {layer!r}; expected an index below {len(indexed)} "
+                f"or one of {', '.join(order)}"
+            )
+    positions = [order.index(layer) for layer in resolved]
+    if not resolved or positions != sorted(set(positions)):
+        raise ConfigError(
+            f"layers of backbone {name} are {list(layers)}, expected at least one, each once and "
+            f"in the order of computation: {', '.join(order)}"
+        )
+    return tuple(resolved)
+
+
+def _split(chain: dict[str, nn.Module], ends: Sequence[str], first: nn.Module) -> nn.ModuleList:
+    """The chain cut behind each of ``ends``; what comes behind the last one is left out."""
+    stages = nn.ModuleList()
+    stage = nn.Sequential()
+    stage.add_module("normalise", first)
+    for name, module in chain.items():
+        stage.add_module(name.replace(".", "_"), module)
+        if name in ends:
+            stages.append(stage)
+            stage = nn.Sequential()
+        if len(stages) == len(ends):
+            break
+    return stages

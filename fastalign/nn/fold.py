@@ -1,0 +1,111 @@
+"""Folding of BatchNorm into the convolution before it, for inference.
+
+Which normalisation follows which convolution is observed on one small forward pass rather than
+guessed from names, and the result is compared with the network before folding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def _consumers(
+    network: nn.Module, run: Callable[[], object]
+) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Pairs in which the convolution's very output tensor is the normalisation's input."""
+    produced: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    calls: dict[nn.Module, int] = {}
+
+    def after_convolution(module: nn.Module, _: object, output: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        assert isinstance(module, nn.Conv2d)
+        # The tensor is kept so that no later one can take its identity.
+        produced[id(output)] = (module, output)
+
+    def before_normalisation(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        found = produced.get(id(inputs[0]))
+        if found is not None and isinstance(module, nn.BatchNorm2d):
+            pairs.append((found[0], module))
+
+    handles = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d) and _is_known(module):
+            handles.append(module.register_forward_pre_hook(before_normalisation))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [pair for pair in pairs if all(calls[module] == 1 for module in pair)]
+
+
+def _is_known(module: nn.BatchNorm2d) -> bool:
+    """Plain BatchNorm with running statistics, alone or with timm's activation behind it."""
+    has_statistics = module.running_mean is not None and module.running_var is not None
+    return has_statistics and (type(module) is nn.BatchNorm2d or hasattr(module, "act"))
+
+
+def _remainder(normalisation: nn.BatchNorm2d) -> nn.Module:
+    """What is left of a normalisation once its affine map is gone: nothing, or its activation."""
+    parts = [
+        part
+        for name in ("drop", "act")
+        if isinstance(part := getattr(normalisation, name, None), nn.Module)
+        and not isinstance(part, nn.Identity)
+    ]
+    if not parts:
+        return nn.Identity()
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+
+def _fold_pair(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> None:
+    mean, variance = normalisation.running_mean, normalisation.running_var
+    assert mean is not None and variance is not None
+    scale = (variance.double() + normalisation.eps).rsqrt()
+    if normalisation.weight is not None:
+        scale = scale * normalisation.weight.detach().double()
+    shift = -mean.double() * scale
+    if normalisation.bias is not None:
+        shift = shift + normalisation.bias.detach().double()
+    if convolution.bias is not None:
+        shift = shift + convolution.bias.detach().double() * scale
+    weight = convolution.weight
+    folded = (weight.detach().double() * scale.view(-1, 1, 1, 1)).to(weight.dtype)
+    weight.data.copy_(folded)
+    convolution.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=weight.requires_grad)
+
+
+@torch.no_grad()
+def fold_batch_norm(network: nn.Module, run: Callable[[], list[Tensor]]) -> int:
+    """Fold every foldable BatchNorm of ``network`` in place; returns how many there were.
+
+    ``run`` makes one forward pass in evaluation mode and returns the outputs.
+
+    Raises:
+        RuntimeError: the folded network computes something else, because a convolution's output
+            is used outside its normalisation; the network must then be left unfolded.
+    """
+    before = [output.clone() for output in run()]
+    pairs = _consumers(network, run)
+    folded = {normalisation: convolution for convolution, normalisation in pairs}
+    for normalisation, convolution in folded.items():
+        _fold_pair(convolution, normalisation)
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and child in folded:
+                setattr(parent, name, _remainder(child))
+    for given, expected in zip(run(), before, strict=True):
+        error = (given - expected).abs().max()
+        if not error <= 1e-3 * expected.abs().max().clamp_min(1e-6):
+            raise RuntimeError(
+                "folding BatchNorm changed this network's output: a convolution's result is used "
+                "beside its BatchNorm; use it unfolded"
+            )
+    return len(folded)
