@@ -1,21 +1,271 @@
-"""What pyproject.toml cannot say: where the packages lie, and the native code."""
+"""The part of the build that pyproject.toml cannot say: where the packages lie, and the native code.
+
+Switches, all environment variables:
+
+FASTALIGN_BUILD_NATIVE  auto (default): build the native library where a C++20 compiler, Python's and
+                        torch's headers are found, else install pure Python and say why in one line.
+                        1: fail instead of leaving it out. 0: leave it out.
+FASTALIGN_BUILD_CUDA    the same for the CUDA sources (csrc/cuda/*.cu), which need nvcc.
+FASTALIGN_CUDA_ARCHS    GPU architectures, for example "80 90"; default "80 90 100 120".
+FASTALIGN_SANITIZE      for example "address,undefined": an instrumented build for the tests.
+CXX, NVCC, MAX_JOBS     compiler, CUDA compiler, parallel compilations (default: by cores and memory).
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+
+# Lowest torch and Python whose ABI the library uses; it runs on these and everything later.
+TORCH_TARGET = (2, 10)
+PYTHON_TARGET = "0x030A0000"
+
+# -O3 without -ffast-math: the kernels' results are IEEE apart from fused multiply-adds.
+CXX_FLAGS = (
+    "-std=c++20 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-math-errno "
+    "-fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unknown-pragmas"
+).split()
+# GCC 12's AVX-512 header reads an undefined register on purpose and warns about itself.
+ISA_FLAGS = {
+    "isa_baseline": [],
+    "isa_avx2": "-mavx2 -mfma -mf16c -mbmi -mbmi2".split(),
+    "isa_avx512": (
+        "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mbmi -mbmi2 "
+        "-mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized"
+    ).split(),
+}
+# Kernel sources, compiled once for each instruction set; everything else is compiled once.
+PER_ISA = {
+    "dense_similarity",
+    "mahalanobis",
+    "pairwise_distance",
+    "warp_affine",
+    "warp_affine_backward",
+}
+
+BUILD_COMMANDS = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}
+
+
+class Unavailable(Exception):
+    """The native code cannot be built here; the message is the one line that says why."""
 
 
 def packages() -> list[str]:
-    """Every installed package; ``fastalign.kernels`` lies in the folder ``kernels``."""
+    """Every installed package: ``fastalign`` and, from the folder ``kernels``, ``fastalign.kernels``."""
     kernels = ["fastalign.kernels"] + [
         f"fastalign.kernels.{name}" for name in find_packages("kernels")
     ]
     return find_packages(include=["fastalign", "fastalign.*"]) + kernels
 
 
+def switch(name: str) -> str:
+    """Value of a build switch: auto, 0 or 1."""
+    value = os.environ.get(name, "auto").lower() or "auto"
+    if value not in ("auto", "0", "1"):
+        raise SystemExit(f"error: {name}={value!r}; use auto, 0 or 1")
+    return value
+
+
+def jobs() -> int:
+    """Parallel compilations: MAX_JOBS, else one per core while each has 1.5 GB of free memory."""
+    if os.environ.get("MAX_JOBS"):
+        return max(1, int(os.environ["MAX_JOBS"]))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        free = 4 << 30
+    return max(1, min(cores or 1, free // (3 << 29)))
+
+
+def torch_root() -> Path:
+    """Folder of the installed torch, found without importing it."""
+    spec = importlib.util.find_spec("torch")
+    root = Path(spec.origin).parent if spec and spec.origin else None
+    header = "include/torch/csrc/stable/library.h"
+    if root is None or not (root / header).exists():
+        raise Unavailable(f"torch >= {TORCH_TARGET[0]}.{TORCH_TARGET[1]} with its headers is missing")
+    return root
+
+
+def compiler() -> list[str]:
+    """A C++ compiler that accepts the flags, as a command line."""
+    named = os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        command = shlex.split(name)
+        if shutil.which(command[0]) is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cpp")
+            source.write_text("#include <Python.h>\n#include <atomic>\nint main() { return 0; }\n")
+            probe = [*command, *CXX_FLAGS, f"-I{sysconfig.get_path('include')}", "-c", source.name]
+            result = subprocess.run(probe, cwd=folder, capture_output=True, text=True)
+        if result.returncode == 0:
+            return command
+        lines = [line for line in result.stderr.splitlines() if "error" in line] or ["it failed"]
+        raise Unavailable(f"'{name}' cannot compile C++20 against Python's headers ({lines[0]})")
+    raise Unavailable(f"no C++ compiler ({named or 'c++, g++ or clang++'}) was found")
+
+
+@dataclass
+class Step:
+    """One compilation."""
+
+    source: Path
+    target: Path
+    command: list[str] = field(default_factory=list)
+
+    def stale(self, newest_header: float) -> bool:
+        newest = max(newest_header, self.source.stat().st_mtime)
+        return not self.target.exists() or self.target.stat().st_mtime < newest
+
+    def run(self, verbose: bool) -> None:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if verbose:
+            print(shlex.join(self.command), flush=True)
+        result = subprocess.run(self.command, capture_output=True, text=True)
+        if result.stdout or result.stderr:
+            print(result.stdout + result.stderr, file=sys.stderr, flush=True)
+        if result.returncode != 0:
+            self.target.unlink(missing_ok=True)
+            raise SystemExit(
+                f"error: compiling {self.source.relative_to(ROOT)} failed (see above); "
+                "FASTALIGN_BUILD_NATIVE=0 installs without native kernels"
+            )
+
+
+class BuildNative(build_ext):
+    """Compiles csrc/ once per instruction set and links fastalign/_C.abi3.so."""
+
+    def build_extension(self, ext: Extension) -> None:
+        cxx, torch = compiler(), torch_root()
+        self.link(cxx, torch, self.compile(cxx, torch), Path(self.get_ext_fullpath(ext.name)))
+
+    def compile(self, cxx: list[str], torch: Path) -> list[Path]:
+        """Brings all objects up to date and returns them."""
+        sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
+        build = Path(self.build_temp).resolve() / (sanitize.replace(",", "-") or "release")
+        torch_flags = [
+            f"-DTORCH_TARGET_VERSION=0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000",
+            f"-isystem{torch / 'include'}",
+        ]
+        python_flags = [f"-DPy_LIMITED_API={PYTHON_TARGET}", f"-I{sysconfig.get_path('include')}"]
+        common = [*CXX_FLAGS]
+        if sanitize:
+            common += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
+        cuda = self.cuda_steps(torch, torch_flags, build)
+        if cuda:
+            torch_flags = [*torch_flags, "-DFASTALIGN_WITH_CUDA", "-DUSE_CUDA"]
+        levels = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"isa_baseline": []}
+        info = f"{shlex.join(cxx)}; levels {', '.join(n.removeprefix('isa_') for n in levels)}; "
+        info += f"CUDA {'yes' if cuda else 'no'}" + (f"; sanitizers {sanitize}" if sanitize else "")
+        steps = []
+        for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("host/*.cpp"), *CSRC.glob("cpu/*.cpp")]):
+            if source.parent.name == "cpu" and source.stem in PER_ISA:
+                variants = {name: [f"-DFASTALIGN_ISA={name}", *fl] for name, fl in levels.items()}
+            elif source.parent.name == "cpu":
+                variants = {"common": []}
+            elif source.name == "module.cpp":
+                variants = {"common": [*python_flags, f'-DFASTALIGN_BUILD_INFO="{info}"']}
+            else:
+                variants = {"common": torch_flags}
+            for name, flags in variants.items():
+                target = build / name / f"{source.stem}.o"
+                command = [*cxx, *common, *flags, "-c", str(source), "-o", str(target)]
+                steps.append(Step(source, target, command))
+        steps += cuda
+        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), ROOT / "setup.py"]
+        newest = max(header.stat().st_mtime for header in headers)
+        stale = [step for step in steps if self.force or step.stale(newest)]
+        with ThreadPoolExecutor(jobs()) as pool:
+            for _ in pool.map(lambda step: step.run(self.verbose > 1), stale):
+                pass
+        return [step.target for step in steps]
+
+    def cuda_steps(self, torch: Path, torch_flags: list[str], build: Path) -> list[Step]:
+        """Compilations of csrc/cuda/*.cu; none, with one line, where nvcc is missing."""
+        sources = sorted(CSRC.glob("cuda/*.cu"))
+        wanted = switch("FASTALIGN_BUILD_CUDA")
+        if not sources or wanted == "0":
+            return []
+        nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
+        if nvcc is None:
+            if wanted == "1":
+                raise SystemExit("error: FASTALIGN_BUILD_CUDA=1, but nvcc was not found")
+            print("fastalign: building without CUDA kernels: nvcc was not found", flush=True)
+            return []
+        archs = os.environ.get("FASTALIGN_CUDA_ARCHS", "80 90 100 120").split()
+        flags = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static"]
+        flags += ["--expt-relaxed-constexpr", "-DUSE_CUDA", "-DFASTALIGN_WITH_CUDA"]
+        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+        flags += [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+        steps = []
+        for source in sources:
+            target = build / "cuda" / f"{source.stem}.o"
+            command = [nvcc, *flags, *torch_flags, "-c", str(source), "-o", str(target)]
+            steps.append(Step(source, target, command))
+        self.cuda_home = Path(nvcc).resolve().parent.parent
+        return steps
+
+    def link(self, cxx: list[str], torch: Path, objects: list[Path], target: Path) -> None:
+        """Links the library; torch is resolved from the libraries already in the process."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [*cxx, "-shared", *map(str, objects), "-o", str(target)]
+        command += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        if sys.platform == "darwin":
+            command += ["-undefined", "dynamic_lookup"]
+        else:
+            command += ["-Wl,--as-needed", "-Wl,-O1", "-lm"]
+        if any(item.parent.name == "cuda" for item in objects):
+            for folder in ("lib64", "targets/x86_64-linux/lib"):
+                command.append(f"-L{self.cuda_home / folder}")
+            command += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
+        if sanitize:
+            command.append(f"-fsanitize={sanitize}")
+        subprocess.run(command, check=True)
+
+
 def native() -> tuple[list[Extension], dict[str, type]]:
-    """The native modules and the build commands they need."""
-    return [], {}
+    """The native library and the build command it needs; nothing, with one line, where it cannot be.
+
+    Decided before setup() so that a wheel without the library is tagged as pure Python, and only
+    for commands that build: metadata is asked for before torch is there in an isolated build.
+    """
+    wanted = switch("FASTALIGN_BUILD_NATIVE")
+    if wanted == "0":
+        return [], {}
+    if BUILD_COMMANDS.intersection(sys.argv):
+        try:
+            if sys.platform == "win32":
+                raise Unavailable("they are not built on Windows")
+            compiler()
+            torch_root()
+        except Unavailable as reason:
+            if wanted == "1":
+                raise SystemExit(f"error: native kernels: {reason}") from reason
+            print(f"fastalign: installing without native kernels: {reason}", flush=True)
+            return [], {}
+    sources = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.c*"))
+    headers = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.h"))
+    extension = Extension("fastalign._C", sources, depends=headers, py_limited_api=True)
+    return [extension], {"build_ext": BuildNative}
 
 
 ext_modules, cmdclass = native()
@@ -25,4 +275,5 @@ setup(
     package_dir={"fastalign.kernels": "kernels"},
     ext_modules=ext_modules,
     cmdclass=cmdclass,
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if ext_modules else {},
 )

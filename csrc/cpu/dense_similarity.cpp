@@ -1,0 +1,279 @@
+// All-pairs dense cosine similarity, its loss and its gradients, in O(B).
+//
+// Idea. With unit vectors p^, z^ and S(x) = sum_b z^_b(x), the sum over the other images of
+// p^_a . z^_b is p^_a . (S - z^_a). Per tile of pixels: z of all images is packed once into
+// scratch as float while its norms build up, and S is summed; then each image's p is read once,
+// giving its norm and its dot products in the same sweep, and its gradient is written from
+// scratch. Traffic of loss and gradient: p and z read once, dp written once. The tile of z is
+// what has to stay in L2; p needs one image's worth unless dz is wanted as well.
+//
+// Range. A vector whose squared norm leaves [2^-60, 2^60] (2^+-400 in double) is multiplied in
+// scratch by the power of two that brings its largest component near 1. The cosine does not
+// change and the gradient takes the same factor at the end, so neither squares nor inverse
+// norms under- or overflow. The test costs two comparisons per vector of norms.
+#include "dense_tile.h"
+
+namespace fastalign::FASTALIGN_ISA {
+namespace {
+
+constexpr int64_t kTileBytes = 640 * 1024;          // two thirds of a 1 MiB L2
+constexpr int64_t kStreamBytes = 8 * 1024 * 1024;  // larger gradients bypass the caches
+
+template <class A>
+struct Range;
+template <>
+struct Range<float> {
+  static constexpr float low = 0x1p-60f, high = 0x1p60f;
+  static constexpr int limit = 126;
+};
+template <>
+struct Range<double> {
+  static constexpr double low = 0x1p-400, high = 0x1p400;
+  static constexpr int limit = 1022;
+};
+
+// The power of two that brings `largest` into [1, 2), as far as both it and its inverse are
+// normal; 1 for zero, infinity and NaN.
+template <class A>
+A power_of_two_scale(A largest) {
+  if (!(largest > A(0)) || !(largest - largest == A(0))) {
+    return A(1);
+  }
+  int exponent = 0;
+  (void)__builtin_frexp(static_cast<double>(largest), &exponent);
+  const int power = smaller(larger(1 - exponent, -Range<A>::limit), Range<A>::limit);
+  return static_cast<A>(__builtin_ldexp(1.0, power));
+}
+
+// Rescales the pixels of one packed image whose squared norm is out of range and redoes their
+// norms; true if any was.
+template <class Lanes, class A>
+__attribute__((noinline)) bool rescale_pixels(const DenseTile<A>& t, A* packed, A* squared,
+                                              A* scale) {
+  const int64_t c_step = Lanes::channel_step(t), i_step = Lanes::pixel_step(t);
+  bool any = false;
+  for (int64_t i = 0; i < t.count; ++i) {
+    if (squared[i] >= Range<A>::low && squared[i] <= Range<A>::high) {
+      continue;
+    }
+    A* pixel = packed + i * i_step;
+    A largest = 0;
+    for (int64_t c = 0; c < t.channels; ++c) {
+      const A v = pixel[c * c_step];
+      const A magnitude = v < 0 ? -v : v;
+      largest = magnitude > largest || magnitude != magnitude ? magnitude : largest;
+    }
+    const A factor = power_of_two_scale(largest);
+    if (factor == A(1)) {
+      continue;
+    }
+    A total = 0;
+    for (int64_t c = 0; c < t.channels; ++c) {
+      const A v = pixel[c * c_step] * factor;
+      pixel[c * c_step] = v;
+      total += v * v;
+    }
+    squared[i] = total;
+    scale[i] = factor;
+    any = true;
+  }
+  return any;
+}
+
+// Turns squared norms into inverse norms, 0 for zero vectors, after rescaling where the range
+// demands it.
+template <class Lanes, class A>
+bool finish_norms(const DenseTile<A>& t, A* packed, A* squared, A* scale) {
+  bool outside = false;
+  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
+    const Vec<A> n = load(squared + i);
+    const auto inside = (n >= splat<A>(Range<A>::low)) & (n <= splat<A>(Range<A>::high));
+    outside |= any_lane(~inside);
+    store(scale + i, splat<A>(1));
+  }
+  const bool scaled = outside && rescale_pixels<Lanes>(t, packed, squared, scale);
+  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
+    const Vec<A> n = load(squared + i);
+    const Vec<A> inverse = splat<A>(1) / sqrt_of(n);
+    store(squared + i, n == Vec<A>{} ? Vec<A>{} : inverse);
+  }
+  return scaled;
+}
+
+// Gradient of the result with respect to the sum over the other images' cosines, per pixel.
+template <class A>
+void read_weights(const DenseSimilarityArgs& args, int64_t image, int64_t images, int64_t first,
+                  const DenseTile<A>& t) {
+  const A others = static_cast<A>(images - 1);
+  if (args.grad.data == nullptr) {
+    const A total = static_cast<A>(static_cast<double>(args.p.batch()) *
+                                   static_cast<double>(args.p.pixels()));
+    for (int64_t i = 0; i < t.width; ++i) {
+      t.weight[i] = A(-1) / (others * total);
+    }
+    return;
+  }
+  const PixelWalk walk = pixel_walk(args.p.height(), args.p.width(), args.grad.stride[1],
+                                    args.grad.stride[2]);
+  read_run(static_cast<const A*>(args.grad.data) + image * args.grad.stride[0], walk, first,
+           t.count, t.width, t.weight);
+  for (int64_t i = 0; i < t.width; ++i) {
+    t.weight[i] /= others;
+  }
+}
+
+// One group in one tile: values, gradients, and the sum of the values for the loss.
+template <class S, class Lanes>
+double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                  const DenseTile<Acc<S>>& t, bool stream) {
+  using A = Acc<S>;
+  const int64_t* images = args.groups.order + args.groups.start[group];
+  const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
+  const A others_count = static_cast<A>(many - 1);
+  const int64_t size = t.channels * t.width, width = t.width;
+  const bool need_p = args.dp.data != nullptr, need_z = args.dz.data != nullptr;
+
+  bool scaled_z = false;
+  for (int64_t b = 0; b < many; ++b) {
+    const S* next = b + 1 < many ? plane_of<S>(args.z, images[b + 1], 0)
+                                 : plane_of<S>(args.p, images[0], 0);
+    const Source<S> from = source_of<S>(args.z, images[b], next, first);
+    A* z = t.z + b * size;
+    A* norms = t.inv_z + b * width;
+    Lanes::template pack<false>(from, t, z, norms, {}, nullptr);
+    scaled_z |= finish_norms<Lanes>(t, z, norms, t.scale_z + b * width);
+    Lanes::add_scaled(t, z, norms, b == 0, t.sum_z);
+  }
+
+  double total = 0;
+  for (int64_t a = 0; a < many; ++a) {
+    const S* next = a + 1 < many ? plane_of<S>(args.p, images[a + 1], 0)
+                                 : plane_of<S>(args.z, images[0], 0) + width;
+    const Source<S> from = source_of<S>(args.p, images[a], next, first);
+    const Others<A> others{t.sum_z, t.z + a * size, t.inv_z + a * width};
+    A* p = t.p + (need_z ? a * size : 0);
+    Lanes::template pack<true>(from, t, p, t.inv_p, others, t.dot);
+    const bool scaled = finish_norms<Lanes>(t, p, t.inv_p, t.scale_p);
+    if (scaled) {
+      Lanes::dot(t, p, others, t.dot);
+    }
+    read_weights(args, images[a], many, first, t);
+    A* value = args.value == nullptr
+                   ? nullptr
+                   : static_cast<A*>(args.value) + images[a] * args.p.pixels() + first;
+    for (int64_t i = 0; i < width; ++i) {
+      const A cosines = t.dot[i] * t.inv_p[i];
+      if (i < t.count) {
+        total += static_cast<double>(cosines / others_count);
+        if (value != nullptr) {
+          value[i] = cosines / others_count;
+        }
+      }
+      t.weight[i] *= t.inv_p[i];
+      t.factor[i] = (t.weight[i] * cosines) * t.inv_p[i];
+    }
+    if (need_p) {
+      Lanes::write(args.dp, images[a], first, t, others, t.weight, p, t.factor,
+                   scaled ? t.scale_p : nullptr, stream);
+    }
+    if (need_z) {
+      for (int64_t i = 0; i < width; ++i) {
+        t.own_p[a * width + i] = t.weight[i];
+      }
+      Lanes::add_scaled(t, p, t.weight, a == 0, t.sum_p);
+    }
+  }
+
+  // dz = (R - w p^) / |z| - (z . (R - w p^)) z / |z|^3, the twin of dp with the weights inside R.
+  for (int64_t b = 0; need_z && b < many; ++b) {
+    const Others<A> others{t.sum_p, t.p + b * size, t.own_p + b * width};
+    const A* z = t.z + b * size;
+    const A* inverse = t.inv_z + b * width;
+    Lanes::dot(t, z, others, t.dot);
+    for (int64_t i = 0; i < width; ++i) {
+      t.factor[i] = ((t.dot[i] * inverse[i]) * inverse[i]) * inverse[i];
+    }
+    Lanes::write(args.dz, images[b], first, t, others, inverse, z, t.factor,
+                 scaled_z ? t.scale_z + b * width : nullptr, stream);
+  }
+  return total;
+}
+
+template <class S>
+double any_group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                      const DenseTile<Acc<S>>& t, bool by_channel, bool stream) {
+  const int64_t vectors = t.width / kLanes<Acc<S>>;
+  if (by_channel) {
+    return group_tile<S, ChannelLanes<S>>(args, group, first, t, stream);
+  }
+  if (vectors % 4 == 0) {
+    return group_tile<S, PixelLanes<S, 4>>(args, group, first, t, stream);
+  }
+  if (vectors % 2 == 0) {
+    return group_tile<S, PixelLanes<S, 2>>(args, group, first, t, stream);
+  }
+  return group_tile<S, PixelLanes<S, 1>>(args, group, first, t, stream);
+}
+
+template <class S>
+Status run(const DenseSimilarityArgs& args, const Workers& workers) {
+  using A = Acc<S>;
+  const int64_t pixels = args.p.pixels();
+  int64_t largest = 0;
+  for (int64_t g = 0; g < args.groups.count; ++g) {
+    largest = larger(largest, args.groups.start[g + 1] - args.groups.start[g]);
+  }
+  const bool by_channel = args.p.stride[1] == 1 && args.p.stride[3] != 1 && args.p.channels() > 1;
+  const int64_t channels =
+      by_channel ? round_up(args.p.channels(), kLanes<A>) : args.p.channels();
+  const bool need_z = args.dz.data != nullptr;
+  // The width must not depend on the number of threads: the loss adds up tile by tile.
+  const int64_t kept = largest + 2 + (need_z ? largest : 0);
+  const int64_t fitting = kTileBytes / larger<int64_t>(kept * channels * sizeof(A), 1) / 16 * 16;
+  const int64_t widest = by_channel ? 32 : 64;
+  const int64_t width =
+      larger<int64_t>(16, smaller(smaller(fitting, widest), round_up(pixels, 16)));
+  const int64_t tiles = (pixels + width - 1) / width;
+  const int64_t used = workers_for(workers, tiles);
+  Scratch scratch(DenseTile<A>::bytes(channels, largest, width, need_z), used);
+  Scratch partial(tiles * static_cast<int64_t>(sizeof(double)), 1);
+  if (scratch.failed() || partial.failed()) {
+    return Status::out_of_memory;
+  }
+  double* sums = reinterpret_cast<double*>(partial.of(0));
+  const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
+  const bool stream =
+      elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
+  auto body = [&](int64_t worker, int64_t begin, int64_t end) {
+    DenseTile<A> tile(scratch.of(worker), channels, largest, width, need_z);
+    for (int64_t index = begin; index < end; ++index) {
+      tile.count = smaller(width, pixels - index * width);
+      sums[index] = 0;
+      for (int64_t g = 0; g < args.groups.count; ++g) {
+        sums[index] += any_group_tile<S>(args, g, index * width, tile, by_channel, stream);
+      }
+    }
+    if (stream) {
+      streaming_fence();
+    }
+  };
+  split(workers, tiles, used, body);
+  if (args.loss != nullptr) {
+    double total = 0;
+    for (int64_t i = 0; i < tiles; ++i) {
+      total += sums[i];
+    }
+    *args.loss = -total / elements;
+  }
+  return Status::ok;
+}
+
+}  // namespace
+
+Status dense_similarity(const DenseSimilarityArgs& args, const Workers& workers) {
+  return with_storage(args.p.dtype, [&](auto storage) {
+    return run<decltype(storage)>(args, workers);
+  });
+}
+
+}  // namespace fastalign::FASTALIGN_ISA

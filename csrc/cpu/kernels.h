@@ -1,0 +1,108 @@
+// The seam between registration and kernels: plain structs in, one table of functions out.
+//
+// Every kernel source is compiled once per instruction set; select.cpp picks the table that
+// this machine can run. Nothing here knows torch, so the same objects link into the test
+// driver of tests/native.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/geometry.h"
+#include "view.h"
+
+namespace fastalign {
+
+enum class Status : int32_t { ok, out_of_memory };
+
+// A pool of threads. run() calls task(context, worker) once for each worker in [0, workers) and
+// returns when all are done; tasks may run in any order or one after the other.
+struct Workers {
+  int64_t count;
+  void (*run)(int64_t workers, void (*task)(void* context, int64_t worker), void* context);
+};
+
+// Images of one label are neighbours in `order`: group g holds order[start[g] .. start[g + 1]).
+struct Groups {
+  const int64_t* order;
+  const int64_t* start;
+  int64_t count;
+};
+
+struct DenseSimilarityArgs {
+  View4 p, z;
+  Groups groups;
+  View3 grad;        // per-location gradient in the accumulation type; data null: loss weights
+  void* value;       // [B, H*W] in the accumulation type, or null
+  double* loss;      // minus the mean of the value, or null
+  View4 dp, dz;      // data null where the gradient is not wanted
+};
+
+struct PairwiseDistanceArgs {
+  View4 h;
+  View3 mask;        // bool, data null: every location is valid
+  Groups groups;
+  bool squared;
+  View3 grad;        // as above; data null: gradient of the mean
+  void* value;
+  double* loss;
+  View4 dh;
+};
+
+struct WarpAffineArgs {
+  View4 x;
+  const AffinePixels* maps;  // [B]
+  Interpolation mode;
+  Padding padding;
+  bool align_corners;
+  View4 out;
+};
+
+struct WarpAffineBackwardArgs {
+  View4 grad, x;
+  const AffinePixels* maps;
+  Interpolation mode;
+  Padding padding;
+  bool align_corners;
+  View4 dx;                  // data null: not wanted
+  double* dmaps;             // [B, 6] gradient of the AffinePixels fields, or null
+};
+
+struct MahalanobisArgs {
+  View4 x;
+  View4 mean;                // batch 1
+  const void* whitener;      // [H*W, C(C+1)/2]
+  DType whitener_dtype;
+  int64_t whitener_stride[2];
+  bool squared;
+  View3 grad;                // data null: forward only
+  void* value;               // [B, H*W]
+  View4 dx;
+  void* dmean;               // [C, H*W] in the mean's type, or null
+  void* dwhitener;           // [H*W, C(C+1)/2] in the whitener's type, or null
+};
+
+struct KernelTable {
+  Status (*dense_similarity)(const DenseSimilarityArgs&, const Workers&);
+  Status (*pairwise_distance)(const PairwiseDistanceArgs&, const Workers&);
+  Status (*warp_affine)(const WarpAffineArgs&, const Workers&);
+  Status (*warp_affine_backward)(const WarpAffineBackwardArgs&, const Workers&);
+  Status (*mahalanobis)(const MahalanobisArgs&, const Workers&);
+};
+
+struct IsaLevel {
+  const char* name;
+  bool supported;            // by this machine and its operating system
+  const KernelTable* table;
+};
+
+// All levels built into the library, lowest first.
+const IsaLevel* isa_levels(int* count);
+
+// The level in use: FASTALIGN_CPU_ISA if set, else the highest supported. Null with *error set
+// when the environment names a level that does not exist or cannot run here.
+const IsaLevel* active_isa(const char** error);
+
+// Overrides the choice for this process; null on success, else the reason.
+const char* set_active_isa(const char* name);
+
+}  // namespace fastalign

@@ -1,0 +1,161 @@
+// warp_affine: sampling an image at an affine map of the output pixels, without a grid.
+//
+// Bytes: read the source once and write the output once; the grid of affine_grid (8 bytes per
+// output pixel, written and read back) does not exist. Tiles of 64 x 16 outputs keep the part of
+// the source that they read in L1; positions and shares of a tile are prepared once for all
+// channels. Planes with unit pixel stride take warp_lanes.h, everything else warp_taps.h.
+#include "warp_lanes.h"
+#include "warp_taps.h"
+
+namespace fastalign::FASTALIGN_ISA {
+namespace {
+
+template <class S>
+Status warp_general(const WarpAffineArgs& args, const Workers& workers) {
+  const int64_t height = args.out.height(), width = args.out.width();
+  const int64_t rows = args.out.batch() * height;
+  auto body = [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t ox = 0; ox < width; ox += kRun) {
+        warp_run<S>(args, row / height, row % height, ox, smaller(kRun, width - ox));
+      }
+    }
+  };
+  split(workers, rows, workers_for(workers, rows), body);
+  return Status::ok;
+}
+
+#if defined(__AVX2__)
+
+constexpr int64_t kStreamBytes = int64_t{8} << 40;  // larger outputs bypass the caches
+
+template <class S>
+FASTALIGN_INLINE void put_run(S* to, F8 value, int64_t count, bool stream) {
+  if constexpr (sizeof(S) == 4) {
+    if (stream && count >= kRunLanes && reinterpret_cast<uintptr_t>(to) % 32 == 0) {
+      _mm256_stream_ps(to, value);
+      return;
+    }
+  }
+  store8_first(to, value, count);
+}
+
+template <class S, int CB>
+void warp_channels(const WarpAffineArgs& args, int64_t image, int64_t channel, int64_t oy,
+                   int64_t ox, int64_t rows, int64_t columns, const WarpRun* runs, bool stream) {
+  const S* plane = plane_of<S>(args.x, image, channel);
+  const int64_t channel_stride = args.x.stride[1], row_stride = args.x.stride[2];
+  const int64_t width = args.x.width();
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; c += kRunLanes, ++runs) {
+      if (runs->general) {
+        continue;
+      }
+      F8 sums[CB];
+      sample_any_run<S, CB>(*runs, plane, channel_stride, row_stride, width, sums);
+      S* to = plane_of<S>(args.out, image, channel) + (oy + r) * args.out.stride[2] + ox + c;
+      for (int k = 0; k < CB; ++k) {
+        put_run(to + k * args.out.stride[1], sums[k], columns - c, stream);
+      }
+    }
+  }
+}
+
+template <class S, bool Border>
+void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox, WarpRun* runs,
+               bool stream) {
+  const AffinePixels& map = args.maps[image];
+  const Sampling s{args.x.height(), args.x.width(), args.mode, args.padding, args.align_corners};
+  const int64_t rows = smaller(kTileRows, args.out.height() - oy);
+  const int64_t columns = smaller(kTileColumns, args.out.width() - ox);
+  WarpRun* run = runs;
+  for (int64_t r = 0; r < rows; ++r) {
+    const RunStart start = run_start(map, s, ox, oy + r);
+    for (int64_t c = 0; c < columns; c += kRunLanes, ++run) {
+      prepare_run<Border>(map, start, c, s, run);
+      if (run->general) {
+        warp_run<S>(args, image, oy + r, ox + c, smaller<int64_t>(kRunLanes, columns - c));
+      }
+    }
+  }
+  const int64_t channels = args.x.channels();
+  int64_t channel = 0;
+  for (; channel + 4 <= channels; channel += 4) {
+    warp_channels<S, 4>(args, image, channel, oy, ox, rows, columns, runs, stream);
+  }
+  switch (channels - channel) {
+    case 3:
+      warp_channels<S, 3>(args, image, channel, oy, ox, rows, columns, runs, stream);
+      break;
+    case 2:
+      warp_channels<S, 2>(args, image, channel, oy, ox, rows, columns, runs, stream);
+      break;
+    case 1:
+      warp_channels<S, 1>(args, image, channel, oy, ox, rows, columns, runs, stream);
+      break;
+    default:
+      break;
+  }
+}
+
+template <class S>
+Status warp_planes(const WarpAffineArgs& args, const Workers& workers) {
+  const int64_t height = args.out.height(), width = args.out.width();
+  const int64_t across = (width + kTileColumns - 1) / kTileColumns;
+  const int64_t down = (height + kTileRows - 1) / kTileRows;
+  const int64_t tiles = args.out.batch() * down * across;
+  const int64_t used = workers_for(workers, tiles);
+  Scratch scratch(kTileRuns * static_cast<int64_t>(sizeof(WarpRun)), used);
+  if (scratch.failed()) {
+    return Status::out_of_memory;
+  }
+  const bool stream = args.out.batch() * args.out.channels() * height * width *
+                          static_cast<int64_t>(sizeof(S)) >
+                      kStreamBytes;
+  auto body = [&](int64_t worker, int64_t begin, int64_t end) {
+    WarpRun* runs = reinterpret_cast<WarpRun*>(scratch.of(worker));
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t image = tile / (down * across);
+      const int64_t oy = tile / across % down * kTileRows, ox = tile % across * kTileColumns;
+      if (!is_finite(args.maps[image])) {
+        for (int64_t r = oy; r < smaller(oy + kTileRows, height); ++r) {
+          warp_run<S>(args, image, r, ox, smaller(kTileColumns, width - ox));
+        }
+      } else if (args.padding == Padding::border) {
+        warp_tile<S, true>(args, image, oy, ox, runs, stream);
+      } else {
+        warp_tile<S, false>(args, image, oy, ox, runs, stream);
+      }
+    }
+    if (stream) {
+      streaming_fence();
+    }
+  };
+  split(workers, tiles, used, body);
+  return Status::ok;
+}
+
+#endif
+
+template <class S>
+Status run(const WarpAffineArgs& args, const Workers& workers) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(S) <= 4) {
+    if (args.mode == Interpolation::bilinear && args.padding != Padding::reflection &&
+        args.x.stride[3] == 1 && args.out.stride[3] == 1) {
+      return warp_planes<S>(args, workers);
+    }
+  }
+#endif
+  return warp_general<S>(args, workers);
+}
+
+}  // namespace
+
+Status warp_affine(const WarpAffineArgs& args, const Workers& workers) {
+  return with_storage(args.x.dtype, [&](auto storage) {
+    return run<decltype(storage)>(args, workers);
+  });
+}
+
+}  // namespace fastalign::FASTALIGN_ISA

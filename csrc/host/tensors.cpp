@@ -1,0 +1,131 @@
+#include "tensors.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fastalign::host {
+
+bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4 || tensor.numel() == 0 || tensor.is_contiguous()) {
+    return false;
+  }
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (tensor.size(d) != 1) {
+      if (tensor.stride(d) != expected) {
+        return false;
+      }
+      expected *= tensor.size(d);
+    }
+  }
+  return true;
+}
+
+void prefer_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  static const bool enabled = [] {
+    const char* value = std::getenv("FASTALIGN_HUGE_PAGES");
+    return value == nullptr || std::strcmp(value, "0") != 0;
+  }();
+  constexpr uintptr_t page = 2u << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) /
+                        page * page;
+  if (enabled && end > begin && end - begin >= 2 * page) {
+    (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  }
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type,
+                 bool channels_last) {
+  const std::vector<int64_t> shape(sizes);
+  Tensor result = torch::stable::empty(
+      torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), type, std::nullopt,
+      like.device(), std::nullopt,
+      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                    : torch::headeronly::MemoryFormat::Contiguous);
+  prefer_huge_pages(result.mutable_data_ptr(),
+                    result.numel() * static_cast<int64_t>(result.element_size()));
+  return result;
+}
+
+Tensor empty_gradient(const Tensor& like) {
+  return empty_map(like, {like.size(0), like.size(1), like.size(2), like.size(3)},
+                   like.scalar_type(), is_channels_last(like));
+}
+
+Tensor no_gradient(const Tensor& like) {
+  return empty_map(like, {0}, like.scalar_type(), false);
+}
+
+GroupPlan plan_groups(const std::optional<Tensor>& groups, int64_t batch) {
+  std::vector<int64_t> order(static_cast<size_t>(batch));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::vector<int64_t> labels(static_cast<size_t>(batch), 0);
+  if (groups.has_value()) {
+    check_cpu(*groups, "groups");
+    check_shape(*groups, "groups", {batch});
+    check_type(*groups, "groups", ScalarType::Long, "int64");
+    const auto* data = static_cast<const int64_t*>(groups->const_data_ptr());
+    for (int64_t i = 0; i < batch; ++i) {
+      labels[static_cast<size_t>(i)] = data[i * groups->stride(0)];
+    }
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return labels[static_cast<size_t>(a)] < labels[static_cast<size_t>(b)];
+    });
+  }
+  GroupPlan plan;
+  plan.start.push_back(0);
+  for (size_t first = 0; first < order.size();) {
+    size_t last = first + 1;
+    while (last < order.size() && labels[static_cast<size_t>(order[last])] ==
+                                      labels[static_cast<size_t>(order[first])]) {
+      ++last;
+    }
+    if (last - first >= 2) {
+      plan.order.insert(plan.order.end(), order.begin() + static_cast<std::ptrdiff_t>(first),
+                        order.begin() + static_cast<std::ptrdiff_t>(last));
+      plan.start.push_back(static_cast<int64_t>(plan.order.size()));
+    } else {
+      plan.lonely = true;
+    }
+    first = last;
+  }
+  return plan;
+}
+
+Workers torch_workers() {
+  Workers workers;
+  workers.count = static_cast<int64_t>(torch::stable::get_num_threads());
+  workers.run = [](int64_t count, void (*task)(void*, int64_t), void* context) {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t worker = begin; worker < end; ++worker) {
+        task(context, worker);
+      }
+    });
+  };
+  return workers;
+}
+
+const KernelTable& kernels() {
+  const char* error = nullptr;
+  const IsaLevel* level = active_isa(&error);
+  FASTALIGN_CHECK(level != nullptr, error);
+  return *level->table;
+}
+
+void check_status(Status status, const char* op) {
+  FASTALIGN_CHECK(status == Status::ok, op, ": out of memory for scratch space");
+}
+
+}  // namespace fastalign::host

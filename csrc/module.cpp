@@ -1,0 +1,76 @@
+// The Python module fastalign._C: importing it registers the ops; it also answers what was built
+// and which instruction set is in use. Limited API, one binary for every Python from 3.10 on.
+#include <Python.h>
+
+#include "cpu/kernels.h"
+
+#if !defined(FASTALIGN_BUILD_INFO)
+#define FASTALIGN_BUILD_INFO ""
+#endif
+
+namespace {
+
+PyObject* cpu_isa(PyObject*, PyObject*) {
+  const char* error = nullptr;
+  const fastalign::IsaLevel* level = fastalign::active_isa(&error);
+  if (level == nullptr) {
+    PyErr_SetString(PyExc_RuntimeError, error);
+    return nullptr;
+  }
+  return PyUnicode_FromString(level->name);
+}
+
+PyObject* cpu_isa_levels(PyObject*, PyObject*) {
+  int count = 0;
+  const fastalign::IsaLevel* levels = fastalign::isa_levels(&count);
+  PyObject* result = PyDict_New();
+  for (int i = 0; result != nullptr && i < count; ++i) {
+    PyObject* supported = PyBool_FromLong(levels[i].supported ? 1 : 0);
+    const bool stored =
+        supported != nullptr && PyDict_SetItemString(result, levels[i].name, supported) == 0;
+    Py_XDECREF(supported);
+    if (!stored) {
+      Py_DECREF(result);
+      return nullptr;
+    }
+  }
+  return result;
+}
+
+PyObject* set_cpu_isa(PyObject*, PyObject* name) {
+  PyObject* bytes = PyUnicode_AsUTF8String(name);
+  if (bytes == nullptr) {
+    return nullptr;
+  }
+  const char* text = PyBytes_AsString(bytes);
+  const char* error = text == nullptr ? nullptr : fastalign::set_active_isa(text);
+  Py_DECREF(bytes);
+  if (text == nullptr) {
+    return nullptr;
+  }
+  if (error != nullptr) {
+    PyErr_SetString(PyExc_ValueError, error);
+    return nullptr;
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject* build_info(PyObject*, PyObject*) { return PyUnicode_FromString(FASTALIGN_BUILD_INFO); }
+
+PyMethodDef kMethods[] = {
+    {"cpu_isa", cpu_isa, METH_NOARGS, "Name of the instruction set that the CPU kernels use."},
+    {"cpu_isa_levels", cpu_isa_levels, METH_NOARGS,
+     "Instruction sets built in, lowest first, each with whether this machine runs it."},
+    {"set_cpu_isa", set_cpu_isa, METH_O, "Makes the CPU kernels use one of cpu_isa_levels()."},
+    {"build_info", build_info, METH_NOARGS, "What this library was built with, in words."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef kModule = {
+    PyModuleDef_HEAD_INIT, "_C", "Native kernels of fastalign.", -1, kMethods,
+    nullptr,               nullptr, nullptr,                     nullptr,
+};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&kModule); }
