@@ -3,5 +3,13 @@
 from __future__ import annotations
 
 from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.heads import Predictor, Projector, std_of_normalised
 
-__all__ = ["FeatureBackbone"]
+__all__ = [
+    "DenseGaussian",
+    "FeatureBackbone",
+    "Predictor",
+    "Projector",
+    "std_of_normalised",
+]
