@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,17 +19,12 @@ _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _FITTED = ("mean", "whitener", "count")
 
 
-def _exact(device: torch.device) -> ExitStack:
-    """Plain tensors, no gradients and no autocast, whatever mode the caller is in.
-
-    Tensors made in inference mode could never be scored against with gradients, and autocast
-    would round the deviations to 16 bits.
-    """
-    stack = ExitStack()
-    stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(torch.autocast(device.type, enabled=False))
-    return stack
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """No gradients, nor inference mode: what is made in it can never be scored against with
+    gradients."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class DenseGaussian(nn.Module):
@@ -131,7 +126,7 @@ class DenseGaussian(nn.Module):
         self._check_features(features)
         if valid is not None:
             self._check_valid(valid, features)
-        with _exact(features.device):
+        with _plain_tensors():
             sums = self._open("update")
             if len(features):
                 sums.add(features.flatten(2), None if valid is None else valid.flatten(1))
@@ -154,7 +149,7 @@ class DenseGaussian(nn.Module):
         if other._sums is None:
             other._require_sums("merge")
             return self
-        with _exact(self._support.device):
+        with _plain_tensors():
             self._open("merge").merge(other._sums)
         return self
 
@@ -175,7 +170,7 @@ class DenseGaussian(nn.Module):
             raise ConfigError(
                 "DenseGaussian: finalize() before any image was seen; call update(features) first"
             )
-        with _exact(self._support.device):
+        with _plain_tensors():
             sums = self._sums
             support = sums.count >= self.min_count
             self._check_finite(sums)
@@ -198,7 +193,7 @@ class DenseGaussian(nn.Module):
         # A covariance, its factor, the inverse and a triangle, in float64.
         for run in runs(len(support), 8 * self.channels**2, device):
             count = sums.count[run]
-            share = torch.where(count > 1, 1 / (count - 1).clamp_min(1).double(), 0)
+            share = 1 / (count - 1).clamp_min(1).double()
             covariance = triangle.symmetric(sums.outer[run].double() * share.unsqueeze(-1))
             variances = covariance.diagonal(dim1=1, dim2=2)
             variances += self.shrinkage

@@ -70,7 +70,7 @@ class Moments:
         mean: ``[n,C]`` float64.
         outer: ``[n,C(C+1)/2]`` float32, packed sum of outer products of the deviations from it.
 
-    The methods expect to be called without gradients, inference mode and autocast.
+    The methods expect to be called without gradients.
     """
 
     def __init__(self, locations: int, channels: int, device: torch.device) -> None:

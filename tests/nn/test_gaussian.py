@@ -185,6 +185,12 @@ def test_one_image_is_legal_and_its_covariance_is_the_shrinkage():
     assert torch.equal(fitted(image), torch.zeros(1, H, W))
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_divisor_is_one_less_than_the_images(count):
+    features = images(count)
+    assert_fits(fit(features), *definition(features))
+
+
 def test_an_empty_batch_adds_nothing():
     features = images(6)
     model = DenseGaussian(C, (H, W)).update(features[:0]).update(features).update(features[:0])
@@ -562,6 +568,13 @@ def test_casts_of_a_whole_model_leave_the_dtypes_alone(cast):
     assert torch.equal(cast(copy.deepcopy(fitted))(query), fitted(query))
     model = cast(DenseGaussian(C, (H, W)).update(images(10)))
     assert model.finalize().mean.dtype == torch.float32
+
+
+def test_a_move_takes_the_sums_along():
+    model = DenseGaussian(C, (H, W)).update(images(3)).to("meta")
+    # Sums left behind would be on another device than the features.
+    model.update(images(2).to("meta"))
+    model.merge(DenseGaussian(C, (H, W)).update(images(2)))
 
 
 # Scoring -------------------------------------------------------------------------------------

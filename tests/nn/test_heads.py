@@ -116,10 +116,11 @@ def test_short_vectors_in_16_bits_have_a_direction(dtype):
     assert spread.dtype == torch.float32 and spread.item() == pytest.approx(1, abs=0.05)
 
 
-def test_vectors_without_direction_or_no_vectors_make_no_nan():
-    assert std_of_normalised(torch.zeros(2, 3, 4, 4)) == 0
-    assert std_of_normalised(torch.zeros(0, 3, 4, 4)) == 0
-    assert std_of_normalised(torch.ones(1, 3, 1, 1)) == 0
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_vectors_without_direction_or_no_vectors_make_no_nan(dtype):
+    assert std_of_normalised(torch.zeros(2, 3, 4, 4, dtype=dtype)) == 0
+    assert std_of_normalised(torch.zeros(0, 3, 4, 4, dtype=dtype)) == 0
+    assert std_of_normalised(torch.ones(1, 3, 1, 1, dtype=dtype)) == 0
 
 
 def test_the_spread_keeps_no_graph():
