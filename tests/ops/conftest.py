@@ -28,6 +28,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
 
+@pytest.fixture(params=[b for b in RUNNABLE if b.name == "reference"], ids=str)
+def reference_backend(request: pytest.FixtureRequest) -> Backend:
+    """The reference on every device, for what it alone promises."""
+    return request.param
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Uninitialised memory holds NaN: an output that a kernel forgets to write is seen.
