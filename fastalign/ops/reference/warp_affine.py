@@ -69,7 +69,7 @@ def warp_affine_backward(
     size = grad.shape[2:]
     if grad.shape[0] == 0 or grad.shape[1] == 0:
         to_x = empty_maps(x).zero_() if need_x else no_gradient(x)
-        return to_x, torch.zeros_like(theta) if need_theta else no_gradient(theta)
+        return to_x, theta.new_zeros(theta.shape) if need_theta else no_gradient(theta)
     grid = _grid(x, theta, size, align_corners)
     values, upstream = x.to(grid.dtype), grad.to(grid.dtype)
     arguments = upstream, values, grid, mode, padding_mode, align_corners, need_x, need_theta
