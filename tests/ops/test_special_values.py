@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from op_support import definitions
@@ -403,6 +405,18 @@ def test_known_warps(backend):
         assert shifted[..., 3:].abs().max() < 1e-5
         held = warp((1, 0, 2 * 2 / 5), (0, 1, 0), mode=mode, padding_mode="border")
         torch.testing.assert_close(held[..., 3:], x[..., -1:].expand(1, 2, 5, 2), **close)
+
+
+def test_an_axis_of_one_pixel_is_centred_without_a_warning(backend):
+    """With align_corners torch warns of affine_grid, which the caller knows nothing of."""
+    x = torch.arange(5.0, device=backend.device).view(1, 1, 5, 1).requires_grad_()
+    theta = ops.affine.identity(1, device=backend.device).requires_grad_()
+    _require(backend, "warp_affine", x, theta)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = ops.warp_affine(x, theta, (1, 1), align_corners=True, backend=backend.name)
+        out.sum().backward()
+    assert out.item() == 2 and x.grad.flatten().tolist() == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=short)
