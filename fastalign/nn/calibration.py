@@ -81,5 +81,7 @@ def _mean_distance(given: Tensor, held_out: Tensor, shrinkage: float) -> Tensor:
     covariance = deviations.mT @ deviations / (len(given) - 1)
     covariance.diagonal(dim1=1, dim2=2).add_(shrinkage)
     factor = torch.linalg.cholesky(covariance)
-    whitened = torch.linalg.solve_triangular(factor, (held_out - mean).permute(1, 2, 0), upper=False)
+    whitened = torch.linalg.solve_triangular(
+        factor, (held_out - mean).permute(1, 2, 0), upper=False
+    )
     return whitened.square().sum(1).sqrt().mean()

@@ -260,6 +260,11 @@ class DenseGaussian(nn.Module):
         self._require_fit()
         return self._support
 
+    @property
+    def supported_everywhere(self) -> bool:
+        """Whether :attr:`support` is True at every location; no wait for the device."""
+        return self._supported_everywhere
+
     def forward(self, features: Tensor) -> Tensor:
         """Distance of each location of features ``[B,C,H,W]`` to its Gaussian.
 

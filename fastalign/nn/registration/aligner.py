@@ -59,7 +59,11 @@ class TemplateAligner(nn.Module):
 
     def forward(self, images: Tensor) -> Pose:
         """Poses of images ``[B,3,H,W]`` in 0..1, at any size with the same aspect."""
-        small = resize(images, self.size)
+        # Poses need the precision of float32 whatever surrounds them.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._find(resize(images.float(), self.size))
+
+    def _find(self, small: Tensor) -> Pose:
         candidates = self.bank(self.encoder(small), self.candidates)
         batch, count = candidates.shape[:2]
         edges = edge_strength(small, self.edge_size)

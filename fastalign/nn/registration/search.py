@@ -77,7 +77,7 @@ def search_poses(
     shift = max_shift if "shift_x" in affine.FAMILIES[family] else 0.0
 
     def assemble(members: Tensor, theta: Tensor, first: bool) -> TemplateAligner:
-        template, weight = _template(edges[members], theta, first)
+        template, weight = mean_template(edges[members], theta, first)
         return TemplateAligner(
             encoder,
             _bank(images[members], theta, encoder, angles_within(limit), aspect, shift),
@@ -95,7 +95,7 @@ def search_poses(
     limit = min(limit, _seen(poses, aspect))
     aligner = assemble(members, theta, first=False)
     # The template of the refinement is the mean of all, not of the best alone.
-    template, weight = _template(edges, poses, first=False)
+    template, weight = mean_template(edges, poses, first=False)
     aligner.refiner = GaussNewtonRefiner(
         template, weight, family, aspect=aspect, iterations=iterations
     )
@@ -134,7 +134,7 @@ def _infer(aligner: TemplateAligner, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([p.theta for p in poses]), torch.cat([p.correlation for p in poses])
 
 
-def _template(edges: Tensor, theta: Tensor, first: bool) -> tuple[Tensor, Tensor]:
+def mean_template(edges: Tensor, theta: Tensor, first: bool = False) -> tuple[Tensor, Tensor]:
     """Mean of the aligned edge strengths and its weight, the larger where they agree: ``[h,w]``."""
     size = edges.shape[-2:]
     aligned = warp_affine(edges, theta, padding_mode="border").squeeze(1)
