@@ -95,13 +95,12 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FY
         )
     try:
         config = FYDConfig(**{name: _tuples(value) for name, value in options.items()})
-        model = FYD.from_state(config, tensors)
-    except (ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        model = FYD.from_state(config, tensors, header.get("extra") or {})
+    except (ConfigError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path}: the tensors or options in the file do not make up a model "
             f"({_first_lines(error)}); the file is damaged or was edited: fit the model again."
         ) from error
-    model.restore_metadata(header.get("extra") or {})
     return model.to(device).eval()
 
 

@@ -40,3 +40,11 @@ class BackendError(FastalignError):
 
 class DataWarning(UserWarning):
     """Something about the data that a user should know and that stops nothing."""
+
+
+class CollapseWarning(UserWarning):
+    """Training has made features of all images and locations nearly the same direction."""
+
+
+class RunawayWarpWarning(UserWarning):
+    """A trained warp has moved to its bounds, where it lowers the loss by hiding the part."""

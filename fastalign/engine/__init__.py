@@ -3,7 +3,6 @@
 from fastalign.engine.evaluate import evaluate_category
 from fastalign.engine.fit import fit_category
 from fastalign.engine.predict import predict_paths
-from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.results import (
     Alignment,
     Evaluation,
@@ -13,6 +12,7 @@ from fastalign.engine.results import (
     Predictions,
     Skipped,
 )
+from fastalign.models.progress import NoProgress, Progress
 
 __all__ = [
     "Alignment",

@@ -17,7 +17,6 @@ import torch
 
 from fastalign.data import Sample, load_image, load_mask, open_category, prepare
 from fastalign.engine.environment import peak_rss_mb
-from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
 from fastalign.engine.scoring import (
@@ -30,6 +29,7 @@ from fastalign.engine.scoring import (
 )
 from fastalign.errors import ConfigError, InputError
 from fastalign.metrics import Figures, PixelMetrics, image_metrics
+from fastalign.models.progress import NoProgress, Progress
 from fastalign.report.gallery import Gallery
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import torch
 from fastalign import artifact
 from fastalign.data import ImageDataset, Sample, open_category, split_validation
 from fastalign.engine.environment import open_device
-from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.results import FitOutcome, Skipped
 from fastalign.engine.scoring import NO_THRESHOLD, thresholds
 from fastalign.errors import ArtifactError, ConfigError, InputError
 from fastalign.io import check_writable
+from fastalign.models.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYDConfig

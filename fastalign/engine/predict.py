@@ -19,11 +19,11 @@ import torch
 from PIL import Image
 
 from fastalign.data import IMAGE_SUFFIXES, is_image_file, list_images, load_image, prepare
-from fastalign.engine.progress import NoProgress, Progress
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
 from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, map_at, thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.io import atomic_write
+from fastalign.models.progress import NoProgress, Progress
 from fastalign.report.heat import heat_overlay
 
 if TYPE_CHECKING:

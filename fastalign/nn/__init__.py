@@ -3,5 +3,21 @@
 from __future__ import annotations
 
 from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.calibration import CountCalibration
+from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.heads import Predictor, Projector, std_of_normalised
+from fastalign.nn.smoothing import gaussian_matrix, smooth
+from fastalign.nn.spatial_align import Aligned, SpatialAlign
 
-__all__ = ["FeatureBackbone"]
+__all__ = [
+    "Aligned",
+    "CountCalibration",
+    "DenseGaussian",
+    "FeatureBackbone",
+    "Predictor",
+    "Projector",
+    "SpatialAlign",
+    "gaussian_matrix",
+    "smooth",
+    "std_of_normalised",
+]

@@ -102,7 +102,7 @@ class FeatureBackbone(nn.Module):
         if not trainable:
             self.requires_grad_(False)
         if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
         self.train(self.training)
         if any(layer not in available for layer in self.layers):
             available |= self._probe()
@@ -157,7 +157,7 @@ class FeatureBackbone(nn.Module):
             fold_batch_norm(self, lambda: self(sample))
             self.requires_grad_(False)
             if self.channels_last:
-                self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self.to(memory_format=torch.channels_last)
             self.is_fused = True
         return self
 

@@ -61,7 +61,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping):
         raise InputError(
-            f"weights file {path} holds a {type(content).__name__}, expected named tensors; {remedy}"
+            f"weights file {path} holds a {type(content).__name__}, expected named tensors; "
+            + remedy
         )
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:

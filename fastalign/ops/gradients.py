@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 # Tells inside a backward pass whether the graph is kept for another one.
 _graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-
-
-class _OnceOnly(torch.autograd.Function):
-    """The identity, with an error in place of its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            "the gradient of a fastalign loss was differentiated: fastalign's ops can be "
-            "differentiated once, not twice; write the loss with plain PyTorch where a second "
-            "derivative is needed"
-        )
 
 
 def _is_one(upstream: Tensor) -> bool:
@@ -43,13 +25,19 @@ def scaled(stored: Tensor, upstream: Tensor) -> Tensor:
     Where upstream is 1, as it is after ``loss.backward()``, the stored tensor itself is handed
     over, unread. If the graph is kept for another pass it is copied, since the receiver may add to
     what it gets.
+
+    Raises:
+        RuntimeError: the backward pass runs with ``create_graph=True``.
     """
+    if torch.is_grad_enabled():
+        # The stored gradient has no path to the inputs, so a second derivative of it would be
+        # missing in silence: autograd asks only the nodes that lead to what it differentiates by.
+        raise RuntimeError(
+            "create_graph=True asks for a gradient of a fastalign loss that can itself be "
+            "differentiated: fastalign's ops can be differentiated once, not twice; write the loss "
+            "with plain PyTorch where a second derivative is needed"
+        )
     if _is_one(upstream):
         kept = _graph_is_kept is None or _graph_is_kept()
-        gradient = stored.clone() if kept else stored
-    else:
-        gradient = stored * upstream
-    if torch.is_grad_enabled():
-        # create_graph=True: a constant here would make second derivatives wrong in silence.
-        gradient = _OnceOnly.apply(gradient.detach().requires_grad_())
-    return gradient
+        return stored.clone() if kept else stored
+    return stored * upstream

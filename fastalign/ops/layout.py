@@ -50,4 +50,9 @@ def no_gradient(like: Tensor) -> Tensor:
 
 def as_gradient(value: Tensor, like: Tensor) -> Tensor:
     """``value`` in the dtype and memory format of ``like`` ``[B,C,H,W]``; never ``like`` itself."""
-    return value.to(like.dtype).contiguous(memory_format=memory_format(like))
+    wanted = memory_format(like)
+    result = value.to(like.dtype).contiguous(memory_format=wanted)
+    # contiguous() leaves any stride to a dimension of one element, and every one to an empty
+    # tensor, but compiled code reads by the strides of the fake.
+    usual = torch.empty(value.shape, device="meta", memory_format=wanted).stride()
+    return result if result.stride() == usual else result.clone(memory_format=wanted)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastalign.ops.schema import NAMESPACE, SCHEMAS
 
@@ -38,7 +39,27 @@ def register(name: str, implementation: Op, fake: Op, autocast: Op | None = None
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     for device in _AUTOCAST_DEVICES:
         _library.impl(name, _below_autocast(op, device, autocast), f"Autocast{device.upper()}")
-    return op
+    return _without_tangents(name, op)
+
+
+def _without_tangents(name: str, op: Op) -> Op:
+    """The op, with an error for forward-mode derivatives, which torch would drop without a word.
+
+    This stands before the dispatcher: inside, torch.func has put the tangents out of sight.
+    """
+
+    def call(*arguments: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(
+            isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
+            for value in arguments
+        ):
+            raise NotImplementedError(
+                f"{NAMESPACE}::{name} has no forward-mode derivative; use reverse mode, for "
+                "example torch.autograd.grad"
+            )
+        return op(*arguments)
+
+    return call
 
 
 def _below_autocast(op: Op, device: str, cast: Op | None) -> Op:

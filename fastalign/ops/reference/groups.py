@@ -26,6 +26,11 @@ def slots(groups: Tensor | None) -> Slots:
     if groups.device.type == "cpu":
         labels, index = torch.unique(groups, return_inverse=True)
         return Slots(index, labels.numel())
+    return slots_by_first_image(groups)
+
+
+def slots_by_first_image(groups: Tensor) -> Slots:
+    """The first image of a label stands for it; the other slots stay empty."""
     same = groups[:, None] == groups[None, :]
     return Slots(same.to(torch.uint8).argmax(1), groups.numel())
 

@@ -47,13 +47,13 @@ def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Ten
     """See ``fastalign.ops.mahalanobis``."""
     batch, channels, height, width = x.shape
     dtype = accumulation_dtype(x.dtype)
-    result = x.new_zeros((height * width, batch), dtype=dtype)
+    result = x.new_zeros((batch, height * width), dtype=dtype)
     if x.numel() > 0:
         deviation = _deviations(x, mean)
         for run, factor in _chunks(whitener, channels, dtype):
             white = factor @ deviation[run]
-            result[run] = white.square().sum(1) if squared else lengths(white)
-    return result.t().contiguous().view(batch, height, width)
+            result[:, run] = (white.square().sum(1) if squared else lengths(white)).t()
+    return result.view(batch, height, width)
 
 
 def mahalanobis_backward(
@@ -92,6 +92,6 @@ def mahalanobis_backward(
     gradient = _maps(to_x, x)
     return (
         as_gradient(gradient, x) if need_x else no_gradient(x),
-        -gradient.sum(0).contiguous() if need_mean else no_gradient(mean),
+        mean.new_empty(mean.shape).copy_(-gradient.sum(0)) if need_mean else no_gradient(mean),
         to_whitener,
     )

@@ -66,10 +66,11 @@ def _walk(batch: Batch, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
     gradient = None if weight is None else torch.zeros_like(values)
     for image in range(count - 1):
         difference = values[image + 1 :] - values[image]
-        distance = lengths(difference)
         excluded = _excluded(batch, image)
         if excluded is not None:
-            distance.masked_fill_(excluded, 0)
+            # The difference and not the distance alone: an infinite one would reach the gradient.
+            difference.masked_fill_(excluded.unsqueeze(1), 0)
+        distance = lengths(difference)
         sums[image] += distance.sum(0)
         sums[image + 1 :] += distance
         if weight is not None and gradient is not None:

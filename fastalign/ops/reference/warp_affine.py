@@ -5,6 +5,7 @@ Coordinates are computed in theta's dtype or a wider one, never in a 16-bit dtyp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -24,8 +25,17 @@ def _working_dtype(x: Tensor, theta: Tensor) -> torch.dtype:
 
 def _grid(x: Tensor, theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """Sampling coordinates ``[B,height,width,2]`` in the working dtype."""
-    shape = [x.shape[0], x.shape[1], *size]
-    return F.affine_grid(theta.to(_working_dtype(x, theta)), shape, align_corners)
+    return _affine_grid(theta.to(_working_dtype(x, theta)), size, align_corners)
+
+
+def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """torch's grid without its warning that align_corners centres an axis of one pixel."""
+    shape = [theta.shape[0], 1, *size]
+    if not (align_corners and 1 in size):
+        return F.affine_grid(theta, shape, align_corners)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return F.affine_grid(theta, shape, align_corners)
 
 
 def warp_affine(
@@ -47,7 +57,7 @@ def warp_affine(
 def _base(size: Sequence[int], like: Tensor, align_corners: bool) -> Tensor:
     """Homogeneous output coordinates ``[height*width,3]``: what ``affine_grid`` multiplies."""
     identity = torch.eye(2, 3, dtype=like.dtype, device=like.device)[None]
-    grid = F.affine_grid(identity, [1, 1, *size], align_corners).view(-1, 2)
+    grid = _affine_grid(identity, size, align_corners).view(-1, 2)
     return F.pad(grid, (0, 1), value=1.0)
 
 
@@ -69,7 +79,7 @@ def warp_affine_backward(
     size = grad.shape[2:]
     if grad.shape[0] == 0 or grad.shape[1] == 0:
         to_x = empty_maps(x).zero_() if need_x else no_gradient(x)
-        return to_x, torch.zeros_like(theta) if need_theta else no_gradient(theta)
+        return to_x, theta.new_zeros(theta.shape) if need_theta else no_gradient(theta)
     grid = _grid(x, theta, size, align_corners)
     values, upstream = x.to(grid.dtype), grad.to(grid.dtype)
     arguments = upstream, values, grid, mode, padding_mode, align_corners, need_x, need_theta

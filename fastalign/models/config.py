@@ -1,0 +1,152 @@
+"""Every option of the model, in one place, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastalign.errors import ConfigError
+from fastalign.ops import affine
+
+PARTS = ("ica", "fca", "fa")
+_STORAGE = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class FYDConfig:
+    """Options of :class:`fastalign.FYD`.
+
+    Tags: [P] from the paper's abstract or notes on it, [L] from code of its lineage (RegAD, PaDiM,
+    SimSiam), [O] ours, because the paper's choice is not known.
+
+    Attributes:
+        image_size: height and width in pixels. [P] 256 x 256.
+        align: ``"none"``, ``"all"``, or any of ``"ica"`` (image-level coarse alignment) [P],
+            ``"fca"`` (feature-level coarse alignment) [P] and ``"fa"`` (fine alignment) [P], joined
+            by ``+``.
+        teacher: ICA by poses that are searched on the training images and answered by correlation
+            with what was learned from them [O]. False: the paper's plain form, a spatial
+            transformer trained by the pairwise distance alone [P].
+        skip: leave ICA or FCA out where it explains held-out normal images no better [O].
+        family: transformations of ICA. ``"auto"``: with the teacher the smallest of none,
+            translation, rotation_translation that explains the images [O], else affine [L]; or a
+            key of :data:`fastalign.ops.affine.FAMILIES`.
+        fca_family: transformations of FCA. [L] rotation_scale.
+        aspect: width over height of the photographs in true units. None: that of the training
+            photographs, for tensors that of their shape.
+        backbone: a timm network with ``features_only``. [O] EfficientNet-Lite0.
+        weights: ``"embedded"``, ``"hub"`` or a file; None: embedded for EfficientNet-Lite0, the hub
+            for all others.
+        layers: timm feature indices or module names. None: the last at strides 4, 8 and 16. [L]
+        channels: feature channels kept, drawn at random by the seed. [L] PaDiM's 100; 0 for all.
+        shrinkage: added to the variances. [L] PaDiM's 0.01.
+        storage: dtype of the stored Gaussians: float32, bfloat16 or float16 [O].
+        min_share: locations that a smaller share of the training images saw are not scored [O].
+        calibrate: scale distances down where fewer images were seen (see
+            :class:`fastalign.nn.CountCalibration`) [O].
+        refit: take the validation images into the density once the thresholds are set [O].
+        sigma: Gaussian smoothing of the map in pixels. [L] 4.
+        threshold_quantile: quantile of the scores of normal validation images that becomes the
+            threshold [O].
+        epochs: of training. [L] 50 in the lineage; [O] 10, behind which the losses here stay level.
+        batch_size: images per training step. [L] 32.
+        learning_rate: of FA and FCA, SGD with cosine decay. [L] 1e-4.
+        ica_learning_rate: of the plain ICA. [L] 0.01.
+        momentum: of both. [L] 0.9.
+        ica_weight, fa_weight: weights of the two losses [O].
+        projector_channels: width of the projectors; 0: that of the features [O].
+        search_images: images at most on which poses are searched and families compared [O].
+
+    Raises:
+        ConfigError: an option has no such value.
+    """
+
+    image_size: tuple[int, int] = (256, 256)
+    align: str = "all"
+    teacher: bool = True
+    skip: bool = True
+    family: str = "auto"
+    fca_family: str = "rotation_scale"
+    aspect: float | None = None
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str | None = None
+    layers: tuple[int | str, ...] | None = None
+    channels: int = 100
+    shrinkage: float = 0.01
+    storage: str = "float32"
+    min_share: float = 0.1
+    calibrate: bool = True
+    refit: bool = True
+    sigma: float = 4.0
+    threshold_quantile: float = 0.99
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    ica_learning_rate: float = 0.01
+    momentum: float = 0.9
+    ica_weight: float = 1.0
+    fa_weight: float = 1.0
+    projector_channels: int = 0
+    search_images: int = 100
+
+    def __post_init__(self) -> None:
+        size: Any = self.image_size
+        if isinstance(size, int):
+            size = (size, size)
+        if not (
+            isinstance(size, Sequence)
+            and len(size) == 2
+            and all(isinstance(side, int) and side >= 16 for side in size)
+        ):
+            raise ConfigError(
+                f"image size {self.image_size!r}: give height and width in pixels, at least 16 "
+                "each, such as (256, 256)."
+            )
+        object.__setattr__(self, "image_size", tuple(size))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        unknown = set(self.align.split("+")) - {*PARTS, "none", "all"}
+        if unknown:
+            raise ConfigError(
+                f"align {self.align!r}: use none, all, or any of {', '.join(PARTS)} joined by +."
+            )
+        self._choose("family", ("auto", *affine.FAMILIES))
+        self._choose("fca_family", tuple(affine.FAMILIES))
+        self._choose("storage", _STORAGE)
+        self._bound("channels", 0)
+        self._bound("epochs", 0)
+        self._bound("batch_size", 2, "the losses compare the images of a batch")
+        self._bound("projector_channels", 0)
+        self._bound("search_images", 4)
+        self._bound("shrinkage", 0)
+        self._bound("min_share", 0, most=1)
+        self._bound("sigma", 0)
+        self._bound("threshold_quantile", 0, most=1)
+        for name in ("learning_rate", "ica_learning_rate", "momentum", "ica_weight", "fa_weight"):
+            self._bound(name, 0)
+        if self.aspect is not None:
+            self._bound("aspect", 1e-3)
+
+    def uses(self, part: str) -> bool:
+        """Whether ``align`` asks for ``"ica"``, ``"fca"`` or ``"fa"``."""
+        asked = self.align.split("+")
+        return "all" in asked or part in asked
+
+    def _choose(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise ConfigError(f"{_words(name)} {value!r}: use one of {', '.join(allowed)}.")
+
+    def _bound(self, name: str, least: float, reason: str = "", most: float | None = None) -> None:
+        value: Any = getattr(self, name)
+        number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not number or value < least or (most is not None and value > most):
+            limits = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+            because = f": {reason}" if reason else ""
+            raise ConfigError(f"{_words(name)} {value}: give a number {limits}{because}.")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

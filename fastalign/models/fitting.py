@@ -1,0 +1,264 @@
+"""The course of a fit: poses, training, density, thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastalign import artifact
+from fastalign.models.density import fit_density
+from fastalign.models.progress import NoProgress, Progress
+from fastalign.models.source import ImageSource
+from fastalign.models.training import Trainer
+from fastalign.nn.registration.choose import MARGIN, choose_family, unexplained_share
+from fastalign.nn.registration.encoder import resize
+from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
+from fastalign.nn.registration.search import mean_template
+from fastalign.ops import affine
+
+if TYPE_CHECKING:
+    from fastalign.data import ImageDataset
+    from fastalign.models.fyd import FYD
+
+_BATCH = 16
+_LADDER_STEPS = 3
+
+
+class Fitting:
+    """One fit of a model; the arguments are those of :meth:`fastalign.FYD.fit`."""
+
+    def __init__(
+        self,
+        model: FYD,
+        train_set: ImageDataset | Tensor | Sequence[Tensor],
+        validation_set: ImageDataset | Tensor | Sequence[Tensor] | None,
+        *,
+        seed: int,
+        checkpoint: Path | None,
+        settings: dict[str, Any],
+        progress: Progress | None,
+    ) -> None:
+        self.model = model
+        self.config = model.config
+        self.device = model.selection.device
+        size = self.config.image_size
+        self.train = ImageSource(train_set, size, self.device)
+        self.validation = (
+            None if validation_set is None else ImageSource(validation_set, size, self.device)
+        )
+        self.seed = seed
+        self.checkpoint = checkpoint
+        self.settings = settings
+        self.progress = progress or NoProgress()
+
+    def run(self, *, resume: bool) -> None:
+        """Fit, from the beginning or from the checkpoint."""
+        model, config = self.model, self.config
+        saved: dict[str, Tensor] = {}
+        meta: dict[str, Any] | None = None
+        if resume and self.checkpoint is not None:
+            saved, meta = artifact.load_checkpoint(self.checkpoint)
+        # What an earlier fit has left must not shine through.
+        model.aligner = model.ica = model.template = model.fca = model.adapters = None
+        model._metadata = {"aspect": config.aspect or self.train.aspect(config.image_size)}
+        channels = sum(model.backbone.channels)
+        generator = torch.Generator().manual_seed(self.seed)
+        kept = torch.randperm(channels, generator=generator)[: model.selection.numel()]
+        model.select(kept.sort().values)
+        # Layers that are made here draw their start values from the seed, and nobody else's do.
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed)
+            model.ica = (
+                model.make_ica(model.aspect).to(self.device)
+                if config.uses("ica") and not config.teacher
+                else None
+            )
+            model.fca = model.make_fca(model.aspect).to(self.device) if config.uses("fca") else None
+            model.adapters = model.make_adapters().to(self.device) if config.uses("fa") else None
+            decision, theta = self._poses(saved, meta)
+            trainer = Trainer(model, self.train, theta, self.seed)
+        history = self._train(trainer, decision, theta, saved, meta)
+        model.requires_grad_(False)
+        model.eval()
+        if not trainer.idle:
+            decision = self._judge_trained(decision)
+        else:
+            model.ica = model.fca = None
+        fit_density(model, self.train, self.validation, self.seed, self.progress)
+        model._metadata |= {
+            "seed": self.seed,
+            "images": {
+                "train": len(self.train),
+                "validation": 0 if self.validation is None else len(self.validation),
+            },
+            "alignment": decision,
+            "training": history,
+            "parts": model.parts(),
+        }
+
+    # Poses -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _poses(
+        self, saved: dict[str, Tensor], meta: dict[str, Any] | None
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """The decision about the teacher's alignment, and theta of all training images."""
+        model, config = self.model, self.config
+        if not config.uses("ica"):
+            return _decision(False, "no image-level alignment", "it was not asked for"), None
+        if not config.teacher:
+            return _decision(True, "", ""), None
+        if meta is not None:
+            model.restore_parts({"aligner": meta["aligner"]}, saved)
+            theta = saved.get("theta")
+            return meta["decision"], None if theta is None else theta.to(self.device)
+        images = self._searched()
+        self.progress.start("searching poses", _LADDER_STEPS if config.family == "auto" else 1)
+        choice = choose_family(
+            images,
+            model.make_encoder,
+            model.backbone,
+            family=config.family,
+            aspect=model.aspect,
+            may_skip=config.skip,
+            report=self.progress.advance,
+        )
+        decision = _decision(choice.search is not None, choice.summary, choice.reason)
+        decision["unexplained"] = choice.shares
+        if choice.search is None:
+            return decision, None
+        model.aligner = choice.search.aligner.to(self.device).eval()
+        self.progress.start("aligning", len(self.train))
+        poses = []
+        for batch, _ in self.train.batches(_BATCH):
+            poses.append(model.aligner(batch).theta)
+            self.progress.advance(len(batch))
+        return decision, torch.cat(poses)
+
+    def _subset(self) -> list[int]:
+        """Training images to judge alignment on, spread evenly if there are more than asked for."""
+        number, most = len(self.train), self.config.search_images
+        if number <= most:
+            return list(range(number))
+        return [round(step * (number - 1) / (most - 1)) for step in range(most)]
+
+    def _searched(self) -> Tensor:
+        size = self.model.search_size
+        return torch.cat(
+            [resize(batch, size) for batch, _ in self.train.batches(_BATCH, self._subset())]
+        )
+
+    # Training --------------------------------------------------------------------------------
+
+    def _train(
+        self,
+        trainer: Trainer,
+        decision: dict[str, Any],
+        theta: Tensor | None,
+        saved: dict[str, Tensor],
+        meta: dict[str, Any] | None,
+    ) -> list[dict[str, float]]:
+        history: list[dict[str, float]] = []
+        if trainer.idle:
+            return history
+        if meta is not None:
+            history = list(meta["history"])
+            trainer.restore(saved)
+        self.progress.start("training", self.config.epochs)
+        self.progress.advance(len(history))
+        aligner = self.model.aligner
+        for epoch in range(len(history), self.config.epochs):
+            history.append(trainer.epoch(epoch))
+            self.progress.log(history[-1])
+            self.progress.advance()
+            if self.checkpoint is None:
+                continue
+            tensors = trainer.tensors()
+            if aligner is not None and theta is not None:
+                tensors |= {f"aligner.{k}": v for k, v in aligner.state_dict().items()}
+                tensors["theta"] = theta
+            artifact.save_checkpoint(
+                self.checkpoint,
+                tensors,
+                {
+                    "settings": self.settings,
+                    "history": history,
+                    "decision": decision,
+                    "aligner": None if aligner is None else aligner.state(),
+                },
+            )
+        return history
+
+    @torch.no_grad()
+    def _judge_trained(self, decision: dict[str, Any]) -> dict[str, Any]:
+        """Leave the plain ICA and FCA out where held-out normal images are explained no better."""
+        model = self.model
+        if model.ica is not None:
+            model.ica, judged = self._with_and_without("ica", model.ica, "a trained warp")
+            decision = {**judged, "fca": decision.get("fca")}
+        if model.fca is not None:
+            model.fca, judged = self._with_and_without("fca", model.fca, "feature-level warps")
+            decision = {**decision, "fca": judged}
+        if model.ica is not None:
+            model.template = self._mean_edges()
+        return {key: value for key, value in decision.items() if value is not None}
+
+    def _with_and_without(self, name: str, part: Any, words: str) -> tuple[Any, dict[str, Any]]:
+        if not self.config.skip:
+            return part, _decision(True, f"aligned by {words}", "skipping was ruled out")
+        subset = self._subset()
+        if len(subset) < 4:
+            return None, _decision(
+                False, "no alignment", f"{len(subset)} images are too few to judge it by"
+            )
+        setattr(self.model, name, None)
+        before = self._unexplained(subset)
+        setattr(self.model, name, part)
+        after = self._unexplained(subset)
+        helps = after < (1 - MARGIN) * before
+        reason = (
+            f"share of held-out normal images that their mean leaves unexplained: {before:.1%} "
+            f"without and {after:.1%} with {words}; it has to fall by {MARGIN:.0%} of itself"
+        )
+        summary = f"aligned by {words}" if helps else "no alignment"
+        return (part if helps else None), _decision(helps, summary, reason)
+
+    def _unexplained(self, subset: list[int]) -> float:
+        """As :func:`unexplained_share`, of the stages as they are now."""
+        model = self.model
+        batches, poses = [], []
+        for images, _ in self.train.batches(_BATCH, subset):
+            pose = model.find_pose(images)
+            stages, theta = model.encode(model.warp(images, pose), pose)
+            # The large maps at half size: a mean over locations does not need them whole.
+            batches.append([F.avg_pool2d(s, 2) if min(s.shape[2:]) > 16 else s for s in stages])
+            poses.append(
+                affine.identity(len(images), device=self.device) if theta is None else theta
+            )
+        stages = [torch.cat(stage) for stage in zip(*batches, strict=True)]
+        return unexplained_share(stages, torch.cat(poses), self.config.image_size)
+
+    def _mean_edges(self) -> GaussNewtonRefiner:
+        """What residuals are measured against where there is no teacher's template."""
+        model = self.model
+        edges, poses = [], []
+        height, width = model.search_size
+        for images, _ in self.train.batches(_BATCH, self._subset()):
+            edges.append(edge_strength(resize(images, (height, width)), (height // 2, width // 2)))
+            pose = model.find_pose(images)
+            assert pose is not None
+            poses.append(pose)
+        template, weight = mean_template(torch.cat(edges), torch.cat(poses))
+        return GaussNewtonRefiner(
+            template, weight, "translation", aspect=model.aspect, iterations=0
+        ).to(self.device)
+
+
+def _decision(used: bool, summary: str, reason: str) -> dict[str, Any]:
+    return {"used": used, "summary": summary, "reason": reason}

@@ -1,0 +1,472 @@
+"""FYD: align the images, then the features, and score each location against its Gaussian."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastalign.errors import ConfigError
+from fastalign.models.config import FYDConfig
+from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.registration.aligner import TemplateAligner, search_size
+from fastalign.nn.registration.encoder import LocalEncoder, resize
+from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
+from fastalign.nn.smoothing import smooth
+from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.nn.weights import EMBEDDED_NETWORK
+from fastalign.ops import affine, warp_affine
+
+if TYPE_CHECKING:
+    from fastalign.data import ImageDataset
+    from fastalign.models.progress import Progress
+
+# Bounds of the feature-level warps: a correction, not a second search.
+_FCA_BOUNDS: dict[str, Any] = {"max_shift": 0.05, "max_angle": 10.0, "max_scale": 1.1}
+# Bounds of the plain image-level warp.
+_ICA_BOUNDS: dict[str, Any] = {"max_shift": 0.25, "max_angle": 60.0, "max_scale": 1.5}
+# Below this share of valid neighbours a pixel of the map has no evidence.
+_LEAST_EVIDENCE = 0.05
+
+
+class Detail(NamedTuple):
+    """What the model did with a batch of B images.
+
+    score ``[B]``; map ``[B,H,W]`` in the frame of the input, 0 without evidence; theta ``[B,2,3]``,
+    all warps composed, aligned to input coordinates; valid ``[B,h,w]`` bool, the locations of the
+    aligned frame that the image covers; aligned ``[B,3,H,W]``; residual_before and residual_after
+    ``[B]``, 1 minus the correlation of edges with the mean of the training images, NaN without
+    alignment; shift as a fraction of the image, rotation in degrees, scale as a factor, each
+    ``[B]``.
+    """
+
+    score: Tensor
+    map: Tensor
+    theta: Tensor
+    valid: Tensor
+    aligned: Tensor
+    residual_before: Tensor
+    residual_after: Tensor
+    shift: Tensor
+    rotation: Tensor
+    scale: Tensor
+
+
+class Encoded(NamedTuple):
+    """Feature maps of the stages, and theta ``[B,2,3]`` of the last one, input coordinates; None:
+    nothing was warped."""
+
+    stages: list[Tensor]
+    theta: Tensor | None
+
+
+class FYD(nn.Module):
+    """Focus Your Distribution (Zheng et al., ICME 2022, arXiv 2110.04538).
+
+    ``fit`` it on images of good parts, then call it: ``score, map = model(images)``.
+
+    Arguments:
+        config: options, all of them; None for the defaults.
+        options: single options by name, in place of those of ``config``.
+
+    Buffers:
+        image_threshold, pixel_threshold: scores above them are anomalies; NaN where it was fitted
+        without normal validation images.
+
+    Raises:
+        ConfigError: an option, or a combination, that makes no sense.
+        InputError: weights that cannot be read or downloaded.
+    """
+
+    image_threshold: Tensor
+    pixel_threshold: Tensor
+    calibration: Tensor
+    selection: Tensor
+
+    def __init__(self, config: FYDConfig | None = None, **options: Any) -> None:
+        super().__init__()
+        if options:
+            from dataclasses import replace
+
+            try:
+                config = replace(config or FYDConfig(), **options)
+            except TypeError as error:
+                raise ConfigError(f"FYD: {error}; FYDConfig lists the options.") from error
+        config = config or FYDConfig()
+        self._build(config, _weights(config))
+
+    def _build(self, config: FYDConfig, weights: str | Path | None) -> None:
+        self.config = config
+        self.backbone = FeatureBackbone(config.backbone, config.layers, weights).eval().fuse()
+        if config.uses("fca"):
+            self.backbone.stages()
+        self.aligner: TemplateAligner | None = None
+        self.ica: SpatialAlign | None = None
+        self.template: GaussNewtonRefiner | None = None
+        self.fca: nn.ModuleList | None = None
+        self.adapters: nn.ModuleList | None = None
+        self._metadata: dict[str, Any] = {}
+        with torch.inference_mode():
+            probe = self.backbone(torch.zeros(1, 3, *config.image_size))
+        self.feature_size = (int(probe[0].shape[2]), int(probe[0].shape[3]))
+        total = sum(self.backbone.channels)
+        kept = min(config.channels or total, total)
+        self.register_buffer("selection", torch.arange(kept))
+        self._settle()
+        self.density = DenseGaussian(
+            kept,
+            self.feature_size,
+            shrinkage=config.shrinkage,
+            storage=getattr(torch, config.storage),
+        )
+        self.register_buffer("calibration", torch.ones(self.feature_size))
+        self.register_buffer("image_threshold", torch.tensor(torch.nan))
+        self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
+        self.eval()
+
+    # Parts -----------------------------------------------------------------------------------
+
+    def make_encoder(self) -> LocalEncoder:
+        """An unfitted encoder for poses, with its own copy of the backbone's early layers."""
+        strides = self.backbone.reductions
+        # As fine as a pose needs; deeper layers know less about where.
+        depth = max([i for i, stride in enumerate(strides) if stride <= 8], default=0)
+        network = FeatureBackbone(self.config.backbone, [self.backbone.layers[depth]])
+        network = network.eval().fuse().to(self.selection.device)
+        # The two are cut into stages at different places, so names agree behind the stage.
+        own = {_behind_stage(name): value for name, value in self.backbone.state_dict().items()}
+        wanted = network.state_dict()
+        network.load_state_dict({name: own[_behind_stage(name)] for name in wanted})
+        return LocalEncoder(network)
+
+    def make_ica(self, aspect: float) -> SpatialAlign:
+        """The spatial transformer of the paper's plain ICA."""
+        family = "affine" if self.config.family == "auto" else self.config.family
+        return SpatialAlign(3, family, grid=64, aspect=aspect, **_ICA_BOUNDS)
+
+    def make_fca(self, aspect: float) -> nn.ModuleList:
+        """One spatial transformer for each stage."""
+        return nn.ModuleList(
+            SpatialAlign(channels, self.config.fca_family, aspect=aspect, **_FCA_BOUNDS)
+            for channels in self.backbone.channels
+        )
+
+    def make_adapters(self) -> nn.ModuleList:
+        """One residual 1x1 convolution for each stage, zero at the start: what FA trains."""
+        adapters = nn.ModuleList()
+        for channels in self.backbone.channels:
+            adapter = nn.Conv2d(channels, channels, 1, bias=False)
+            nn.init.zeros_(adapter.weight)
+            adapters.append(adapter)
+        return adapters
+
+    def select(self, channels: Tensor) -> None:
+        """Keep these feature channels: indices ``[C]``, ascending, into the concatenated stages."""
+        self.selection = channels.to(self.selection.device)
+        self._settle()
+
+    def _settle(self) -> None:
+        """The selected channels by stage, worked out once."""
+        starts = [0]
+        for channels in self.backbone.channels:
+            starts.append(starts[-1] + channels)
+        self._rows = [
+            self.selection[(self.selection >= start) & (self.selection < end)] - start
+            for start, end in zip(starts, starts[1:], strict=False)
+        ]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FYD:
+        super()._apply(fn, recurse)
+        self._settle()
+        return self
+
+    # Steps -----------------------------------------------------------------------------------
+
+    def encode(self, images: Tensor, theta: Tensor | None) -> Encoded:
+        """Stages of images ``[B,3,H,W]`` that were aligned by theta, FCA included."""
+        if self.fca is None:
+            return Encoded(self.backbone(images), theta)
+        stages = []
+        x = images
+        for index, align in enumerate(self.fca):
+            x, moved, _ = align(self.backbone.forward_stage(index, x))
+            theta = moved if theta is None else affine.compose(theta, moved)
+            stages.append(x)
+        return Encoded(stages, theta)
+
+    def adapt(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """The stages with what FA has learned."""
+        if self.adapters is None:
+            return list(stages)
+        return [
+            stage + adapter(stage) for stage, adapter in zip(stages, self.adapters, strict=True)
+        ]
+
+    def describe(self, stages: Sequence[Tensor]) -> Tensor:
+        """The selected channels of all stages at the size of the first: ``[B,C,h,w]``, float32.
+
+        [L] Concatenated as in PaDiM; [O] bilinear where PaDiM repeats the nearest value.
+        """
+        parts = []
+        for index, (stage, rows) in enumerate(zip(stages, self._rows, strict=True)):
+            chosen = stage[:, rows]
+            if self.adapters is not None:
+                chosen = chosen + F.conv2d(stage, self._kernel(index)[rows])
+            if stage.shape[2:] != self.feature_size:
+                chosen = F.interpolate(
+                    chosen, self.feature_size, mode="bilinear", align_corners=False
+                )
+            parts.append(chosen.float())
+        return torch.cat(parts, 1)
+
+    def _kernel(self, stage: int) -> Tensor:
+        assert self.adapters is not None
+        weight = self.adapters[stage].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def warp(self, images: Tensor, theta: Tensor | None) -> Tensor:
+        """Images aligned by theta; what lies outside is continued from the border."""
+        return images if theta is None else warp_affine(images, theta, padding_mode="border")
+
+    def valid(self, theta: Tensor | None) -> Tensor | None:
+        """Locations ``[B,h,w]`` that came from inside the image; None: all."""
+        if theta is None:
+            return None
+        return affine.valid_mask(theta, self.config.image_size, self.feature_size)
+
+    def find_pose(self, images: Tensor) -> Tensor | None:
+        """theta of the image-level alignment ``[B,2,3]``; None where there is none."""
+        if self.aligner is not None:
+            return self.aligner(images).theta
+        return None if self.ica is None else self.ica.localise(images)
+
+    # Scoring ---------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score images ``[B,3,H,W]`` in 0..1 of the model's image size.
+
+        Returns:
+            scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` in the frame of the
+            images, float32: the Mahalanobis distance, smoothed.
+
+        Raises:
+            ValueError: images of another shape.
+            ConfigError: not fitted.
+        """
+        maps = self._score(self._prepare(images))[0]
+        return maps.amax((1, 2)), maps
+
+    def align(self, images: Tensor) -> Tensor:
+        """theta ``[B,2,3]`` of the image-level alignment, the identity where there is none."""
+        theta = self.find_pose(self._prepare(images))
+        return affine.identity(len(images), device=images.device) if theta is None else theta
+
+    def predict_detail(self, images: Tensor) -> Detail:
+        """As :meth:`forward`, with everything that was found on the way."""
+        images = self._prepare(images)
+        maps, aligned, pose, theta = self._score(images)
+        unknown = images.new_full((len(images),), torch.nan)
+        before = after = unknown
+        template = self.aligner.refiner if self.aligner is not None else self.template
+        if template is not None:
+            small = resize(images, self.search_size)
+            edges = edge_strength(small, (small.shape[2] // 2, small.shape[3] // 2))
+            identity = affine.identity(len(images), device=images.device)
+            before = 1 - template.correlation(edges, identity)
+            after = 1 - template.correlation(edges, identity if pose is None else pose)
+        if theta is None:
+            theta = affine.identity(len(images), device=images.device)
+        valid = affine.valid_mask(theta, self.config.image_size, self.feature_size)
+        magnitude = affine.magnitude(theta, self.aspect)
+        return Detail(
+            score=maps.amax((1, 2)),
+            map=maps,
+            theta=theta,
+            valid=valid,
+            aligned=aligned,
+            residual_before=before,
+            residual_after=after,
+            **magnitude,
+        )
+
+    def _score(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Maps, aligned images, theta of the image-level and of all alignment."""
+        pose = self.find_pose(images)
+        aligned = self.warp(images, pose)
+        stages, theta = self.encode(aligned, pose)
+        distance = self.density(self.describe(stages)) * self.calibration
+        return self._to_input_frame(distance, theta), aligned, pose, theta
+
+    def _to_input_frame(self, distance: Tensor, theta: Tensor | None) -> Tensor:
+        """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
+        moved back in one step, and without what came from outside the image."""
+        size = self.config.image_size
+        support = self.density.support
+        if theta is None and self.density.supported_everywhere:
+            maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
+            return smooth(maps[:, 0], self.config.sigma)
+        if theta is None:
+            theta = affine.identity(len(distance), device=distance.device)
+        valid = affine.valid_mask(theta, size, self.feature_size) & support
+        evidence = valid.to(distance.dtype)
+        both = torch.stack([distance * evidence, evidence], 1)
+        both = smooth(warp_affine(both, affine.invert(theta), size=size), self.config.sigma)
+        maps, share = both.unbind(1)
+        return torch.where(share > _LEAST_EVIDENCE, maps / share.clamp_min(1e-6), 0)
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        size = self.config.image_size
+        if images.dim() != 4 or tuple(images.shape[1:]) != (3, *size):
+            raise ValueError(
+                f"FYD: images have shape {list(images.shape)}, expected {['B', 3, *size]}".replace(
+                    "'", ""
+                )
+                + " with values in 0..1; fastalign.data.prepare resizes photographs"
+            )
+        return images.float()
+
+    # Fitting ---------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_set: ImageDataset | Tensor | Sequence[Tensor],
+        validation_set: ImageDataset | Tensor | Sequence[Tensor] | None = None,
+        *,
+        seed: int = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> FYD:
+        """Learn from images of good parts; returns the model, in evaluation mode.
+
+        Arguments:
+            train_set: an :class:`fastalign.data.ImageDataset` of the model's image size, a tensor
+                ``[N,3,H,W]`` or a list of ``[3,H,W]`` in 0..1. One image is legal.
+            validation_set: other normal images, for the thresholds; None: no thresholds.
+            seed: of everything random. The same seed on the same machine gives the same model, bit
+                for bit.
+            checkpoint: file to write after each epoch.
+            resume: go on from ``checkpoint``.
+            settings: written into the checkpoint, for whoever resumes to compare.
+            progress: told about the course.
+
+        Raises:
+            InputError: images that cannot be used.
+            ArtifactError: the checkpoint cannot be read.
+        """
+        from fastalign.models.fitting import Fitting
+
+        Fitting(
+            self,
+            train_set,
+            validation_set,
+            seed=seed,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            settings=dict(settings or {}),
+            progress=progress,
+        ).run(resume=resume)
+        return self
+
+    @property
+    def search_size(self) -> tuple[int, int]:
+        """The size at which poses are searched; a network of fixed size gets its own."""
+        size = self.config.image_size
+        return search_size(size) if self.backbone.splittable else size
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the photographs in true units."""
+        return float(self._metadata.get("aspect", self.config.aspect or 1.0))
+
+    # State -----------------------------------------------------------------------------------
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``images``, ``alignment``
+        with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``."""
+        return dict(self._metadata)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to one safetensors file; see :func:`fastalign.artifact.save`."""
+        from fastalign import artifact
+
+        artifact.save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FYD:
+        """A model written by :meth:`save`; see :func:`fastalign.artifact.load`."""
+        from fastalign import artifact
+
+        return artifact.load(path, device)
+
+    @classmethod
+    def from_state(
+        cls, config: FYDConfig, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    ) -> FYD:
+        """A fitted model of its configuration, ``state_dict()`` and :meth:`extra_metadata`.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: they do not fit each other.
+        """
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._build(config, None)
+        model._metadata = dict(metadata)
+        parts = dict(metadata.get("parts") or {})
+        model.restore_parts(parts, tensors)
+        model.load_state_dict(dict(tensors))
+        model._settle()
+        return model.eval()
+
+    def parts(self) -> dict[str, Any]:
+        """Which optional parts there are, with what :meth:`restore_parts` needs, JSON-able."""
+        return {
+            "aligner": None if self.aligner is None else self.aligner.state(),
+            "ica": self.ica is not None,
+            "fca": self.fca is not None,
+            "fa": self.adapters is not None,
+        }
+
+    def restore_parts(self, parts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Make the optional parts of :meth:`parts`; the sizes of some are those of ``tensors``."""
+        device = self.selection.device
+        if parts.get("aligner"):
+            inner = {
+                name.removeprefix("aligner."): value
+                for name, value in tensors.items()
+                if name.startswith("aligner.")
+            }
+            self.aligner = TemplateAligner.from_state(self.make_encoder(), parts["aligner"], inner)
+            self.aligner.to(device)
+        if parts.get("ica"):
+            self.ica = self.make_ica(self.aspect).to(device)
+        if "template.template" in tensors:
+            self.template = GaussNewtonRefiner(
+                tensors["template.template"],
+                tensors["template.weight"],
+                "translation",
+                aspect=self.aspect,
+                iterations=0,
+            ).to(device)
+        if parts.get("fca"):
+            self.fca = self.make_fca(self.aspect).to(device)
+        if parts.get("fa"):
+            self.adapters = self.make_adapters().to(device)
+
+
+def _behind_stage(name: str) -> str:
+    return re.sub(r"^_stages\.\d+\.", "", name)
+
+
+def _weights(config: FYDConfig) -> str | Path | None:
+    if config.weights is not None:
+        return config.weights
+    return "embedded" if config.backbone == EMBEDDED_NETWORK else "hub"

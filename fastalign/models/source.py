@@ -1,0 +1,92 @@
+"""Training images from a data set or from tensors, in batches, in any order, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastalign.errors import InputError
+
+if TYPE_CHECKING:
+    from fastalign.data import ImageDataset
+
+_LOOKED_AT = 5
+
+
+class ImageSource:
+    """Images ``[3,H,W]`` in 0..1, float32, handed out in batches on a device.
+
+    Arguments:
+        images: an :class:`fastalign.data.ImageDataset`, a tensor ``[N,3,H,W]`` or a list of tensors
+            ``[3,H,W]``.
+        image_size: the height and width that they must have.
+        device: where batches go.
+
+    Raises:
+        InputError: no images, or some of another shape or range.
+    """
+
+    def __init__(
+        self,
+        images: ImageDataset | Tensor | Sequence[Tensor],
+        image_size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        from fastalign.data import ImageDataset
+
+        self.device = device
+        self._dataset = images if isinstance(images, ImageDataset) else None
+        self._tensors: Sequence[Tensor] = ()
+        if not isinstance(images, ImageDataset):
+            self._tensors = _checked(images, image_size)
+
+    def __len__(self) -> int:
+        return len(self._tensors) if self._dataset is None else len(self._dataset)
+
+    def batches(
+        self, size: int, indices: Sequence[int] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """``(images [B,3,H,W], their positions [B])`` in the order of ``indices``, by default their
+        own."""
+        if self._dataset is not None:
+            from fastalign.data import iterate_batches
+
+            for batch in iterate_batches(self._dataset, size, indices=indices):
+                yield batch.images.to(self.device), batch.positions
+            return
+        order = list(range(len(self))) if indices is None else list(indices)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            stacked = torch.stack([self._tensors[index] for index in chosen])
+            yield stacked.to(self.device, torch.float32), torch.tensor(chosen)
+
+    def aspect(self, image_size: tuple[int, int]) -> float:
+        """Width over height: the median of the first photographs, or that of the tensors."""
+        if self._dataset is None:
+            return image_size[1] / image_size[0]
+        from fastalign.data import load_image
+
+        shapes = [load_image(sample.path).shape for sample in self._dataset.samples[:_LOOKED_AT]]
+        return float(median(shape[1] / shape[0] for shape in shapes))
+
+
+def _checked(images: Tensor | Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+    expected = (3, *image_size)
+    if len(images) == 0:
+        raise InputError("no images: fitting needs at least one image of a good part.")
+    for index, image in enumerate(images):
+        if tuple(image.shape) != expected:
+            raise InputError(
+                f"training image {index} has shape {list(image.shape)}, expected {list(expected)}; "
+                "resize it (fastalign.data.prepare does) or set image_size."
+            )
+        if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
+            raise InputError(
+                f"training image {index} has dtype {image.dtype} or values outside 0..1; give "
+                "floating point values in 0..1, for example image.float() / 255."
+            )
+    return list(images)

@@ -1,0 +1,244 @@
+"""Training of the plain ICA, of FCA and of FA."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastalign.errors import CollapseWarning, RunawayWarpWarning
+from fastalign.models.source import ImageSource
+from fastalign.nn.heads import Predictor, Projector, std_of_normalised
+from fastalign.nn.registration.encoder import resize
+from fastalign.ops import affine, dense_similarity_loss, pairwise_distance_loss, warp_affine
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+# Below this spread of directions (1: isotropic) the features are called collapsed.
+_COLLAPSED = 0.05
+# A mean warp beyond this share of its bounds has run away.
+_RUNAWAY = 0.9
+_SEED_STRIDE = 1_000_003
+
+
+class Trainer:
+    """Trains the parts of a model that its options ask for, an epoch at a time.
+
+    Each step: the plain ICA, where there is one, warps the images and is trained by the pairwise
+    distance of what it gives at the search size; its result, without gradient, or the poses found
+    before, go through the backbone with FCA between the stages; and each stage, adapted, through a
+    projector and a predictor into the fine loss, all ordered pairs of images at each location.
+
+    [P] the three losses and the stop-gradient. [L] SGD with momentum, cosine decay, the heads.
+    [O] FA trains a residual 1x1 convolution per stage, zero at the start, and leaves the pretrained
+    network alone: few images cannot spoil it, and poses keep their meaning.
+
+    Arguments:
+        model: its ``ica``, ``fca`` and ``adapters`` are trained where they are.
+        source: training images.
+        theta: their poses ``[N,2,3]``; None: none, or the plain ICA's own.
+        seed: of heads and order.
+    """
+
+    def __init__(self, model: FYD, source: ImageSource, theta: Tensor | None, seed: int) -> None:
+        self.model = model
+        self.config = model.config
+        self.source = source
+        self.theta = theta
+        self.seed = seed
+        device = model.selection.device
+        self.projectors, self.predictors = nn.ModuleList(), nn.ModuleList()
+        if model.fca is not None or model.adapters is not None:
+            width = self.config.projector_channels or None
+            for channels in model.backbone.channels:
+                projector = Projector(channels, width, width)
+                self.projectors.append(projector)
+                self.predictors.append(Predictor(projector.out_channels))
+        self.heads = nn.ModuleList([self.projectors, self.predictors]).to(device)
+        fine = [*self.heads.parameters()]
+        for part in (model.fca, model.adapters):
+            fine += [] if part is None else list(part.parameters())
+        groups: list[dict[str, Any]] = (
+            [{"params": fine, "lr": self.config.learning_rate}] if fine else []
+        )
+        if model.ica is not None:
+            rate = self.config.ica_learning_rate
+            groups.append({"params": list(model.ica.parameters()), "lr": rate})
+        self.rates = [group["lr"] for group in groups]
+        self.optimizer = torch.optim.SGD(groups, momentum=self.config.momentum) if groups else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to train, or nothing to train on."""
+        return self.optimizer is None or len(self.source) < 2 or self.config.epochs == 0
+
+    def epoch(self, index: int) -> dict[str, float]:
+        """Train for one pass; returns the means of what is logged, by name."""
+        assert self.optimizer is not None
+        decay = 0.5 * (1 + math.cos(math.pi * index / self.config.epochs))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * decay
+        trained = self._trained()
+        for part in trained:
+            part.train()
+        sums: dict[str, float] = {}
+        batches = 0
+        try:
+            for images, positions in self._batches(index):
+                loss, logged = self._step(images, positions)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                for name, value in logged.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+                batches += 1
+        finally:
+            for part in trained:
+                part.eval()
+        figures = {name: value / batches for name, value in sums.items()}
+        self._warn(figures, index)
+        return {"epoch": index + 1, **figures}
+
+    def _trained(self) -> list[nn.Module]:
+        parts = (self.heads, self.model.ica, self.model.fca, self.model.adapters)
+        return [part for part in parts if part is not None]
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of nearly equal size, at least two images each, in an order of this epoch."""
+        generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
+        order = torch.randperm(len(self.source), generator=generator)
+        number = math.ceil(len(order) / self.config.batch_size)
+        number = max(1, min(number, len(order) // 2))
+        for part in order.tensor_split(number):
+            yield next(self.source.batches(len(part), part.tolist()))
+
+    def _step(self, images: Tensor, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        model = self.model
+        loss = images.new_zeros(())
+        logged: dict[str, Tensor] = {}
+        theta = None if self.theta is None else self.theta[positions.to(self.theta.device)]
+        if model.ica is not None:
+            theta = model.ica.localise(images)
+            small = resize(images, model.search_size)
+            valid = affine.valid_mask(theta.detach(), small.shape[-2:])
+            distance = pairwise_distance_loss(
+                warp_affine(small, theta, padding_mode="border"), valid
+            )
+            loss = loss + self.config.ica_weight * distance
+            logged["loss_ica"] = distance.detach()
+            logged |= _magnitudes("ica", theta, model.aspect)
+            theta = theta.detach()
+        if not self.projectors:
+            return loss, logged
+        with torch.no_grad():
+            aligned = model.warp(images, theta)
+        with torch.set_grad_enabled(model.fca is not None):
+            stages, moved = model.encode(aligned, None)
+        if moved is not None:
+            logged |= _magnitudes("fca", moved, model.aspect)
+        fine, spread = [], []
+        heads = zip(self.projectors, self.predictors, strict=True)
+        for stage, (projector, predictor) in zip(model.adapt(stages), heads, strict=True):
+            z = projector(stage)
+            fine.append(dense_similarity_loss(predictor(z), z.detach()))
+            spread.append(std_of_normalised(z))
+        similarity = torch.stack(fine).mean()
+        logged["loss_fa"] = similarity.detach()
+        logged["std_of_z"] = torch.stack(spread).min()
+        return loss + self.config.fa_weight * similarity, logged
+
+    def _warn(self, figures: dict[str, float], epoch: int) -> None:
+        where = f"epoch {epoch + 1}"
+        if not all(math.isfinite(value) for value in figures.values()):
+            warnings.warn(
+                f"{where}: a loss is not finite ({figures}); lower learning_rate or "
+                "ica_learning_rate.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if figures.get("std_of_z", 1.0) < _COLLAPSED:
+            warnings.warn(
+                f"{where}: the projected features have collapsed (std of normalised z "
+                f"{figures['std_of_z']:.3f}, 1 is isotropic); lower learning_rate or leave FA out.",
+                CollapseWarning,
+                stacklevel=2,
+            )
+        for name, part in (("ica", [self.model.ica]), ("fca", self.model.fca or [])):
+            for index, layer in enumerate(part):
+                if layer is None:
+                    continue
+                bound = self._at_bound(layer)
+                if bound is not None:
+                    stage = f" of stage {index + 1}" if name == "fca" else ""
+                    warnings.warn(
+                        f"{where}: the warp of {name}{stage} has run to the bound of its {bound}; "
+                        "it may hide the part to lower its loss: use a smaller family, or the "
+                        "teacher.",
+                        RunawayWarpWarning,
+                        stacklevel=2,
+                    )
+
+    @staticmethod
+    def _at_bound(layer: nn.Module) -> str | None:
+        """A parameter that the localiser's bias alone drives to its bound."""
+        from fastalign.nn.spatial_align import SpatialAlign
+
+        assert isinstance(layer, SpatialAlign)
+        share = torch.tanh(layer.head.bias.detach() / layer.bounds).abs()
+        worst = int(share.argmax())
+        return affine.FAMILIES[layer.family][worst] if share[worst] > _RUNAWAY else None
+
+    # State -----------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes."""
+        state = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
+        for part in ("ica", "fca", "adapters"):
+            module = getattr(self.model, part)
+            if module is not None:
+                state |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
+        if self.optimizer is not None:
+            for index, parameter in enumerate(self._parameters()):
+                momentum = self.optimizer.state[parameter].get("momentum_buffer")
+                if momentum is not None:
+                    state[f"momentum.{index}"] = momentum
+        return state
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            dotted = prefix + "."
+            return {k.removeprefix(dotted): v for k, v in tensors.items() if k.startswith(dotted)}
+
+        self.heads.load_state_dict(under("heads"))
+        for part in ("ica", "fca", "adapters"):
+            module = getattr(self.model, part)
+            if module is not None:
+                module.load_state_dict(under(part))
+        if self.optimizer is not None:
+            for index, parameter in enumerate(self._parameters()):
+                momentum = tensors.get(f"momentum.{index}")
+                if momentum is not None:
+                    self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(
+                        parameter.device
+                    )
+
+    def _parameters(self) -> list[nn.Parameter]:
+        assert self.optimizer is not None
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def _magnitudes(part: str, theta: Tensor, aspect: float) -> dict[str, Tensor]:
+    """Mean size of the warps of a batch."""
+    found = affine.magnitude(theta.detach(), aspect)
+    return {
+        f"{part}_shift": found["shift"].mean(),
+        f"{part}_rotation": found["rotation"].abs().mean(),
+        f"{part}_scale": found["scale"].mean(),
+    }

@@ -1,0 +1,124 @@
+"""The localiser: one small forward pass from an image to its pose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastalign.nn.registration.bank import TemplateBank
+from fastalign.nn.registration.encoder import LocalEncoder, resize
+from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
+from fastalign.ops import affine
+
+
+class Pose(NamedTuple):
+    """theta ``[B,2,3]``, aligned to image coordinates; correlation ``[B]`` with the template, -1
+    to 1."""
+
+    theta: Tensor
+    correlation: Tensor
+
+
+def search_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which poses are searched: as many pixels as 128 x 128, sides multiples of 32."""
+    height, width = image_size
+    scale = 128 / (height * width) ** 0.5
+    return (max(32, 32 * round(height * scale / 32)), max(32, 32 * round(width * scale / 32)))
+
+
+class TemplateAligner(nn.Module):
+    """Pose of each image against a learned template.
+
+    Descriptors of the image are correlated with a bank of turned templates over all shifts, and the
+    best candidates are refined by Gauss-Newton; the best correlated one is the answer. Nothing
+    depends on the other images of a batch. Made by :func:`search_poses`. Ours.
+    """
+
+    def __init__(
+        self,
+        encoder: LocalEncoder,
+        bank: TemplateBank,
+        refiner: GaussNewtonRefiner,
+        size: tuple[int, int],
+        candidates: int = 3,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bank = bank
+        self.refiner = refiner
+        self.size = size
+        self.candidates = candidates
+
+    @property
+    def edge_size(self) -> tuple[int, int]:
+        """The size at which poses are refined, half that of the search."""
+        return self.size[0] // 2, self.size[1] // 2
+
+    def forward(self, images: Tensor) -> Pose:
+        """Poses of images ``[B,3,H,W]`` in 0..1, at any size with the same aspect."""
+        # Poses need the precision of float32 whatever surrounds them.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._find(resize(images.float(), self.size))
+
+    def _find(self, small: Tensor) -> Pose:
+        candidates = self.bank(self.encoder(small), self.candidates)
+        batch, count = candidates.shape[:2]
+        edges = edge_strength(small, self.edge_size)
+        theta, correlation = self.refiner(
+            edges.repeat_interleave(count, 0), candidates.flatten(0, 1)
+        )
+        theta, correlation = theta.unflatten(0, (batch, count)), correlation.view(batch, count)
+        best = correlation.argmax(1)
+        each = torch.arange(batch, device=best.device)
+        return Pose(theta[each, best], correlation[each, best])
+
+    def residual(self, images: Tensor, theta: Tensor | None = None) -> Tensor:
+        """1 minus the correlation with the template at theta (None: as the images lie): ``[B]``."""
+        edges = edge_strength(resize(images, self.size), self.edge_size)
+        if theta is None:
+            theta = affine.identity(len(images), device=images.device)
+        return 1 - self.refiner.correlation(edges, theta)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`from_state` needs besides the tensors, JSON-able."""
+        return {
+            "family": self.refiner.family,
+            "aspect": self.refiner.aspect,
+            "iterations": self.refiner.iterations,
+            "max_shift": self.bank.max_shift,
+            "size": list(self.size),
+            "candidates": self.candidates,
+        }
+
+    @classmethod
+    def from_state(
+        cls, encoder: LocalEncoder, state: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> TemplateAligner:
+        """The aligner of a :meth:`state` and the tensors of its ``state_dict()``."""
+        aspect = float(state["aspect"])
+        bank = TemplateBank(
+            tensors["bank.angles"],
+            tensors["bank.templates"],
+            aspect=aspect,
+            max_shift=float(state["max_shift"]),
+        )
+        refiner = GaussNewtonRefiner(
+            tensors["refiner.template"],
+            tensors["refiner.weight"],
+            str(state["family"]),
+            aspect=aspect,
+            iterations=int(state["iterations"]),
+        )
+        height, width = state["size"]
+        aligner = cls(encoder, bank, refiner, (int(height), int(width)), int(state["candidates"]))
+        aligner.load_state_dict(dict(tensors))
+        return aligner
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TemplateAligner:
+        super()._apply(fn, recurse)
+        self.bank._prepare()
+        self.refiner._prepare()
+        return self

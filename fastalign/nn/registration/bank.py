@@ -1,0 +1,154 @@
+"""A bank of turned templates, correlated with an image over all shifts at once."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastalign.ops import affine
+
+# Overlaps of the two windows below this share of the full one count as this share: the quotient of
+# two small numbers must not win.
+_LEAST_OVERLAP = 0.1
+
+
+def hann(height: int, width: int) -> Tensor:
+    """Hann window ``[height,width]``, zero just outside the map."""
+
+    def axis(count: int) -> Tensor:
+        return torch.sin(math.pi * (torch.arange(count) + 0.5) / count).square()
+
+    return torch.outer(axis(height), axis(width))
+
+
+class TemplateBank(nn.Module):
+    """Candidate poses of an image by correlation with templates at R angles. Ours.
+
+    Both the descriptors of the image and the templates are faded out by a Hann window; their
+    correlation over all shifts is a product of Fourier transforms, padded to twice the size so that
+    nothing wraps around, and divided by the overlap of the two windows.
+
+    Arguments:
+        angles: radians, ascending and evenly spaced ``[R]``.
+        templates: ``[R,K,h,w]``, mean descriptors of the aligned training images turned by each
+            angle.
+        aspect: width over height of the images in true units.
+        max_shift: largest shift along each axis, as a share of the image.
+    """
+
+    angles: Tensor
+    templates: Tensor
+
+    def __init__(
+        self, angles: Tensor, templates: Tensor, *, aspect: float = 1.0, max_shift: float = 0.35
+    ) -> None:
+        super().__init__()
+        self.aspect = aspect
+        self.max_shift = max_shift
+        self.register_buffer("angles", angles.float())
+        self.register_buffer("templates", templates.float())
+        self._prepare()
+
+    @property
+    def full_circle(self) -> bool:
+        """Whether the last angle is followed by the first."""
+        step = self.step
+        return len(self.angles) > 2 and abs(len(self.angles) * step - 2 * math.pi) < 0.1 * step
+
+    @property
+    def step(self) -> float:
+        """Radians from one angle to the next, 0 for a single one."""
+        return float(self.angles[1] - self.angles[0]) if len(self.angles) > 1 else 0.0
+
+    def _prepare(self) -> None:
+        """Everything that follows from the templates: spectra ``[frequencies,2R,K]``, overlaps."""
+        device = self.templates.device
+        height, width = self.templates.shape[-2:]
+        window = hann(height, width).to(device)
+        padded = (2 * height, 2 * width)
+        spectra = torch.fft.rfft2(self.templates * window, s=padded)
+        spectra = spectra.permute(2, 3, 0, 1).flatten(0, 1)
+        # Real and imaginary part side by side: a batched complex product is a slow loop.
+        self._spectra = torch.cat([spectra.real, spectra.imag], 1).contiguous()
+        of_window = torch.fft.rfft2(window, s=padded)
+        overlap = torch.fft.irfft2(of_window * of_window.conj(), s=padded)
+        overlap = self._centre(overlap + _LEAST_OVERLAP * overlap.max())
+        self._window = window
+        self._weight = 1 / overlap
+        self._is_full = self.full_circle
+        self._step = self.step
+
+    def _centre(self, correlation: Tensor) -> Tensor:
+        """Shifts within the limit, the zero shift in the middle: ``[..., 2a+1, 2b+1]``."""
+        height, width = self.templates.shape[-2:]
+        rows, columns = (int(self.max_shift * side) for side in (height, width))
+        centred = torch.fft.fftshift(correlation, dim=(-2, -1))
+        return centred[
+            ..., height - rows : height + rows + 1, width - columns : width + columns + 1
+        ]
+
+    def correlate(self, descriptors: Tensor) -> Tensor:
+        """Correlation of descriptors ``[B,K,h,w]`` with each template at each shift:
+        ``[B,R,2a+1,2b+1]``."""
+        height, width = self.templates.shape[-2:]
+        padded = (2 * height, 2 * width)
+        spectrum = torch.fft.rfft2(descriptors * self._window, s=padded)
+        columns = torch.view_as_real(spectrum.permute(2, 3, 1, 0)).flatten(0, 1).flatten(2)
+        turns = len(self.angles)
+        # [frequencies, R, B, 2] of (template real, imaginary) times (image real, imaginary).
+        by_real, by_imaginary = (
+            part.unflatten(2, (-1, 2)) for part in (self._spectra @ columns).split(turns, 1)
+        )
+        product = torch.complex(
+            by_real[..., 0] + by_imaginary[..., 1], by_real[..., 1] - by_imaginary[..., 0]
+        )
+        product = product.unflatten(0, (padded[0], -1)).permute(3, 2, 0, 1)
+        return self._centre(torch.fft.irfft2(product, s=padded)) * self._weight
+
+    def forward(self, descriptors: Tensor, candidates: int = 3) -> Tensor:
+        """The best poses, each a local maximum over the angles: theta ``[B,N,2,3]`` with N at most
+        ``candidates``; shifts and angle to a fraction of their steps, by parabolas."""
+        scores = self.correlate(descriptors)
+        batch, turns, rows, columns = scores.shape
+        best, where = scores.flatten(2).max(2)
+        chosen = self._peaks(best, min(candidates, turns))
+        place = where.gather(1, chosen)
+        row, column = place // columns, place % columns
+        each = torch.arange(batch, device=scores.device)[:, None]
+
+        def at(y: Tensor, x: Tensor) -> Tensor:
+            return scores[each, chosen, y.clamp(0, rows - 1), x.clamp(0, columns - 1)]
+
+        peak = at(row, column)
+        down = row + _vertex(at(row - 1, column), peak, at(row + 1, column))
+        right = column + _vertex(at(row, column - 1), peak, at(row, column + 1))
+        height, width = self.templates.shape[-2:]
+        shift = torch.stack(
+            [(right - columns // 2) * 2 / width, (down - rows // 2) * 2 / height], -1
+        )
+        turn = _vertex(
+            best.gather(1, (chosen - 1) % turns), peak, best.gather(1, (chosen + 1) % turns)
+        )
+        angle = self.angles[chosen] + turn * self._step
+        theta = affine.from_parameters(-angle.unsqueeze(-1), "rotation", self.aspect)
+        return torch.cat([theta[..., :2], shift.unsqueeze(-1)], -1)
+
+    def _peaks(self, best: Tensor, count: int) -> Tensor:
+        """Indices ``[B,count]`` of the largest local maxima over the angles."""
+        if best.shape[1] == 1:
+            return torch.zeros_like(best, dtype=torch.long)
+        before, after = best.roll(1, 1), best.roll(-1, 1)
+        if not self._is_full:
+            before[:, 0] = -torch.inf
+            after[:, -1] = -torch.inf
+        is_peak = (best >= before) & (best >= after)
+        # Others come after every peak, in their own order.
+        return (best + torch.where(is_peak, 1e3, 0.0)).topk(count, 1).indices
+
+
+def _vertex(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:
+    """Where the parabola through three values has its top, within half a step of the middle."""
+    curvature = (before - 2 * peak + after).clamp_max(-1e-6)
+    return (0.5 * (before - after) / curvature).clamp(-0.5, 0.5)

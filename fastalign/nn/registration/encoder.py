@@ -1,0 +1,74 @@
+"""Local descriptors for registration: early backbone features, decorrelated, of unit length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastalign.nn.backbone import FeatureBackbone
+
+# Variances below this share of the largest are not scaled up further: they are noise.
+_FLOOR = 1e-4
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images ``[B,C,H,W]`` at ``size``, without aliasing."""
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    if height % size[0] == 0 and width % size[1] == 0:
+        return F.avg_pool2d(images, (height // size[0], width // size[1]))
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+class LocalEncoder(nn.Module):
+    """Images ``[B,3,H,W]`` to descriptors ``[B,K,h,w]``, each of length 1. Ours.
+
+    The features of one backbone layer have their mean taken away, are projected on their first
+    principal components with equal variances, and scaled to length 1: so a correlation counts
+    agreement of structure and not the brightness or a channel that is large everywhere.
+
+    Arguments:
+        backbone: a frozen network with one layer.
+        components: K at most; never more than the layer has channels.
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, backbone: FeatureBackbone, components: int = 24) -> None:
+        super().__init__()
+        self.backbone = backbone
+        channels = backbone.channels[0]
+        self.components = min(components, channels)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("basis", torch.eye(channels)[:, : self.components].clone())
+
+    def features(self, images: Tensor) -> Tensor:
+        """The backbone's features ``[B,C,h,w]``."""
+        return self.backbone(images)[0].float()
+
+    def fit(self, features: Tensor, valid: Tensor) -> LocalEncoder:
+        """Mean and principal components of features ``[B,C,h,w]`` where valid ``[B,h,w]``."""
+        vectors = features.permute(0, 2, 3, 1)[valid].double()
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        variances, axes = torch.linalg.eigh(centred.mT @ centred / max(1, len(vectors)))
+        variances, axes = variances[-self.components :], axes[:, -self.components :]
+        floor = (variances.max() * _FLOOR).clamp_min(1e-12)
+        # eigh leaves the sign of each axis open; a fixed one makes equal runs equal files.
+        largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+        axes = axes * torch.where(largest < 0, -1.0, 1.0)
+        self.mean.copy_(mean)
+        self.basis.copy_(axes / variances.clamp_min(floor).sqrt())
+        return self
+
+    def project(self, features: Tensor) -> Tensor:
+        """Descriptors of :meth:`features`."""
+        kernel = self.basis.mT[..., None, None]
+        bias = -(self.mean @ self.basis)
+        return F.normalize(F.conv2d(features, kernel, bias), dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.project(self.features(images))

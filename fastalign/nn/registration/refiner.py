@@ -1,0 +1,176 @@
+"""Refinement of poses by Gauss-Newton on correlated edge strength."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastalign.nn.registration.encoder import resize
+from fastalign.nn.smoothing import smooth
+from fastalign.ops import affine, warp_affine
+
+_SIGMA = 1.0
+_NEIGHBOURHOOD = 6.0
+_NOISE = 0.01
+_DAMPING = 1e-3
+# A pose that leaves less of the template in sight than this is no pose.
+_LEAST_COVERED = 0.25
+
+
+def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Smoothed gradient magnitude over its local mean: ``[B,3,H,W]`` to ``[B,1,*size]``.
+
+    Gradients forget brightness, the local mean forgets contrast; what stays is where the edges
+    are. Ours.
+    """
+    blurred = smooth(resize(images, size).float(), _SIGMA, border="replicate")
+    strength = torch.zeros_like(blurred[:, :1])
+    strength[..., 1:-1] += (blurred[..., 2:] - blurred[..., :-2]).square().sum(1, keepdim=True)
+    strength[..., 1:-1, :] += (
+        (blurred[..., 2:, :] - blurred[..., :-2, :]).square().sum(1, keepdim=True)
+    )
+    strength = smooth(0.5 * strength.sqrt(), _SIGMA, border="replicate")
+    return strength / (smooth(strength, _NEIGHBOURHOOD, border="replicate") + _NOISE)
+
+
+def _steepest(template: Tensor, family: str, aspect: float) -> Tensor:
+    """Change of the template with each parameter of the family, at the identity: ``[h*w,P]``."""
+    height, width = template.shape
+    gx, gy = torch.zeros_like(template), torch.zeros_like(template)
+    gx[:, 1:-1] = (template[:, 2:] - template[:, :-2]) * (width / 4)
+    gy[1:-1] = (template[2:] - template[:-2]) * (height / 4)
+    x = (2 * torch.arange(width, device=template.device) + 1) / width - 1
+    y = ((2 * torch.arange(height, device=template.device) + 1) / height - 1)[:, None]
+    changes = {
+        "shift_x": gx,
+        "shift_y": gy,
+        "angle": gy * x * aspect - gx * y / aspect,
+        "log_scale": gx * x + gy * y,
+        "log_scale_x": gx * x,
+        "log_scale_y": gy * y,
+        "shear_x": gx * y / aspect,
+        "shear_y": gy * x * aspect,
+        "xx": gx * x,
+        "xy": gx * y / aspect,
+        "yx": gy * x * aspect,
+        "yy": gy * y,
+    }
+    return torch.stack([changes[name] for name in affine.FAMILIES[family]], -1).flatten(0, 1)
+
+
+class GaussNewtonRefiner(nn.Module):
+    """A few inverse compositional steps on theta, which raise the correlation with a template.
+
+    The criterion is that of ECC (Evangelidis and Psarakis, PAMI 2008), the steps are those of the
+    inverse compositional algorithm (Baker and Matthews, IJCV 2004), whose derivatives are those of
+    the template and so are made once. Locations from outside the image do not count; the others
+    count by ``weight``.
+
+    Arguments:
+        template: mean edge strength of aligned images ``[h,w]``.
+        weight: ``[h,w]``, at least 0.
+        family: transformation family, a key of :data:`fastalign.ops.affine.FAMILIES`.
+        aspect: width over height of the images in true units.
+        iterations: number of steps.
+    """
+
+    template: Tensor
+    weight: Tensor
+
+    def __init__(
+        self,
+        template: Tensor,
+        weight: Tensor,
+        family: str,
+        *,
+        aspect: float = 1.0,
+        iterations: int = 8,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.aspect = aspect
+        self.iterations = iterations
+        self.register_buffer("template", template)
+        self.register_buffer("weight", weight)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Everything a step sums over locations and that does not depend on the image:
+        ``[h*w, 3+2P+P*P]`` and, for the sums with the image, ``[h*w, 2+P]``."""
+        changes = _steepest(self.template, self.family, self.aspect)
+        count = changes.shape[1]
+        template = self.template.reshape(-1, 1)
+        ones = torch.ones_like(template)
+        products = (changes[:, :, None] * changes[:, None, :]).flatten(1)
+        self._fixed = torch.cat(
+            [ones, template, template.square(), changes, template * changes, products], 1
+        )
+        self._split = [1, 1, 1, count, count, count * count]
+        self._with_image = torch.cat([ones, template, changes], 1)
+        height, width = self.template.shape
+        y, x = torch.meshgrid(
+            (2 * torch.arange(height) + 1) / height - 1,
+            (2 * torch.arange(width) + 1) / width - 1,
+            indexing="ij",
+        )
+        grid = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+        self._grid = grid.to(template.device)
+        self._flat_weight = self.weight.flatten()
+        self._enough = float(self.weight.sum()) * _LEAST_COVERED
+        self._damping = _DAMPING * torch.eye(count, device=template.device)
+        self._ridge = 1e-9 * torch.eye(count, device=template.device)
+
+    def _compare(self, edges: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Correlation ``[B]``, and the normal equations of the next step: ``[B,P,P]``,
+        ``[B,P,1]``."""
+        size = tuple(self.template.shape)
+        warped = warp_affine(edges, theta, size=size, padding_mode="border").flatten(1)
+        # As affine.valid_mask with a margin of one pixel, on a grid that is made once.
+        inside = 1 - 2 / theta.new_tensor((edges.shape[-1], edges.shape[-2]))[:, None]
+        weight = ((theta @ self._grid).abs() <= inside).all(1) * self._flat_weight
+        weighted = weight * warped
+        sums, with_image = weight @ self._fixed, weighted @ self._with_image
+        total = sums[:, :1].clamp_min(1e-12)
+        _, template, squared, changes, by_template, products = (sums / total).split(self._split, 1)
+        image, both, by_image = (with_image / total).split([1, 1, changes.shape[1]], 1)
+        of_image = torch.linalg.vecdot(weighted, warped).unsqueeze(1) / total - image.square()
+        of_template = squared - template.square()
+        of_image, of_template = of_image.clamp_min(1e-12), of_template.clamp_min(1e-12)
+        correlation = (both - image * template) / (of_image * of_template).sqrt()
+        # Comparisons with what is not finite are false, so a lost pose is among the unseen.
+        seen = (sums[:, :1] > self._enough) & (correlation <= 2)
+        correlation = torch.where(seen, correlation, -1.0)
+        gain = (of_template / of_image).sqrt()
+        descent = gain * (by_image - image * changes) - (by_template - template * changes)
+        hessian = products.unflatten(1, (changes.shape[1], -1))
+        return correlation.squeeze(1), hessian, descent.unsqueeze(2)
+
+    def correlation(self, edges: Tensor, theta: Tensor) -> Tensor:
+        """Correlation with the template at theta, -1 to 1: ``[B]``."""
+        return self._compare(edges, theta)[0]
+
+    def forward(self, edges: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Refine theta ``[B,2,3]`` for edges ``[B,1,H,W]`` (see :func:`edge_strength`).
+
+        Returns:
+            theta ``[B,2,3]`` and its correlation ``[B]``; never a worse one than given.
+        """
+        best, best_theta = None, theta
+        for iteration in range(self.iterations + 1):
+            correlation, hessian, descent = self._compare(edges, theta)
+            if best is None:
+                best = correlation
+            else:
+                better = correlation > best
+                best = torch.where(better, correlation, best)
+                best_theta = torch.where(better[:, None, None], theta, best_theta)
+            if iteration == self.iterations:
+                break
+            # Levenberg-Marquardt: the diagonal a little larger.
+            damped = torch.addcmul(hessian + self._ridge, hessian, self._damping)
+            step = torch.linalg.solve_ex(damped, descent).result.squeeze(2)
+            # The inverse to first order, which is all that a vanishing step needs.
+            back = affine.from_parameters(-step, self.family, self.aspect)
+            theta = affine.compose(theta, back)
+        assert best is not None
+        return best_theta, best

@@ -1,0 +1,132 @@
+"""What every op promises, for every backend, dtype and layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from op_support.cases import CASES, DTYPES, OTHER_SIZE, Case, Inputs, as_tuple, exact, short
+from op_support.layouts import LAYOUTS, is_channels_last
+from op_support.tolerance import assert_accurate, assert_gradient_aggregate, assert_rare, edge_band
+from torch import Tensor
+
+from fastalign.ops import reference
+from fastalign.ops.schema import SCHEMAS
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=short)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def test_the_cases_cover_every_op():
+    assert {case.op for case in CASES} == set(SCHEMAS)
+
+
+def _discontinuity(case: Case, arguments: tuple[object, ...]) -> Tensor | None:
+    """Where two answers to warp_affine are right: nearest at a pixel edge."""
+    if case.op != "warp_affine" or "nearest" not in case.options:
+        return None
+    x, theta, size, mode, _, align_corners = arguments
+    band = edge_band(theta, x.shape[2:], size, align_corners, mode)
+    assert_rare(band)
+    return band.unsqueeze(1)
+
+
+def _clear_of_edges(case: Case, arguments: tuple[object, ...]) -> bool:
+    """Whether no gradient of warp_affine hangs on the rounding of a position."""
+    if case.op != "warp_affine_backward":
+        return True
+    _, x, theta, mode, _, align_corners, *_ = arguments
+    return not edge_band(theta, x.shape[2:], OTHER_SIZE, align_corners, mode).any()
+
+
+@every_case
+@every_dtype
+@every_layout
+def test_as_accurate_as_plain_pytorch(case, dtype, layout, backend, poisoned):
+    """Also: nothing is left unwritten, since fresh memory holds NaN here."""
+    arguments = case.make(Inputs(dtype, backend.device, layout))
+    assert _clear_of_edges(case, arguments)
+    ignore = _discontinuity(case, arguments)
+    kernel = getattr(reference, case.op)
+    found = as_tuple(backend.run(case.op, *arguments))
+    wanted = as_tuple(kernel(*exact(arguments)))
+    yardstick = as_tuple(kernel(*arguments))
+    for index, (out, best, same) in enumerate(zip(found, wanted, yardstick, strict=True)):
+        assert out.dtype == same.dtype
+        assert_accurate(out, best, same, ignore=ignore, name=f"{case} result {index}")
+        if out.numel() > 0 and "backward" in case.op:
+            eps = torch.finfo(out.dtype).eps
+            assert_gradient_aggregate(out, best, same, relative=eps, name=f"{case} result {index}")
+
+
+@every_case
+@every_layout
+def test_memory_formats(case, layout, backend):
+    """A [B,C,H,W] result is channels_last where the input it belongs to is; others contiguous."""
+    arguments = case.make(Inputs(torch.float32, backend.device, layout))
+    for out in as_tuple(backend.run(case.op, *arguments)):
+        if out.dim() == 4 and layout == "channels_last":
+            assert is_channels_last(out)
+        else:
+            assert out.is_contiguous()
+
+
+@every_case
+def test_inputs_stay_as_they_are(case, backend):
+    arguments = case.make(Inputs(torch.float32, backend.device, "permuted"))
+    before = [value.clone() if isinstance(value, Tensor) else value for value in arguments]
+    backend.run(case.op, *arguments)
+    for was, now in zip(before, arguments, strict=True):
+        assert torch.equal(was, now) if isinstance(was, Tensor) else was == now
+
+
+@every_case
+def test_the_same_call_gives_the_same_bits(case, backend):
+    """On the CPU always; on a GPU the ops that add with atomics are asked for determinism."""
+    arguments = case.make(Inputs(torch.float32, backend.device))
+    if case.op == "warp_affine_backward":
+        arguments = (*arguments[:-1], True)
+    first = as_tuple(backend.run(case.op, *arguments))
+    for _ in range(3):
+        again = as_tuple(backend.run(case.op, *arguments))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+SMALL_SHAPES = {
+    "one pixel": (3, 4, 1, 1),
+    "one image": (1, 4, 3, 2),
+    "one channel": (3, 1, 3, 2),
+    "one row": (2, 3, 1, 5),
+    "one column": (2, 3, 5, 1),
+    "all ones": (1, 1, 1, 1),
+    "no image": (0, 3, 4, 5),
+}
+
+
+@every_case
+@pytest.mark.parametrize("shape", SMALL_SHAPES.values(), ids=SMALL_SHAPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_small_shapes(case, shape, layout, backend, poisoned):
+    arguments = case.make(Inputs(torch.float32, backend.device, layout, shape))
+    kernel = getattr(reference, case.op)
+    found = as_tuple(backend.run(case.op, *arguments))
+    wanted = as_tuple(kernel(*exact(arguments)))
+    yardstick = as_tuple(kernel(*arguments))
+    if not _clear_of_edges(case, arguments):
+        pytest.skip("a sample lies on a pixel edge, where two gradients are right")
+    for out, best, same in zip(found, wanted, yardstick, strict=True):
+        assert_accurate(out, best, same, ignore=_discontinuity(case, arguments))
+        if layout == "contiguous":  # also where a map of one pixel or channel is both
+            assert out.stride() == torch.empty(out.shape).stride()
+
+
+EMPTY_SHAPES = {"no row": (2, 3, 0, 5), "no column": (2, 3, 4, 0), "no image": (0, 3, 4, 5)}
+
+
+@pytest.mark.parametrize("shape", EMPTY_SHAPES.values(), ids=EMPTY_SHAPES)
+@pytest.mark.parametrize("case", [c for c in CASES if not c.op.startswith("warp")], ids=str)
+def test_empty_maps(case, shape, backend):
+    """Shapes as always; a loss of nothing and a gradient summed over nothing are 0."""
+    arguments = case.make(Inputs(torch.float32, backend.device, "contiguous", shape))
+    for out in as_tuple(backend.run(case.op, *arguments)):
+        assert torch.equal(out, torch.zeros_like(out))
