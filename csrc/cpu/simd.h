@@ -182,6 +182,43 @@ FASTALIGN_INLINE void store_acc(Half* to, const Floats& v) {
 #endif
 }
 
+// The first `count` in [1, lanes] elements and zeros behind them; nothing else is read.
+template <class S>
+FASTALIGN_INLINE Vec<Acc<S>> load_first(const S* from, int64_t count) {
+#if defined(__AVX512F__)
+  const uint32_t mask = (uint32_t{1} << count) - 1;
+  if constexpr (sizeof(S) == 8) {
+    return reinterpret_cast<Doubles>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), from));
+  } else if constexpr (sizeof(S) == 4) {
+    return reinterpret_cast<Floats>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from));
+  } else {
+    S kept[kLanes<float>];
+    const __m256i bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), from);
+    std::memcpy(kept, &bits, sizeof(kept));
+    return load_acc(kept);
+  }
+#else
+#if defined(__AVX2__)
+  if constexpr (sizeof(S) == 4) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);
+    return reinterpret_cast<Floats>(_mm256_maskload_ps(from, mask));
+  }
+#endif
+  S kept[kLanes<Acc<S>>] = {};
+  std::memcpy(kept, from, static_cast<size_t>(count) * sizeof(S));
+  return load_acc(kept);
+#endif
+}
+
+// Stores the first `count` in [1, lanes] elements.
+template <class S>
+FASTALIGN_INLINE void store_first(S* to, const Vec<Acc<S>>& v, int64_t count) {
+  S all[kLanes<Acc<S>>];
+  store_acc(all, v);
+  std::memcpy(to, all, static_cast<size_t>(count) * sizeof(S));
+}
+
 // Store around the caches; `to` must be aligned to the vector.
 template <class A>
 FASTALIGN_INLINE void store_streaming(A* to, const Vec<A>& v) {
@@ -321,6 +358,47 @@ FASTALIGN_INLINE double sum_lanes(const Doubles& v) {
   double values[kLanes<double>];
   store(values, v);
   return sum_tree<kLanes<double>>(values);
+}
+
+// Sums of the lanes of four vectors, in fewer shuffles than four single sums.
+template <class A>
+struct Four {
+  using type = typename VectorOf<A, 4>::type;
+};
+
+template <class A>
+FASTALIGN_INLINE typename Four<A>::type sum_lanes_of_four(const Vec<A>& a, const Vec<A>& b,
+                                                          const Vec<A>& c, const Vec<A>& d) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(A) == 4) {
+    const __m512 va = reinterpret_cast<__m512>(a), vb = reinterpret_cast<__m512>(b);
+    const __m512 vc = reinterpret_cast<__m512>(c), vd = reinterpret_cast<__m512>(d);
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(va, vb), _mm512_unpackhi_ps(va, vb));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(vc, vd), _mm512_unpackhi_ps(vc, vd));
+    const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    return reinterpret_cast<typename Four<A>::type>(sums);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(A) == 4) {
+    const __m256 ab = _mm256_hadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b));
+    const __m256 cd = _mm256_hadd_ps(reinterpret_cast<__m256>(c), reinterpret_cast<__m256>(d));
+    const __m256 all = _mm256_hadd_ps(ab, cd);
+    const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    return reinterpret_cast<typename Four<A>::type>(sums);
+  }
+#elif defined(__SSE2__)
+  if constexpr (sizeof(A) == 4) {
+    __m128 va = reinterpret_cast<__m128>(a), vb = reinterpret_cast<__m128>(b);
+    __m128 vc = reinterpret_cast<__m128>(c), vd = reinterpret_cast<__m128>(d);
+    _MM_TRANSPOSE4_PS(va, vb, vc, vd);
+    const __m128 sums = _mm_add_ps(_mm_add_ps(va, vb), _mm_add_ps(vc, vd));
+    return reinterpret_cast<typename Four<A>::type>(sums);
+  }
+#endif
+  typename Four<A>::type sums = {sum_lanes(a), sum_lanes(b), sum_lanes(c), sum_lanes(d)};
+  return sums;
 }
 
 // True if any lane of a comparison result is set.
