@@ -274,8 +274,7 @@ FASTALIGN_INLINE Floats abs_of(const Floats& a) {
 }
 
 FASTALIGN_INLINE Doubles abs_of(const Doubles& a) {
-  return reinterpret_cast<Doubles>(reinterpret_cast<Bits<double>>(a) &
-                                   int64_t{0x7fffffffffffffff});
+  return reinterpret_cast<Doubles>(reinterpret_cast<Bits<double>>(a) & int64_t{0x7fffffffffffffff});
 }
 
 FASTALIGN_INLINE Floats sqrt_of(const Floats& a) {
@@ -375,7 +374,8 @@ FASTALIGN_INLINE typename Four<A>::type sum_lanes_of_four(const Vec<A>& a, const
     const __m512 vc = reinterpret_cast<__m512>(c), vd = reinterpret_cast<__m512>(d);
     const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(va, vb), _mm512_unpackhi_ps(va, vb));
     const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(vc, vd), _mm512_unpackhi_ps(vc, vd));
-    const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m512 all =
+        _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
     const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     return reinterpret_cast<typename Four<A>::type>(sums);

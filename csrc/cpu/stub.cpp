@@ -2,6 +2,5 @@
 #define STUB(level) namespace level { \
 Status pairwise_distance(const PairwiseDistanceArgs&, const Workers&){return Status::ok;} \
 \
-Status warp_affine_backward(const WarpAffineBackwardArgs&, const Workers&){return Status::ok;} \
-Status mahalanobis(const MahalanobisArgs&, const Workers&){return Status::ok;} }
+Status warp_affine_backward(const WarpAffineBackwardArgs&, const Workers&){return Status::ok;} }
 namespace fastalign { STUB(isa_baseline) STUB(isa_avx2) STUB(isa_avx512) }
