@@ -41,6 +41,13 @@ def build_config(**options: Any) -> FYDConfig:
     """
     from fastalign.models.fyd import FYDConfig
 
+    known = {field.name for field in dataclasses.fields(FYDConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(
+            f"the model has no option {', '.join(unknown)}; its options are "
+            f"{', '.join(sorted(known))}."
+        )
     if options.get("teacher") is None:
         options["teacher"] = options.get("align") != "ica"
     return FYDConfig(**{name: value for name, value in options.items() if value is not None})
