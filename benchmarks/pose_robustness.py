@@ -32,11 +32,9 @@ from fastalign.nn import smooth
 
 JITTERS = (
     Jitter(),
-    Jitter(5, 0.02),
     Jitter(10, 0.04),
     Jitter(20, 0.08),
     Jitter(45, 0.1),
-    Jitter(90, 0.1),
     Jitter(180, 0.1),
 )
 # Every part forced on, so that each shows what it does and not what skipping makes of it.

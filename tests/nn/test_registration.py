@@ -132,7 +132,7 @@ def blob(height: int, width: int, row: float, column: float) -> Tensor:
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (2, -3), (-4, 1), (1.5, 0.25)])
 def test_a_shifted_image_is_found(down, right):
     bank = TemplateBank(torch.zeros(1), blob(20, 24, 9, 10), max_shift=0.3)
-    theta = bank(blob(20, 24, 9 + down, 10 + right))
+    theta, _ = bank(blob(20, 24, 9 + down, 10 + right))
     assert theta.shape == (1, 1, 2, 3)
     expected = torch.tensor([[1, 0, 2 * right / 24], [0, 1, 2 * down / 20]])
     # Half a pixel: the two windows pull towards the middle.
@@ -154,7 +154,7 @@ def turned_bank(limit: float) -> tuple[TemplateBank, Tensor, Tensor]:
 def test_a_turned_image_is_found(limit, degrees):
     bank, picture, _ = turned_bank(limit)
     turn = affine.from_parameters(torch.tensor([[math.radians(degrees)]]), "rotation")
-    theta = bank(warp_affine(picture, turn, padding_mode="border"))
+    theta, _ = bank(warp_affine(picture, turn, padding_mode="border"))
     # The warp that aligns the image undoes its turn.
     found = float(affine.magnitude(theta[0, 0])["rotation"])
     assert found == pytest.approx(-degrees, abs=2)
@@ -167,7 +167,7 @@ def test_a_full_circle_has_no_end():
     assert len(angles) == 48 and bank.step == pytest.approx(math.radians(7.5))
     for degrees in (179.0, -179.0, 176.25):
         turn = affine.from_parameters(torch.tensor([[math.radians(degrees)]]), "rotation")
-        theta = bank(warp_affine(picture, turn, padding_mode="border"))
+        theta, _ = bank(warp_affine(picture, turn, padding_mode="border"))
         off = affine.magnitude(affine.compose(turn[0], theta[0, 0]))["rotation"]
         assert abs(float(off)) < 2
 
@@ -179,13 +179,13 @@ def test_candidates_are_the_largest_local_maxima_over_the_angles():
     # 4 is higher than all but 5, and lies on its slope.
     assert bank._peaks(best, 4).tolist()[0] == [5, 9, 16, 0]
     # No more candidates than angles.
-    assert turned_bank(0)[0](torch.randn(2, 3, 32, 32), 5).shape == (2, 1, 2, 3)
+    assert turned_bank(0)[0](torch.randn(2, 3, 32, 32), 5)[0].shape == (2, 1, 2, 3)
 
 
 def test_the_aspect_makes_turns_true_ones():
     angles = angles_within(FULL)
     bank = TemplateBank(angles, torch.randn(48, 2, 8, 8), aspect=2.0, max_shift=0.1)
-    for theta in bank(torch.randn(1, 2, 8, 8), 3)[0]:
+    for theta in bank(torch.randn(1, 2, 8, 8), 3)[0][0]:
         to_true = torch.diag(torch.tensor([2.0, 1.0]))
         rotation = to_true @ theta[:, :2] @ torch.linalg.inv(to_true)
         torch.testing.assert_close(rotation @ rotation.T, torch.eye(2), atol=1e-5, rtol=0)
@@ -599,8 +599,8 @@ def test_parts_that_lie_still_are_left_alone():
     assert list(choice.shares) == [
         "none",
         "translation",
-        "rotation_translation to 30 degrees",
         "rotation_translation",
+        "rotation_translation, full turns",
     ]
     assert "has to lower it by 10 %" in choice.reason and "none" in choice.reason
 
@@ -614,14 +614,25 @@ def test_shifted_parts_are_aligned_by_translation():
 
 def test_slightly_turned_parts_are_aligned_by_small_rotations():
     choice = choose(photographs(poses(8, 0.35, 0.2), 64, 64))
-    assert choice.summary == "aligned by rotation_translation to 30 degrees"
+    limit = math.degrees(float(choice.search.aligner.bank.angles.max()))
+    assert choice.summary == f"aligned by rotation_translation within {limit:.0f} degrees"
     assert choice.search.aligner.bank.angles.abs().max() < math.radians(60)
+
+
+def test_turns_beyond_the_angles_searched_at_first_widen_the_search():
+    theta = poses(10, math.radians(70), 0.1)
+    images = photographs(theta, 64, 64)
+    with torch.no_grad():
+        found = search_poses(images, encoder(), "rotation_translation", max_angle=math.radians(30))
+    assert math.radians(60) < float(found.aligner.bank.angles.max())
+    angle, _ = disagreement(theta, found.theta, (64, 64))
+    assert angle < 3
 
 
 def test_parts_turned_all_around_are_aligned_by_full_turns():
     theta = poses(10, FULL, 0.15)
     choice = choose(photographs(theta, 64, 64))
-    assert choice.summary == "aligned by rotation_translation"
+    assert choice.summary == "aligned by rotation_translation, full turns"
     assert choice.search.aligner.bank.full_circle
     angle, pixels = disagreement(theta, choice.search.theta, (64, 64))
     assert angle < 2 and pixels < 1
