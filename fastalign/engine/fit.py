@@ -24,6 +24,8 @@ from fastalign.models.progress import NoProgress, Progress
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYDConfig
 
+_CACHE_BYTES = 1 << 29
+
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
     """Where the checkpoint of a fit to ``out`` lies while it runs."""
@@ -126,7 +128,14 @@ def fit_category(
     resumed = resume and checkpoint.exists()
     if resumed:
         _refuse_other_settings(checkpoint, settings)
-    train_set = ImageDataset(training, config.image_size, skip_bad=skip_bad)
+    # Prepared images are read in every epoch: kept, if that takes little.
+    height, width = config.image_size
+    train_set = ImageDataset(
+        training,
+        config.image_size,
+        skip_bad=skip_bad,
+        cache=3 * height * width * len(training) <= _CACHE_BYTES,
+    )
     validation_set = (
         ImageDataset(validation, config.image_size, skip_bad=skip_bad) if validation else None
     )

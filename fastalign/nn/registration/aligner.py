@@ -34,7 +34,8 @@ class TemplateAligner(nn.Module):
 
     Descriptors of the image are correlated with a bank of turned templates over all shifts, and the
     best candidates are refined by Gauss-Newton; the one whose descriptors and edges together
-    correlate best is the answer. Nothing depends on the other images of a batch. Made by :func:`search_poses`. Ours.
+    correlate best is the answer. Nothing depends on the other images of a batch. Made by
+    :func:`search_poses`. Ours.
     """
 
     def __init__(
