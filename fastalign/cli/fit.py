@@ -17,6 +17,7 @@ from fastalign.cli.options import (
     SkipBad,
     Threads,
     parse_layers,
+    parse_settings,
     parse_size,
     set_threads,
 )
@@ -88,6 +89,10 @@ def fit(
         float | None,
         _training("--threshold-quantile", "Quantile of their scores that is the threshold.", "X"),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        _model("--set", "Any other option of the model, see docs/model.md.", "NAME=VALUE"),
+    ] = None,
     seed: Annotated[int, _training("--seed", "Seed of everything random.", "N")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")
@@ -107,6 +112,7 @@ def fit(
 
     set_threads(threads)
     config = build_config(
+        **parse_settings(settings or []),
         image_size=parse_size(image_size),
         align=align.value,
         teacher=teacher,

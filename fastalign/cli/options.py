@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
+
+from fastalign.errors import ConfigError
+
+# Options of the model that have a flag of their own name, so that none can be given twice.
+_OWN_FLAG = (
+    "image_size",
+    "align",
+    "teacher",
+    "family",
+    "backbone",
+    "weights",
+    "layers",
+    "channels",
+    "shrinkage",
+    "epochs",
+    "batch_size",
+    "threshold_quantile",
+)
 
 Device = Annotated[
     str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", metavar="NAME")
@@ -42,8 +61,6 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: it is neither.
     """
-    from fastalign.errors import ConfigError
-
     parts = text.lower().split("x")
     try:
         sides = [int(part) for part in parts]
@@ -62,10 +79,31 @@ def parse_layers(text: str) -> tuple[int, ...]:
     Raises:
         ConfigError: no comma-separated list of numbers.
     """
-    from fastalign.errors import ConfigError
-
     try:
         layers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--layers {text!r}: use numbers with commas, such as 1,2,4.") from None
     return layers
+
+
+def parse_settings(entries: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` entries as options; values are JSON where they can be, else text.
+
+    Raises:
+        ConfigError: an entry without ``=``, a name given twice, or one that has its own flag.
+    """
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise ConfigError(f"--set {entry!r}: write NAME=VALUE, such as --set sigma=2.")
+        if name in found:
+            raise ConfigError(f"--set {entry!r}: {name} is given twice.")
+        if name in _OWN_FLAG:
+            raise ConfigError(f"--set {entry!r}: use --{name.replace('_', '-')} for this option.")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found

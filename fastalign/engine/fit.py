@@ -24,6 +24,8 @@ from fastalign.models.progress import NoProgress, Progress
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYDConfig
 
+_CACHE_BYTES = 1 << 29
+
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
     """Where the checkpoint of a fit to ``out`` lies while it runs."""
@@ -41,6 +43,13 @@ def build_config(**options: Any) -> FYDConfig:
     """
     from fastalign.models.fyd import FYDConfig
 
+    known = {field.name for field in dataclasses.fields(FYDConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError(
+            f"the model has no option {', '.join(unknown)}; its options are "
+            f"{', '.join(sorted(known))}."
+        )
     if options.get("teacher") is None:
         options["teacher"] = options.get("align") != "ica"
     return FYDConfig(**{name: value for name, value in options.items() if value is not None})
@@ -119,7 +128,14 @@ def fit_category(
     resumed = resume and checkpoint.exists()
     if resumed:
         _refuse_other_settings(checkpoint, settings)
-    train_set = ImageDataset(training, config.image_size, skip_bad=skip_bad)
+    # Prepared images are read in every epoch: kept, if that takes little.
+    height, width = config.image_size
+    train_set = ImageDataset(
+        training,
+        config.image_size,
+        skip_bad=skip_bad,
+        cache=3 * height * width * len(training) <= _CACHE_BYTES,
+    )
     validation_set = (
         ImageDataset(validation, config.image_size, skip_bad=skip_bad) if validation else None
     )

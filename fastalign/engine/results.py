@@ -30,10 +30,10 @@ class Skipped:
 class Alignment:
     """How one image was aligned.
 
-    ``residual_before`` and ``residual_after`` are the mean squared distance to the fitted mean
-    without and with the warp; ``shift`` is a fraction of the image size, ``rotation`` in degrees,
-    ``scale`` a factor, ``covered`` the fraction of the aligned frame that came from inside the
-    image.
+    ``residual_before`` and ``residual_after`` are 1 minus the correlation of the image's edges with
+    the mean of the training images, without and with the warp; ``shift`` is a fraction of the image
+    size, ``rotation`` in degrees, ``scale`` a factor, ``covered`` the fraction of the aligned frame
+    that came from inside the image.
     """
 
     residual_before: float

@@ -105,21 +105,26 @@ class FYDConfig:
                 "each, such as (256, 256)."
             )
         object.__setattr__(self, "image_size", tuple(size))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
-        unknown = set(self.align.split("+")) - {*PARTS, "none", "all"}
-        if unknown:
+        layers: Any = self.layers
+        if layers is not None:
+            if isinstance(layers, str) or not isinstance(layers, Sequence):
+                raise ConfigError(
+                    f"layers {layers!r}: give indices or names in a list, such as ['blocks.1']."
+                )
+            object.__setattr__(self, "layers", tuple(layers))
+        asked = str(self.align).split("+")
+        if set(asked) - {*PARTS, "none", "all"} or ("none" in asked and len(asked) > 1):
             raise ConfigError(
                 f"align {self.align!r}: use none, all, or any of {', '.join(PARTS)} joined by +."
             )
         self._choose("family", ("auto", *affine.FAMILIES))
         self._choose("fca_family", tuple(affine.FAMILIES))
         self._choose("storage", _STORAGE)
-        self._bound("channels", 0)
-        self._bound("epochs", 0)
-        self._bound("batch_size", 2, "the losses compare the images of a batch")
-        self._bound("projector_channels", 0)
-        self._bound("search_images", 4)
+        self._bound("channels", 0, whole=True)
+        self._bound("epochs", 0, whole=True)
+        self._bound("batch_size", 2, "the losses compare the images of a batch", whole=True)
+        self._bound("projector_channels", 0, whole=True)
+        self._bound("search_images", 4, whole=True)
         self._bound("shrinkage", 0)
         self._bound("min_share", 0, most=1)
         self._bound("sigma", 0)
@@ -139,13 +144,21 @@ class FYDConfig:
         if value not in allowed:
             raise ConfigError(f"{_words(name)} {value!r}: use one of {', '.join(allowed)}.")
 
-    def _bound(self, name: str, least: float, reason: str = "", most: float | None = None) -> None:
+    def _bound(
+        self,
+        name: str,
+        least: float,
+        reason: str = "",
+        most: float | None = None,
+        whole: bool = False,
+    ) -> None:
         value: Any = getattr(self, name)
-        number = isinstance(value, (int, float)) and math.isfinite(value)
+        number = isinstance(value, int if whole else (int, float)) and math.isfinite(value)
         if not number or value < least or (most is not None and value > most):
             limits = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
             because = f": {reason}" if reason else ""
-            raise ConfigError(f"{_words(name)} {value}: give a number {limits}{because}.")
+            kind = "a whole number" if whole else "a number"
+            raise ConfigError(f"{_words(name)} {value}: give {kind} {limits}{because}.")
 
 
 def _words(name: str) -> str:

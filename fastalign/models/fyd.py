@@ -216,6 +216,8 @@ class FYD(nn.Module):
         """
         parts = []
         for index, (stage, rows) in enumerate(zip(stages, self._rows, strict=True)):
+            if not len(rows):
+                continue
             chosen = stage[:, rows]
             if self.adapters is not None:
                 chosen = chosen + F.conv2d(stage, self._kernel(index)[rows])

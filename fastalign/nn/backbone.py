@@ -76,6 +76,7 @@ class FeatureBackbone(nn.Module):
         # Weights that are replaced at once must not use up the caller's random numbers.
         with nullcontext() if weights is None else torch.random.fork_rng(devices=[]):
             network, mean, std = _create(name, weights)
+        self._sample_size = _sample_size(name)
         self.name = name
         self.trainable = trainable
         self.channels_last = channels_last
@@ -152,7 +153,7 @@ class FeatureBackbone(nn.Module):
         if not self.is_fused:
             parameter = next(self.parameters())
             generator = torch.Generator().manual_seed(0)
-            sample = torch.rand(1, 3, 64, 64, generator=generator)
+            sample = torch.rand(1, 3, *self._sample_size, generator=generator)
             sample = sample.to(parameter.device, parameter.dtype)
             fold_batch_norm(self, lambda: self(sample))
             self.requires_grad_(False)
@@ -180,14 +181,13 @@ class FeatureBackbone(nn.Module):
         return images
 
     def _probe(self) -> dict[str, tuple[int, int]]:
-        size = 64
         training = self.training
         self.eval()
         with torch.no_grad():
-            outputs = self(torch.zeros(1, 3, size, size))
+            outputs = self(torch.zeros(1, 3, *self._sample_size))
         self.train(training)
         return {
-            layer: (output.shape[1], size // output.shape[2])
+            layer: (output.shape[1], self._sample_size[0] // output.shape[2])
             for layer, output in zip(self.layers, outputs, strict=True)
         }
 
@@ -237,6 +237,16 @@ def _create(name: str, weights: str | Path | None) -> tuple[Any, Sequence[float]
     tensors = weight_files.read_tensors(path)
     weight_files.load_into(network, whole, tensors, f"weights file {path}")
     return network, mean, std
+
+
+def _sample_size(name: str) -> tuple[int, int]:
+    """Height and width of images to try a network on: small, unless it takes one size only."""
+    import timm
+
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if settings is None or not settings.fixed_input_size:
+        return 64, 64
+    return settings.input_size[1], settings.input_size[2]
 
 
 def _chain(network: Any, layers: list[str]) -> dict[str, nn.Module] | None:

@@ -6,18 +6,40 @@ guessed from names, and the result is compared with the network before folding.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which tensors functions are called with, as long as it is not told to look away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+        self.looking = True
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # Reading an attribute such as the shape uses no value.
+        if self.looking and getattr(func, "__name__", "") != "__get__":
+            self.seen |= {id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        return func(*args, **kwargs)
 
 
 def _consumers(
-    network: nn.Module, run: Callable[[], object]
+    network: nn.Module, run: Callable[[], list[Tensor]]
 ) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs in which the convolution's very output tensor is the normalisation's input."""
+    """Pairs in which the convolution's very output tensor is the normalisation's input, and nobody
+    else's."""
+    uses = _Uses()
     produced: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    pairs: list[tuple[nn.Conv2d, Tensor, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
 
     def after_convolution(module: nn.Module, _: object, output: Tensor) -> None:
@@ -25,12 +47,17 @@ def _consumers(
         assert isinstance(module, nn.Conv2d)
         # The tensor is kept so that no later one can take its identity.
         produced[id(output)] = (module, output)
+        uses.seen.discard(id(output))
 
     def before_normalisation(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[module] = calls.get(module, 0) + 1
         found = produced.get(id(inputs[0]))
         if found is not None and isinstance(module, nn.BatchNorm2d):
-            pairs.append((found[0], module))
+            pairs.append((*found, module))
+        uses.looking = False
+
+    def after_normalisation(*_: object) -> None:
+        uses.looking = True
 
     handles = []
     for module in network.modules():
@@ -38,12 +65,21 @@ def _consumers(
             handles.append(module.register_forward_hook(after_convolution))
         elif isinstance(module, nn.BatchNorm2d) and _is_known(module):
             handles.append(module.register_forward_pre_hook(before_normalisation))
+            handles.append(module.register_forward_hook(after_normalisation))
     try:
-        run()
+        with uses:
+            outputs = run()
     finally:
         for handle in handles:
             handle.remove()
-    return [pair for pair in pairs if all(calls[module] == 1 for module in pair)]
+    elsewhere = uses.seen | {id(output) for output in outputs}
+    normalised = Counter(id(output) for _, output, _ in pairs)
+    return [
+        (convolution, normalisation)
+        for convolution, output, normalisation in pairs
+        if calls[convolution] == calls[normalisation] == normalised[id(output)] == 1
+        and id(output) not in elsewhere
+    ]
 
 
 def _is_known(module: nn.BatchNorm2d) -> bool:
@@ -90,7 +126,8 @@ def fold_batch_norm(network: nn.Module, run: Callable[[], list[Tensor]]) -> int:
 
     Raises:
         RuntimeError: the folded network computes something else, because a convolution's output
-            is used outside its normalisation; the network must then be left unfolded.
+            is used outside its normalisation in a way that could not be seen; the network is
+            spoiled.
     """
     before = [output.clone() for output in run()]
     pairs = _consumers(network, run)

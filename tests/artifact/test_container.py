@@ -8,11 +8,11 @@ import zipfile
 
 import pytest
 import torch
-from fastalign.errors import ArtifactError, ConfigError, FastalignError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastalign import artifact
+from fastalign.errors import ArtifactError, ConfigError, FastalignError
 
 
 def tensors():

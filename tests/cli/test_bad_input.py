@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
     assert [name for name in files_below(tmp_path / "out") if "." in name] == []
 
 
-def small_file_system(options, size_kb=48):
+def small_file_system(options, size_kb=16):
     """A shell line that runs its arguments with a file system of its own on $1, or None."""
     line = f'mount -t tmpfs -o size={size_kb}k,{options} tmpfs "$1" && shift && exec "$@"'
     probe = 'mount -t tmpfs tmpfs "$1"'

@@ -227,3 +227,32 @@ def test_output_to_a_closed_pipe_is_no_fault(fitted, whole_ring):
     )
     os.close(writer)
     assert "Traceback" not in result.stderr
+
+
+def test_any_option_of_the_model_can_be_set(run, whole_ring, tmp_path, fit_options):
+    from fastalign import artifact
+
+    model = tmp_path / "m.safetensors"
+    options = ("--set", "sigma=1.5", "--set", "skip=false", "--set", "storage=bfloat16")
+    outcome = run("fit", whole_ring, "--out", model, *fit_options, *options)
+    assert outcome.code == 0, outcome.err
+    config = artifact.read_metadata(model)["config"]
+    assert (config["sigma"], config["skip"], config["storage"]) == (1.5, False, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        ("sigma", "NAME=VALUE"),
+        ("no_such=1", "no_such"),
+        ("epochs=3", "--epochs"),
+        ("sigma=wide", "sigma"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_leaves_with_2(
+    run, whole_ring, tmp_path, fit_options, entry, word
+):
+    outcome = run("fit", whole_ring, "--out", tmp_path / "m", *fit_options, "--set", entry)
+    assert outcome.code == 2, outcome.err
+    assert word in outcome.err and "Traceback" not in outcome.err
+    assert not list(tmp_path.iterdir())

@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
-from fastalign.errors import ConfigError, InputError
 from PIL import Image
 
 from fastalign.engine.predict import find_inputs, predict_paths
+from fastalign.errors import ConfigError, InputError
 
 
 def table(path):

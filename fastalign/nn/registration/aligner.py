@@ -33,8 +33,9 @@ class TemplateAligner(nn.Module):
     """Pose of each image against a learned template.
 
     Descriptors of the image are correlated with a bank of turned templates over all shifts, and the
-    best candidates are refined by Gauss-Newton; the best correlated one is the answer. Nothing
-    depends on the other images of a batch. Made by :func:`search_poses`. Ours.
+    best candidates are refined by Gauss-Newton; the one whose descriptors and edges together
+    correlate best is the answer. Nothing depends on the other images of a batch. Made by
+    :func:`search_poses`. Ours.
     """
 
     def __init__(
@@ -64,14 +65,15 @@ class TemplateAligner(nn.Module):
             return self._find(resize(images.float(), self.size))
 
     def _find(self, small: Tensor) -> Pose:
-        candidates = self.bank(self.encoder(small), self.candidates)
+        candidates, agreement = self.bank(self.encoder(small), self.candidates)
         batch, count = candidates.shape[:2]
         edges = edge_strength(small, self.edge_size)
         theta, correlation = self.refiner(
             edges.repeat_interleave(count, 0), candidates.flatten(0, 1)
         )
         theta, correlation = theta.unflatten(0, (batch, count)), correlation.view(batch, count)
-        best = correlation.argmax(1)
+        # Edges place a pose best, descriptors tell better which of several it is.
+        best = (correlation + agreement).argmax(1)
         each = torch.arange(batch, device=best.device)
         return Pose(theta[each, best], correlation[each, best])
 

@@ -107,9 +107,12 @@ class TemplateBank(nn.Module):
         product = product.unflatten(0, (padded[0], -1)).permute(3, 2, 0, 1)
         return self._centre(torch.fft.irfft2(product, s=padded)) * self._weight
 
-    def forward(self, descriptors: Tensor, candidates: int = 3) -> Tensor:
-        """The best poses, each a local maximum over the angles: theta ``[B,N,2,3]`` with N at most
-        ``candidates``; shifts and angle to a fraction of their steps, by parabolas."""
+    def forward(self, descriptors: Tensor, candidates: int = 3) -> tuple[Tensor, Tensor]:
+        """The best poses, each a local maximum over the angles, and their correlations.
+
+        theta ``[B,N,2,3]`` with N at most ``candidates``, shifts and angle to a fraction of their
+        steps by parabolas, and ``[B,N]``, about -1 to 1.
+        """
         scores = self.correlate(descriptors)
         batch, turns, rows, columns = scores.shape
         best, where = scores.flatten(2).max(2)
@@ -133,7 +136,7 @@ class TemplateBank(nn.Module):
         )
         angle = self.angles[chosen] + turn * self._step
         theta = affine.from_parameters(-angle.unsqueeze(-1), "rotation", self.aspect)
-        return torch.cat([theta[..., :2], shift.unsqueeze(-1)], -1)
+        return torch.cat([theta[..., :2], shift.unsqueeze(-1)], -1), peak
 
     def _peaks(self, best: Tensor, count: int) -> Tensor:
         """Indices ``[B,count]`` of the largest local maxima over the angles."""

@@ -118,33 +118,38 @@ def choose_family(
     judged = len(images) >= _LEAST_IMAGES
     identity = affine.identity(len(images), device=images.device)
     shares = {"none": share(identity) if judged else math.nan}
-    kept, best, chosen = None, shares["none"], "none"
+    kept, best = None, shares["none"]
     attempts = _LADDER if family == "auto" else ((family, math.pi),)
     for index, (name, limit) in enumerate(attempts):
         found = search_poses(
             images, encoder(), name, aspect=aspect, max_angle=limit, iterations=iterations
         )
-        label = _label(name, limit)
+        label = name if limit < math.pi or len(attempts) == 1 else f"{name}, full turns"
         shares[label] = share(found.theta) if judged else math.nan
         must = not may_skip and index == 0
         if must or shares[label] < (1 - MARGIN) * best:
-            kept, best, chosen = found, shares[label], label
+            kept, best = found, shares[label]
         report()
-    return Choice(kept, *_explain(shares, chosen), shares)
+    summary = "no alignment" if kept is None else _summary(kept)
+    return Choice(kept, summary, _explain(shares), shares)
 
 
-def _label(family: str, limit: float) -> str:
-    degrees = f" to {math.degrees(limit):.0f} degrees" if 0 < limit < math.pi else ""
-    return f"{family}{degrees}"
+def _summary(found: Search) -> str:
+    """The family in words, with the angles that the bank holds."""
+    bank, family = found.aligner.bank, found.aligner.refiner.family
+    if len(bank.angles) == 1:
+        return f"aligned by {family}"
+    if bank.full_circle:
+        return f"aligned by {family}, full turns"
+    return f"aligned by {family} within {math.degrees(float(bank.angles.max())):.0f} degrees"
 
 
-def _explain(shares: dict[str, float], chosen: str) -> tuple[str, str]:
+def _explain(shares: dict[str, float]) -> str:
     figures = ", ".join(f"{name} {100 * value:.1f} %" for name, value in shares.items())
-    reason = (
+    return (
         f"share of held-out normal images that their mean leaves unexplained: {figures}; a step to "
         f"more freedom has to lower it by {100 * MARGIN:.0f} % of itself"
     )
-    return ("no alignment" if chosen == "none" else f"aligned by {chosen}"), reason
 
 
 def _stages(images: Tensor, theta: Tensor, extract: Extract) -> list[Tensor]:

@@ -115,6 +115,7 @@ class GaussNewtonRefiner(nn.Module):
         )
         grid = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
         self._grid = grid.to(template.device)
+        self._inside = torch.tensor([[1 - 2 / width], [1 - 2 / height]], device=template.device)
         self._flat_weight = self.weight.flatten()
         self._enough = float(self.weight.sum()) * _LEAST_COVERED
         self._damping = _DAMPING * torch.eye(count, device=template.device)
@@ -126,8 +127,7 @@ class GaussNewtonRefiner(nn.Module):
         size = tuple(self.template.shape)
         warped = warp_affine(edges, theta, size=size, padding_mode="border").flatten(1)
         # As affine.valid_mask with a margin of one pixel, on a grid that is made once.
-        inside = 1 - 2 / theta.new_tensor((edges.shape[-1], edges.shape[-2]))[:, None]
-        weight = ((theta @ self._grid).abs() <= inside).all(1) * self._flat_weight
+        weight = ((theta @ self._grid).abs() <= self._inside).all(1) * self._flat_weight
         weighted = weight * warped
         sums, with_image = weight @ self._fixed, weighted @ self._with_image
         total = sums[:, :1].clamp_min(1e-12)
@@ -150,7 +150,7 @@ class GaussNewtonRefiner(nn.Module):
         return self._compare(edges, theta)[0]
 
     def forward(self, edges: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Refine theta ``[B,2,3]`` for edges ``[B,1,H,W]`` (see :func:`edge_strength`).
+        """Refine theta ``[B,2,3]`` for edges ``[B,1,h,w]`` (see :func:`edge_strength`).
 
         Returns:
             theta ``[B,2,3]`` and its correlation ``[B]``; never a worse one than given.

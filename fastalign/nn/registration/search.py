@@ -19,6 +19,7 @@ _ROUNDS = 3
 _MEMBERS = 16
 _BATCH = 32
 _QUICK = 3
+_CROWDED = 0.05
 
 
 class Search(NamedTuple):
@@ -67,7 +68,8 @@ def search_poses(
         encoder: descriptors; refitted in place.
         family: transformation family.
         aspect: width over height of the photographs in true units.
-        max_angle: largest rotation to either side in radians; pi for full turns.
+        max_angle: rotations to either side that are searched at first, in radians, pi for full
+            turns. It is doubled as long as more than a few poses lie at its end.
         max_shift: largest shift as a share of the image.
         iterations: Gauss-Newton steps.
     """
@@ -86,13 +88,19 @@ def search_poses(
         )
 
     members, theta = torch.tensor([0]), affine.identity(1, device=images.device)
-    for round_ in range(_ROUNDS):
+    rounds, round_ = _ROUNDS, 0
+    while round_ < rounds:
         aligner = assemble(members, theta, first=round_ == 0)
         poses, correlation = _infer(aligner, images)
+        if limit > 0 and _at_limit(poses, limit, aspect):
+            limit = min(math.pi, 2 * limit)
+            rounds += 1
+        round_ += 1
         poses = recentre(poses, family, aspect)
         members = correlation.argsort(descending=True, stable=True)[:_MEMBERS].cpu()
         theta = poses[members]
-    limit = min(limit, _seen(poses, aspect))
+    if limit > 0:
+        limit = _seen(poses, aspect)
     aligner = assemble(members, theta, first=False)
     # The template of the refinement is the mean of all, not of the best alone.
     template, weight = mean_template(edges, poses, first=False)
@@ -120,6 +128,13 @@ def recentre(theta: Tensor, family: str, aspect: float) -> Tensor:
         eye = torch.eye(2, device=theta.device)
         theta = affine.compose(theta, torch.cat([eye, centre], 1)[None])
     return theta
+
+
+def _at_limit(theta: Tensor, limit: float, aspect: float) -> bool:
+    """Whether more than a few poses lie at the end of the angles, so that some lie beyond."""
+    angle = affine.magnitude(theta, aspect)["rotation"].deg2rad().abs()
+    beyond = float((angle > limit - _STEP).float().mean())
+    return limit < math.pi - _STEP / 2 and beyond > _CROWDED
 
 
 def _seen(theta: Tensor, aspect: float) -> float:

@@ -1,0 +1,285 @@
+"""The model on small tensors: fitting, scoring, the frame of the maps, saving, resuming."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from fastalign import FYD, FYDConfig
+from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
+from fastalign.models.source import ImageSource
+from fastalign.models.training import Trainer
+from fastalign.ops import affine, warp_affine
+
+SIZE = 64
+QUICK = {"image_size": (SIZE, SIZE), "channels": 12, "epochs": 1, "batch_size": 4}
+
+
+def part(defect: bool = False) -> torch.Tensor:
+    """A plate without any symmetry on a darker ground; the defect is a white dot on it."""
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    image = torch.full((3, 256, 256), 0.25)
+    image[:, (x > 70) & (x < 190) & (y > 84) & (y < 172)] = 0.6
+    image[0, (x > 84) & (x < 104) & (y > 96) & (y < 160)] = 0.1
+    image[2, ((x - 160) ** 2 + (y - 110) ** 2) < 200] = 0.95
+    if defect:
+        image[:, ((x - 140) ** 2 + (y - 146) ** 2) < 90] = 1.0
+    return image
+
+
+def photographs(number: int, degrees: float = 0, shift: float = 0, defect=False, seed: int = 0):
+    """``number`` photographs ``[N,3,64,64]`` and theta by which each was moved ``[N,2,3]``."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = 2 * torch.rand(number, 3, generator=generator) - 1
+    bound = torch.tensor([math.radians(degrees), 2 * shift, 2 * shift])
+    theta = affine.from_parameters(draw * bound, "rotation_translation")
+    big = part(defect).expand(number, -1, -1, -1)
+    moved = warp_affine(big, theta, padding_mode="border")
+    small = torch.nn.functional.avg_pool2d(moved, 256 // SIZE)
+    noise = 0.01 * torch.randn(small.shape, generator=generator)
+    return (small + noise).clamp(0, 1), theta
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Equal names and bits; a threshold that both lack is NaN in both."""
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name].nan_to_num(-1), other[name].nan_to_num(-1)) for name in one
+    )
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """A model fitted on parts turned up to 40 degrees and shifted, and its validation images."""
+    images, _ = photographs(12, 40, 0.08)
+    validation, _ = photographs(4, 40, 0.08, seed=1)
+    return FYD(**QUICK).fit(images, validation), images, validation
+
+
+def test_scores_and_maps(turned):
+    model, images, _ = turned
+    score, maps = model(images[:3])
+    assert score.shape == (3,) and maps.shape == (3, SIZE, SIZE) and maps.dtype == torch.float32
+    assert maps.isfinite().all() and (maps >= 0).all()
+    torch.testing.assert_close(score, maps.amax((1, 2)))
+    assert model.extra_metadata()["alignment"]["used"]
+
+
+def test_a_defect_is_found_at_its_place_in_the_photograph(turned):
+    model, _, validation = turned
+    images, theta = photographs(6, 40, 0.08, defect=True, seed=2)
+    score, maps = model(images)
+    assert score.min() > model(validation)[0].max()
+    assert (score > model.image_threshold).all()
+    # Where the defect went: theta leads from the photograph to the part.
+    place = torch.tensor([140.5, 146.5]) * 2 / 256 - 1
+    back = affine.invert(theta)
+    expected = (back[:, :, :2] @ place + back[:, :, 2] + 1) * SIZE / 2
+    for index in range(len(images)):
+        row, column = divmod(int(maps[index].argmax()), SIZE)
+        found = torch.tensor([column + 0.5, row + 0.5])
+        assert (found - expected[index]).norm() < 4
+
+
+def test_poses_are_recovered(turned):
+    model, _, _ = turned
+    images, theta = photographs(8, 40, 0.08, seed=3)
+    # Photograph from part, part from aligned frame: the same for all images.
+    joint = affine.magnitude(affine.compose(theta, model.align(images)))
+    assert joint["rotation"].std() < 1.5
+    assert joint["shift"].std() < 0.02
+
+
+def test_what_lies_outside_the_aligned_frame_scores_nothing(turned):
+    model, _, _ = turned
+    far, _ = photographs(1)
+    shifted = affine.from_parameters(torch.tensor([[0.6, 0.0]]), "translation")
+    images = warp_affine(far, shifted, padding_mode="border")
+    detail = model.predict_detail(images)
+    assert not detail.valid.all()
+    reached = affine.valid_mask(affine.invert(detail.theta), (SIZE, SIZE), (SIZE, SIZE), margin=-14)
+    assert (detail.map[~reached] == 0).all()
+
+
+def test_detail_says_what_was_done(turned):
+    model, images, _ = turned
+    detail = model.predict_detail(images[:4])
+    torch.testing.assert_close(detail.map, model(images[:4])[1])
+    torch.testing.assert_close(detail.theta, model.align(images[:4]))
+    assert detail.aligned.shape == (4, 3, SIZE, SIZE)
+    assert (detail.residual_after < detail.residual_before).float().mean() >= 0.75
+    found = affine.magnitude(detail.theta)
+    for name in ("shift", "rotation", "scale"):
+        torch.testing.assert_close(getattr(detail, name), found[name])
+
+
+def test_scores_do_not_depend_on_the_batch(turned):
+    model, images, _ = turned
+    together = model(images[:4])[0]
+    alone = torch.cat([model(image[None])[0] for image in images[:4]])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
+
+
+def test_saved_and_loaded_it_scores_the_same(turned, tmp_path):
+    model, images, _ = turned
+    model.save(tmp_path / "m.safetensors")
+    again = FYD.load(tmp_path / "m.safetensors")
+    assert torch.equal(model(images[:2])[1], again(images[:2])[1])
+    assert again.extra_metadata()["alignment"] == model.extra_metadata()["alignment"]
+    assert torch.equal(again.image_threshold, model.image_threshold)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"align": "none"},
+        {"align": "ica"},
+        {"align": "ica", "teacher": False},
+        {"align": "fca"},
+        {"align": "fa"},
+        {"align": "ica+fa", "refit": False},
+        {"align": "all", "skip": False, "calibrate": False},
+        {"align": "all", "teacher": False, "skip": False},
+        {"align": "none", "channels": 0, "storage": "bfloat16"},
+        {"family": "similarity", "skip": False},
+    ],
+    ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()),
+)
+def test_every_choice_fits_scores_and_comes_back(options, tmp_path):
+    images, _ = photographs(6, 10, 0.04)
+    model = FYD(**{**QUICK, **options}).fit(images[:5], images[5:])
+    parts = model.parts()
+    wanted = FYDConfig(**{**QUICK, **options})
+    assert parts["fa"] == wanted.uses("fa")
+    if not wanted.skip:
+        assert parts["fca"] == wanted.uses("fca")
+        assert bool(parts["aligner"]) == (wanted.uses("ica") and wanted.teacher)
+        assert parts["ica"] == (wanted.uses("ica") and not wanted.teacher)
+    model.save(tmp_path / "m.safetensors")
+    again = FYD.load(tmp_path / "m.safetensors")
+    assert torch.equal(model(images)[1], again(images)[1])
+    assert model(images)[1].isfinite().all() and model.image_threshold.isfinite()
+
+
+def test_parts_that_lie_still_are_not_aligned():
+    images, _ = photographs(8)
+    model = FYD(**QUICK, align="ica").fit(images)
+    decision = model.extra_metadata()["alignment"]
+    assert decision["used"] is False and "unexplained" in decision["reason"]
+    assert torch.equal(model.align(images[:2]), affine.identity(2))
+
+
+def test_one_image_is_enough_and_leaves_no_threshold():
+    images, _ = photographs(1)
+    model = FYD(**QUICK).fit([images[0]])
+    assert model.image_threshold.isnan() and model.pixel_threshold.isnan()
+    assert model(images)[0].abs().max() < 1e-3
+    assert model(photographs(1, defect=True)[0])[0] > 10
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones():
+    images, _ = photographs(6, 10, 0.04)
+    states = [FYD(**QUICK).fit(images, seed=seed).state_dict() for seed in (3, 3, 4)]
+    assert same(states[0], states[1])
+    assert not torch.equal(states[0]["selection"], states[2]["selection"])
+
+
+def test_fitting_does_not_touch_the_callers_random_numbers():
+    images, _ = photographs(4)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    FYD(**QUICK).fit(images)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_resumed_is_as_unbroken(tmp_path, monkeypatch):
+    from fastalign import artifact
+
+    images, _ = photographs(6, 10, 0.04)
+    options = {**QUICK, "epochs": 3}
+    whole = FYD(**options).fit(images).state_dict()
+    write, count = artifact.save_checkpoint, []
+
+    def stop_after_two(*arguments):
+        write(*arguments)
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifact, "save_checkpoint", stop_after_two)
+    checkpoint = tmp_path / "c.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        FYD(**options).fit(images, checkpoint=checkpoint)
+    monkeypatch.setattr(artifact, "save_checkpoint", write)
+    resumed = FYD(**options).fit(images, checkpoint=checkpoint, resume=True).state_dict()
+    assert same(whole, resumed)
+
+
+def test_training_is_logged():
+    class Log:
+        def __init__(self):
+            self.rows = []
+
+        def start(self, stage, total): ...
+
+        def advance(self, n=1): ...
+
+        def log(self, values):
+            self.rows.append(values)
+
+    images, _ = photographs(6, 10, 0.04)
+    log = Log()
+    model = FYD(**{**QUICK, "epochs": 2}, teacher=False).fit(images, progress=log)
+    names = {"epoch", "loss_ica", "loss_fa", "std_of_z", "ica_shift", "ica_rotation", "fca_scale"}
+    assert len(log.rows) == 2 and names <= set(log.rows[0])
+    assert 0.3 < log.rows[0]["std_of_z"] <= 1
+    assert model.extra_metadata()["training"] == log.rows
+
+
+def test_collapse_and_a_runaway_warp_are_warned_of_by_name():
+    images, _ = photographs(6)
+    model = FYD(**QUICK, teacher=False)
+    model.ica = model.make_ica(1.0)
+    trainer = Trainer(model, ImageSource(images, (SIZE, SIZE), torch.device("cpu")), None, 0)
+    with pytest.warns(CollapseWarning, match="collapsed"):
+        trainer._warn({"std_of_z": 0.01}, 0)
+    with torch.no_grad():
+        model.ica.head.bias.fill_(50.0)
+    with pytest.warns(RunawayWarpWarning, match="ica"):
+        trainer._warn({}, 0)
+    with torch.no_grad():
+        model.ica.head.bias.zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer._warn({"std_of_z": 0.9}, 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "word"),
+    [
+        ([], "no images"),
+        (torch.zeros(2, 3, 32, 32), "[3, 32, 32]"),
+        (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8), "uint8"),
+        (torch.full((2, 3, SIZE, SIZE), 255.0), "outside 0..1"),
+    ],
+)
+def test_training_images_that_cannot_be_used(images, word):
+    with pytest.raises(InputError) as error:
+        FYD(**QUICK).fit(images)
+    assert word in str(error.value)
+
+
+def test_images_to_score_of_another_shape(turned):
+    with pytest.raises(ValueError, match=r"\[1, 3, 32, 32\]"):
+        turned[0](torch.zeros(1, 3, 32, 32))
+
+
+def test_not_fitted():
+    with pytest.raises(ConfigError, match="not fitted"):
+        FYD(**QUICK)(torch.zeros(1, 3, SIZE, SIZE))
+
+
+def test_an_option_that_does_not_exist():
+    with pytest.raises(ConfigError, match="no_such_option"):
+        FYD(no_such_option=1)
