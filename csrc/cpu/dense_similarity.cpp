@@ -16,7 +16,7 @@
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
-constexpr int64_t kTileBytes = 640 * 1024;          // two thirds of a 1 MiB L2
+constexpr int64_t kTileBytes = 640 * 1024;         // two thirds of a 1 MiB L2
 constexpr int64_t kStreamBytes = 8 * 1024 * 1024;  // larger gradients bypass the caches
 
 template <class A>
@@ -100,21 +100,34 @@ bool finish_norms(const DenseTile<A>& t, A* packed, A* squared, A* scale) {
   return scaled;
 }
 
+// One channel: the unit vector is a sign. The product of a value and its inverse norm would miss 1
+// by its last bit, and sums of signs that cancel would leave it.
+template <class A>
+void to_signs(const DenseTile<A>& t, A* packed, int64_t pixel_step, A* inverse) {
+  for (int64_t i = 0; i < t.count; ++i) {
+    A& value = packed[i * pixel_step];
+    if (value != A(0) && value - value == A(0)) {
+      value = value > A(0) ? A(1) : A(-1);
+      inverse[i] = A(1);
+    }
+  }
+}
+
 // Gradient of the result with respect to the sum over the other images' cosines, per pixel.
 template <class A>
 void read_weights(const DenseSimilarityArgs& args, int64_t image, int64_t images, int64_t first,
                   const DenseTile<A>& t) {
   const A others = static_cast<A>(images - 1);
   if (args.grad.data == nullptr) {
-    const A total = static_cast<A>(static_cast<double>(args.p.batch()) *
-                                   static_cast<double>(args.p.pixels()));
+    const A total =
+        static_cast<A>(static_cast<double>(args.p.batch()) * static_cast<double>(args.p.pixels()));
     for (int64_t i = 0; i < t.width; ++i) {
       t.weight[i] = A(-1) / (others * total);
     }
     return;
   }
-  const PixelWalk walk = pixel_walk(args.p.height(), args.p.width(), args.grad.stride[1],
-                                    args.grad.stride[2]);
+  const PixelWalk walk =
+      pixel_walk(args.p.height(), args.p.width(), args.grad.stride[1], args.grad.stride[2]);
   read_run(static_cast<const A*>(args.grad.data) + image * args.grad.stride[0], walk, first,
            t.count, t.width, t.weight);
   for (int64_t i = 0; i < t.width; ++i) {
@@ -131,17 +144,21 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
   const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
   const A others_count = static_cast<A>(many - 1);
   const int64_t size = t.channels * t.width, width = t.width;
+  const bool one_channel = args.p.channels() == 1;
   const bool need_p = args.dp.data != nullptr, need_z = args.dz.data != nullptr;
 
   bool scaled_z = false;
   for (int64_t b = 0; b < many; ++b) {
-    const S* next = b + 1 < many ? plane_of<S>(args.z, images[b + 1], 0)
-                                 : plane_of<S>(args.p, images[0], 0);
+    const S* next =
+        b + 1 < many ? plane_of<S>(args.z, images[b + 1], 0) : plane_of<S>(args.p, images[0], 0);
     const Source<S> from = source_of<S>(args.z, images[b], next, first);
     A* z = t.z + b * size;
     A* norms = t.inv_z + b * width;
     Lanes::template pack<false>(from, t, z, norms, {}, nullptr);
     scaled_z |= finish_norms<Lanes>(t, z, norms, t.scale_z + b * width);
+    if (one_channel) {
+      to_signs(t, z, Lanes::pixel_step(t), norms);
+    }
     Lanes::add_scaled(t, z, norms, b == 0, t.sum_z);
   }
 
@@ -154,7 +171,10 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     A* p = t.p + (need_z ? a * size : 0);
     Lanes::template pack<true>(from, t, p, t.inv_p, others, t.dot);
     const bool scaled = finish_norms<Lanes>(t, p, t.inv_p, t.scale_p);
-    if (scaled) {
+    if (one_channel) {
+      to_signs(t, p, Lanes::pixel_step(t), t.inv_p);
+    }
+    if (scaled || one_channel) {
       Lanes::dot(t, p, others, t.dot);
     }
     read_weights(args, images[a], many, first, t);
@@ -171,9 +191,12 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
       }
       t.weight[i] *= t.inv_p[i];
       t.factor[i] = (t.weight[i] * cosines) * t.inv_p[i];
+      // A number has no direction to turn: the two terms cancel, and rounding must not be left.
+      t.outer[i] = one_channel ? t.weight[i] * 0 : t.weight[i];
+      t.factor[i] = one_channel ? t.factor[i] * 0 : t.factor[i];
     }
     if (need_p) {
-      Lanes::write(args.dp, images[a], first, t, others, t.weight, p, t.factor,
+      Lanes::write(args.dp, images[a], first, t, others, t.outer, p, t.factor,
                    scaled ? t.scale_p : nullptr, stream);
     }
     if (need_z) {
@@ -192,8 +215,10 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     Lanes::dot(t, z, others, t.dot);
     for (int64_t i = 0; i < width; ++i) {
       t.factor[i] = ((t.dot[i] * inverse[i]) * inverse[i]) * inverse[i];
+      t.outer[i] = one_channel ? inverse[i] * 0 : inverse[i];
+      t.factor[i] = one_channel ? t.factor[i] * 0 : t.factor[i];
     }
-    Lanes::write(args.dz, images[b], first, t, others, inverse, z, t.factor,
+    Lanes::write(args.dz, images[b], first, t, others, t.outer, z, t.factor,
                  scaled_z ? t.scale_z + b * width : nullptr, stream);
   }
   return total;
@@ -224,8 +249,7 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
     largest = larger(largest, args.groups.start[g + 1] - args.groups.start[g]);
   }
   const bool by_channel = args.p.stride[1] == 1 && args.p.stride[3] != 1 && args.p.channels() > 1;
-  const int64_t channels =
-      by_channel ? round_up(args.p.channels(), kLanes<A>) : args.p.channels();
+  const int64_t channels = by_channel ? round_up(args.p.channels(), kLanes<A>) : args.p.channels();
   const bool need_z = args.dz.data != nullptr;
   // The width must not depend on the number of threads: the loss adds up tile by tile.
   const int64_t kept = largest + 2 + (need_z ? largest : 0);
@@ -242,8 +266,7 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   }
   double* sums = reinterpret_cast<double*>(partial.of(0));
   const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
-  const bool stream =
-      elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
+  const bool stream = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     DenseTile<A> tile(scratch.of(worker), channels, largest, width, need_z);
     for (int64_t index = begin; index < end; ++index) {
@@ -271,9 +294,8 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
 }  // namespace
 
 Status dense_similarity(const DenseSimilarityArgs& args, const Workers& workers) {
-  return with_storage(args.p.dtype, [&](auto storage) {
-    return run<decltype(storage)>(args, workers);
-  });
+  return with_storage(args.p.dtype,
+                      [&](auto storage) { return run<decltype(storage)>(args, workers); });
 }
 
 }  // namespace fastalign::FASTALIGN_ISA

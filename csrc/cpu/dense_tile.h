@@ -25,14 +25,13 @@ struct DenseTile {
   A* inv_z;          // [images][width]; inverse norms, 0 for zero vectors
   A* scale_z;        // [images][width]; rescaling factors
   A* own_p;          // [images][width]; w_a / |p_a|, only for dz
-  A *inv_p, *scale_p, *dot, *weight, *factor;  // [width], of the image at hand
-  A* row;            // [width]
+  A *inv_p, *scale_p, *dot, *weight, *factor, *outer;  // [width], of the image at hand
+  A* row;                                              // [width]
 
   static int64_t bytes(int64_t channels, int64_t images, int64_t width, bool need_z) {
     const int64_t kept = need_z ? images : 1;
     return carved<A>(images * channels * width) + carved<A>(kept * channels * width) +
-           2 * carved<A>(channels * width) + 3 * carved<A>(images * width) +
-           6 * carved<A>(width);
+           2 * carved<A>(channels * width) + 3 * carved<A>(images * width) + 7 * carved<A>(width);
   }
 
   DenseTile(char* block, int64_t channel_count, int64_t images, int64_t pixels, bool need_z)
@@ -50,6 +49,7 @@ struct DenseTile {
     dot = carver.take<A>(width);
     weight = carver.take<A>(width);
     factor = carver.take<A>(width);
+    outer = carver.take<A>(width);
     row = carver.take<A>(width);
   }
 };
@@ -65,8 +65,8 @@ struct Source {
 
 template <class S>
 Source<S> source_of(const View4& view, int64_t image, const S* next, int64_t first) {
-  return {plane_of<S>(view, image, 0), next,  view.channels(),
-          view.stride[1],              first, pixel_walk(view)};
+  return {
+      plane_of<S>(view, image, 0), next, view.channels(), view.stride[1], first, pixel_walk(view)};
 }
 
 // sum - own * own_scale, the sum over the other images, is what dots and gradients are made of.
@@ -120,9 +120,8 @@ struct PixelLanes {
               store(packed + at + v * lanes, values[v]);
             }
           } else {
-            read_run(plane - from.first - start + c * channel_stride, from.walk,
-                     from.first + start, larger<int64_t>(0, smaller(block, t.count - start)),
-                     block, packed + at);
+            read_run(plane - from.first - start + c * channel_stride, from.walk, from.first + start,
+                     larger<int64_t>(0, smaller(block, t.count - start)), block, packed + at);
             for (int v = 0; v < NB; ++v) {
               values[v] = load(packed + at + v * lanes);
             }
@@ -218,8 +217,8 @@ struct PixelLanes {
           for (int v = 0; v < NB; ++v) {
             store(t.row + v * lanes, values[v]);
           }
-          write_run(plane, walk, first + start,
-                    larger<int64_t>(0, smaller(block, t.count - start)), t.row);
+          write_run(plane, walk, first + start, larger<int64_t>(0, smaller(block, t.count - start)),
+                    t.row);
           continue;
         }
         if constexpr (sizeof(S) == sizeof(A)) {

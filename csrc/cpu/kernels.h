@@ -31,18 +31,18 @@ struct Groups {
 struct DenseSimilarityArgs {
   View4 p, z;
   Groups groups;
-  View3 grad;        // per-location gradient in the accumulation type; data null: loss weights
-  void* value;       // [B, H*W] in the accumulation type, or null
-  double* loss;      // minus the mean of the value, or null
-  View4 dp, dz;      // data null where the gradient is not wanted
+  View3 grad;    // per-location gradient in the accumulation type; data null: loss weights
+  void* value;   // [B, H*W] in the accumulation type, or null
+  double* loss;  // minus the mean of the value, or null
+  View4 dp, dz;  // data null where the gradient is not wanted
 };
 
 struct PairwiseDistanceArgs {
   View4 h;
-  View3 mask;        // bool, data null: every location is valid
+  View3 mask;  // bool, data null: every location is valid
   Groups groups;
   bool squared;
-  View3 grad;        // as above; data null: gradient of the mean
+  View3 grad;  // as above; data null: gradient of the mean
   void* value;
   double* loss;
   View4 dh;
@@ -63,22 +63,22 @@ struct WarpAffineBackwardArgs {
   Interpolation mode;
   Padding padding;
   bool align_corners;
-  View4 dx;                  // data null: not wanted
-  double* dmaps;             // [B, 6] gradient of the AffinePixels fields, or null
+  View4 dx;       // data null: not wanted
+  double* dmaps;  // [B, 6] gradient of the AffinePixels fields, or null
 };
 
 struct MahalanobisArgs {
   View4 x;
-  View4 mean;                // batch 1
-  const void* whitener;      // [H*W, C(C+1)/2]
+  View4 mean;            // batch 1
+  const void* whitener;  // [H*W, C(C+1)/2]
   DType whitener_dtype;
   int64_t whitener_stride[2];
   bool squared;
-  View3 grad;                // data null: forward only
-  void* value;               // [B, H*W]
+  View3 grad;   // data null: forward only
+  void* value;  // [B, H*W]
   View4 dx;
-  void* dmean;               // [C, H*W] in the mean's type, or null
-  void* dwhitener;           // [H*W, C(C+1)/2] in the whitener's type, or null
+  void* dmean;      // [C, H*W] in the mean's type, or null
+  void* dwhitener;  // [H*W, C(C+1)/2] in the whitener's type, or null
 };
 
 struct KernelTable {
@@ -91,7 +91,7 @@ struct KernelTable {
 
 struct IsaLevel {
   const char* name;
-  bool supported;            // by this machine and its operating system
+  bool supported;  // by this machine and its operating system
   const KernelTable* table;
 };
 

@@ -3,13 +3,13 @@
 
 #include "kernels.h"
 
-#define FASTALIGN_DECLARE_LEVEL(level)                                                      \
-  namespace level {                                                                         \
-  Status dense_similarity(const DenseSimilarityArgs&, const Workers&);                      \
-  Status pairwise_distance(const PairwiseDistanceArgs&, const Workers&);                    \
-  Status warp_affine(const WarpAffineArgs&, const Workers&);                                \
-  Status warp_affine_backward(const WarpAffineBackwardArgs&, const Workers&);               \
-  Status mahalanobis(const MahalanobisArgs&, const Workers&);                               \
+#define FASTALIGN_DECLARE_LEVEL(level)                                        \
+  namespace level {                                                           \
+  Status dense_similarity(const DenseSimilarityArgs&, const Workers&);        \
+  Status pairwise_distance(const PairwiseDistanceArgs&, const Workers&);      \
+  Status warp_affine(const WarpAffineArgs&, const Workers&);                  \
+  Status warp_affine_backward(const WarpAffineBackwardArgs&, const Workers&); \
+  Status mahalanobis(const MahalanobisArgs&, const Workers&);                 \
   }
 
 namespace fastalign {

@@ -25,9 +25,9 @@ FASTALIGN_INLINE PixelWalk pixel_walk(const View4& view) {
 }
 
 FASTALIGN_INLINE int64_t pixel_offset(const PixelWalk& walk, int64_t pixel) {
-  return walk.flat ? pixel * walk.pixel_stride
-                   : (pixel / walk.width) * walk.row_stride +
-                         (pixel % walk.width) * walk.pixel_stride;
+  return walk.flat
+             ? pixel * walk.pixel_stride
+             : (pixel / walk.width) * walk.row_stride + (pixel % walk.width) * walk.pixel_stride;
 }
 
 // Calls piece(offset, done, length) for each stretch of constant pixel stride.
@@ -77,8 +77,8 @@ FASTALIGN_INLINE void write_stretch(S* to, int64_t stride, int64_t count, const 
 
 // Reads `count` pixels and fills up to `padded` with zeros.
 template <class S>
-FASTALIGN_INLINE void read_run(const S* plane, const PixelWalk& walk, int64_t first,
-                               int64_t count, int64_t padded, Acc<S>* to) {
+FASTALIGN_INLINE void read_run(const S* plane, const PixelWalk& walk, int64_t first, int64_t count,
+                               int64_t padded, Acc<S>* to) {
   for_each_stretch(walk, first, count, [&](int64_t offset, int64_t done, int64_t length) {
     read_stretch(plane + offset, walk.pixel_stride, length, to + done);
   });

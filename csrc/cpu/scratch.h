@@ -61,7 +61,7 @@ void split(const Workers& workers, int64_t tasks, int64_t used, Body& body) {
   } context{&body, tasks, used};
   auto run = [](void* opaque, int64_t worker) {
     const Context& c = *static_cast<Context*>(opaque);
-    (*c.body)(worker, c.tasks * worker / c.used, c.tasks * (worker + 1) / c.used);
+    (*c.body)(worker, c.tasks* worker / c.used, c.tasks * (worker + 1) / c.used);
   };
   if (used == 1) {
     run(&context, 0);

@@ -11,11 +11,9 @@
 namespace fastalign {
 namespace {
 
-#define FASTALIGN_TABLE(level)                                                             \
-  {                                                                                        \
-    level::dense_similarity, level::pairwise_distance, level::warp_affine,                 \
-        level::warp_affine_backward, level::mahalanobis                                    \
-  }
+#define FASTALIGN_TABLE(level)                                            \
+  {level::dense_similarity, level::pairwise_distance, level::warp_affine, \
+   level::warp_affine_backward, level::mahalanobis}
 
 const KernelTable kBaseline = FASTALIGN_TABLE(isa_baseline);
 

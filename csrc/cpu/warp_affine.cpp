@@ -109,9 +109,9 @@ Status warp_planes(const WarpAffineArgs& args, const Workers& workers) {
   if (scratch.failed()) {
     return Status::out_of_memory;
   }
-  const bool stream = args.out.batch() * args.out.channels() * height * width *
-                          static_cast<int64_t>(sizeof(S)) >
-                      kStreamBytes;
+  const bool stream =
+      args.out.batch() * args.out.channels() * height * width * static_cast<int64_t>(sizeof(S)) >
+      kStreamBytes;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     WarpRun* runs = reinterpret_cast<WarpRun*>(scratch.of(worker));
     for (int64_t tile = begin; tile < end; ++tile) {
@@ -153,9 +153,8 @@ Status run(const WarpAffineArgs& args, const Workers& workers) {
 }  // namespace
 
 Status warp_affine(const WarpAffineArgs& args, const Workers& workers) {
-  return with_storage(args.x.dtype, [&](auto storage) {
-    return run<decltype(storage)>(args, workers);
-  });
+  return with_storage(args.x.dtype,
+                      [&](auto storage) { return run<decltype(storage)>(args, workers); });
 }
 
 }  // namespace fastalign::FASTALIGN_ISA

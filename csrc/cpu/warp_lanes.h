@@ -24,13 +24,13 @@ constexpr int64_t kTileRuns = kTileColumns / kRunLanes * kTileRows;
 // One run of eight outputs: where it reads and with which shares. Positions are relative to the
 // source row `row_base`; columns to `column`.
 struct WarpRun {
-  float y[8], right[8];   // vertical position; share of the right column
-  int32_t index[8];       // left column of each lane, relative to `column`
+  float y[8], right[8];  // vertical position; share of the right column
+  int32_t index[8];      // left column of each lane, relative to `column`
   float x_slope[8], y_slope[8];
   int64_t column, row_base;
   int64_t first_row, last_row;  // source rows [first_row, last_row)
-  int16_t width;          // columns spanned: 8 loads as one window, up to 16 as two
-  bool general;           // does not fit: taps instead
+  int16_t width;                // columns spanned: 8 loads as one window, up to 16 as two
+  bool general;                 // does not fit: taps instead
 };
 
 struct RunStart {
@@ -69,8 +69,8 @@ FASTALIGN_INLINE F8 confine(F8 v, int64_t base, int64_t size, float* slope) {
   const F8 kept = _mm256_min_ps(_mm256_max_ps(v, low), high);
   const F8 one = _mm256_set1_ps(1.0f);
   if (Border) {
-    const F8 inner = _mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GT_OQ),
-                                   _mm256_cmp_ps(v, high, _CMP_LT_OQ));
+    const F8 inner =
+        _mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GT_OQ), _mm256_cmp_ps(v, high, _CMP_LT_OQ));
     _mm256_storeu_ps(slope, _mm256_and_ps(one, inner));
   } else {
     _mm256_storeu_ps(slope, one);
@@ -83,10 +83,8 @@ template <bool Border>
 FASTALIGN_INLINE void prepare_run(const AffinePixels& map, const RunStart& start, int64_t offset,
                                   const Sampling& s, WarpRun* run) {
   const F8 step = _mm256_add_ps(iota8(), _mm256_set1_ps(static_cast<float>(offset)));
-  F8 x = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(map.xx)), step,
-                         _mm256_set1_ps(start.x));
-  F8 y = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(map.yx)), step,
-                         _mm256_set1_ps(start.y));
+  F8 x = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(map.xx)), step, _mm256_set1_ps(start.x));
+  F8 y = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(map.yx)), step, _mm256_set1_ps(start.y));
   x = confine<Border>(x, start.column, s.width, run->x_slope);
   y = confine<Border>(y, start.row, s.height, run->y_slope);
   const F8 left = _mm256_floor_ps(x);
@@ -141,8 +139,7 @@ FASTALIGN_INLINE void sample_run(const WarpRun& run, const S* plane, int64_t cha
     sums[c] = _mm256_setzero_ps();
   }
   for (int64_t row = run.first_row; row < run.last_row; ++row) {
-    const F8 share = tent(
-        _mm256_sub_ps(y, _mm256_set1_ps(static_cast<float>(row - run.row_base))));
+    const F8 share = tent(_mm256_sub_ps(y, _mm256_set1_ps(static_cast<float>(row - run.row_base))));
     const Lanes lanes = positive(share);
     const S* at = plane + row * row_stride + run.column;
     for (int c = 0; c < CB; ++c) {

@@ -102,8 +102,8 @@ struct Entry {
 // entries[start[i] .. start[i + 1]).
 template <class S>
 void sum_entries(const S* from, int64_t from_channel, const Entry<Acc<S>>* entries,
-                 const int32_t* start, int64_t pixels, S* to, int64_t to_channel,
-                 int64_t to_pixel, int64_t begin, int64_t end) {
+                 const int32_t* start, int64_t pixels, S* to, int64_t to_channel, int64_t to_pixel,
+                 int64_t begin, int64_t end) {
   using A = Acc<S>;
   if (from_channel == 1 && to_channel == 1) {
     for (int64_t i = 0; i < pixels; ++i) {
@@ -156,10 +156,10 @@ void warp_run(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox,
     }
   }
   start[count] = n;
-  sum_entries<S>(plane_of<S>(args.x, image, 0), args.x.stride[1], entries, start, count,
-                 plane_of<S>(args.out, image, 0) + oy * args.out.stride[2] +
-                     ox * args.out.stride[3],
-                 args.out.stride[1], args.out.stride[3], 0, args.x.channels());
+  sum_entries<S>(
+      plane_of<S>(args.x, image, 0), args.x.stride[1], entries, start, count,
+      plane_of<S>(args.out, image, 0) + oy * args.out.stride[2] + ox * args.out.stride[3],
+      args.out.stride[1], args.out.stride[3], 0, args.x.channels());
 }
 
 }  // namespace

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from op_support import definitions
-from op_support.cases import DTYPES, OTHER_SIZE, Inputs, accumulation, short
+from op_support.cases import DTYPES, OTHER_SIZE, Inputs, accumulation, narrowed, short
 from op_support.functions import FUNCTIONS, ONE_OF_EACH, Function, require_gradients
-from op_support.tolerance import assert_accurate, assert_gradient_aggregate, edge_band
+from op_support.tolerance import (
+    assert_accurate,
+    assert_gradient_aggregate,
+    edge_band,
+    float64_yardstick,
+)
 from torch import Tensor
 
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=str)
@@ -37,6 +42,10 @@ def test_values(function, dtype, layout, backend):
     on_cpu = _on_cpu(tensors)
     exact = function.defined(*on_cpu)
     plain = function.defined(*on_cpu, dtype=accumulation(dtype)).to(out.dtype)
+    if dtype == torch.float64:
+        rounded = narrowed(on_cpu)
+        narrow = function.defined(*rounded, dtype=torch.float32)
+        plain = float64_yardstick(exact, narrow, function.defined(*rounded))
     assert out.dtype == (dtype if function.name == "warp_affine" else accumulation(dtype))
     assert_accurate(out, exact, plain, ignore=_two_answers(function, tensors), name=str(function))
 
@@ -64,6 +73,13 @@ def test_gradients(function, dtype, backend):
     on_cpu = _on_cpu(tensors)
     exact = _gradients(function, on_cpu, weight.cpu(), torch.float64)
     plain = _gradients(function, on_cpu, weight.cpu(), accumulation(dtype))
+    if dtype == torch.float64:
+        rounded, narrow_weight = narrowed(on_cpu), weight.cpu().float()
+        narrow, best = (
+            _gradients(function, rounded, narrow_weight, one)
+            for one in (torch.float32, torch.float64)
+        )
+        plain = tuple(map(float64_yardstick, exact, narrow, best))
     for gradient, leaf, best, same in zip(found, wanted, exact, plain, strict=True):
         assert gradient.dtype == leaf.dtype and gradient.shape == leaf.shape
         same = same.to(gradient.dtype)

@@ -288,3 +288,11 @@ def exact(case_arguments: Arguments) -> Arguments:
         else (value.cpu() if isinstance(value, Tensor) else value)
         for value in case_arguments
     )
+
+
+def narrowed(case_arguments: Arguments) -> Arguments:
+    """The same arguments with float64 tensors rounded to float32."""
+    return tuple(
+        value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+        for value in case_arguments
+    )

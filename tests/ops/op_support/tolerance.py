@@ -5,6 +5,10 @@ The yardstick is PyTorch itself: ``|out - exact| <= 2 |torch_same_dtype - exact|
 in the dtype under test. ``small`` is a few units in the last place of the largest exact value; it
 covers the cases where plain PyTorch happens to be exact.
 
+In float64 the exact result is itself rounded, and plain PyTorch would be compared with itself.
+There ``float64_yardstick`` takes the error that PyTorch makes on the same inputs in float32, in
+units in the last place.
+
 A sample position that lies on a discontinuity (floor() at a pixel edge) may fall on either side;
 ``edge_band`` finds these pixels, so that they can be left out, and bounds how many they are.
 """
@@ -16,6 +20,19 @@ from torch import Tensor
 
 # Units in the last place of the largest value that may be off on top of twice PyTorch's error.
 ULPS = 4
+
+
+def float64_yardstick(exact: Tensor, narrow: Tensor, narrow_exact: Tensor) -> Tensor:
+    """What plain PyTorch could have given in float64 beside ``exact``.
+
+    Args:
+        exact: the result in float64.
+        narrow: the result of the same computation on inputs rounded to float32, in float32.
+        narrow_exact: the same on the rounded inputs in float64.
+    """
+    error = narrow.detach().double() - narrow_exact.detach()
+    ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    return exact + error * ratio
 
 
 def _scale(exact: Tensor) -> float:
