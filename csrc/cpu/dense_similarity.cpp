@@ -258,14 +258,15 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   const int64_t width =
       larger<int64_t>(16, smaller(smaller(fitting, widest), round_up(pixels, 16)));
   const int64_t tiles = (pixels + width - 1) / width;
-  const int64_t used = workers_for(workers, tiles);
+  const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
+  const int64_t used =
+      workers_for(workers, tiles, 8 * elements * static_cast<double>(args.p.channels() + 4));
   Scratch scratch(DenseTile<A>::bytes(channels, largest, width, need_z), used);
   Scratch partial(tiles * static_cast<int64_t>(sizeof(double)), 1);
   if (scratch.failed() || partial.failed()) {
     return Status::out_of_memory;
   }
   double* sums = reinterpret_cast<double*>(partial.of(0));
-  const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
   const bool stream = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     DenseTile<A> tile(scratch.of(worker), channels, largest, width, need_z);

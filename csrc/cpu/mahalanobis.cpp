@@ -471,10 +471,12 @@ Status run(const MahalanobisArgs& args, const Workers& workers) {
   const int64_t one = larger<int64_t>(images * padded, 1) * static_cast<int64_t>(sizeof(A));
   const int64_t width = larger<int64_t>(1, smaller(kTilePixels, kTileBytes / one));
   const int64_t tiles = (pixels + width - 1) / width;
-  const int64_t used = workers_for(workers, tiles);
-  const FactorWork<A> work = factor_work<A>(args.whitener_dtype, backward);
+  const double work = static_cast<double>(packed_size(channels)) *
+                      static_cast<double>(pixels * images) * (backward ? 4 : 1);
+  const int64_t used = workers_for(workers, tiles, work);
+  const FactorWork<A> factors = factor_work<A>(args.whitener_dtype, backward);
   const int64_t factor_bytes =
-      args.whitener_stride[1] == 1 ? 0 : packed_size(channels) * work.entry_bytes;
+      args.whitener_stride[1] == 1 ? 0 : packed_size(channels) * factors.entry_bytes;
   Scratch scratch(GaussianTile<A>::bytes(padded, images, width, backward, factor_bytes), used);
   if (scratch.failed()) {
     return Status::out_of_memory;
@@ -485,7 +487,7 @@ Status run(const MahalanobisArgs& args, const Workers& workers) {
     for (int64_t index = begin; index < end; ++index) {
       const int64_t first = index * width, count = smaller(width, pixels - first);
       read_deviations<S>(args, tile, first, count);
-      work.run(args, tile, first, count);
+      factors.run(args, tile, first, count);
       if (backward) {
         write_gradients<S>(args, tile, first, count);
       }

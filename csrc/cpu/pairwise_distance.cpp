@@ -375,7 +375,10 @@ Status run(const PairwiseDistanceArgs& args, const Workers& workers) {
   const int64_t fitting = smaller(kTileBytes / one / 16 * 16, kWidest);
   const int64_t width = larger<int64_t>(16, smaller(fitting, round_up(pixels, 16)));
   const int64_t tiles = (pixels + width - 1) / width;
-  const int64_t used = workers_for(workers, tiles);
+  const double values =
+      static_cast<double>(args.h.batch() * pixels) * static_cast<double>(channels + 8);
+  const double work = values * (args.squared ? 8.0 : static_cast<double>(largest));
+  const int64_t used = workers_for(workers, tiles, work);
   Scratch scratch(PairTile<A>::bytes(largest, channels, width, backward), used);
   Scratch partial(tiles * static_cast<int64_t>(sizeof(double)), 1);
   if (scratch.failed() || partial.failed()) {

@@ -70,8 +70,15 @@ void split(const Workers& workers, int64_t tasks, int64_t used, Body& body) {
   }
 }
 
-FASTALIGN_INLINE int64_t workers_for(const Workers& workers, int64_t tasks) {
-  return larger<int64_t>(1, smaller(workers.count, tasks));
+// Fewer workers for little work: waking a thread takes longer than this many multiply-adds.
+constexpr double kWorkPerWorker = 1 << 17;
+
+// Workers worth using for `tasks` that need `work` multiply-adds or so together.
+FASTALIGN_INLINE int64_t workers_for(const Workers& workers, int64_t tasks, double work) {
+  const double useful = work / kWorkPerWorker + 1;
+  const int64_t wanted =
+      useful < static_cast<double>(workers.count) ? static_cast<int64_t>(useful) : workers.count;
+  return larger<int64_t>(1, smaller(wanted, tasks));
 }
 
 }  // namespace fastalign::FASTALIGN_ISA

@@ -10,6 +10,12 @@
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
+// Finding the taps of a pixel costs about as much as four channels of it.
+FASTALIGN_INLINE double warp_work(const WarpAffineArgs& args) {
+  return 4.0 * static_cast<double>(args.out.batch() * args.out.pixels()) *
+         static_cast<double>(args.out.channels() + 4);
+}
+
 template <class S>
 Status warp_general(const WarpAffineArgs& args, const Workers& workers) {
   const int64_t height = args.out.height(), width = args.out.width();
@@ -21,7 +27,7 @@ Status warp_general(const WarpAffineArgs& args, const Workers& workers) {
       }
     }
   };
-  split(workers, rows, workers_for(workers, rows), body);
+  split(workers, rows, workers_for(workers, rows, warp_work(args)), body);
   return Status::ok;
 }
 
@@ -104,7 +110,7 @@ Status warp_planes(const WarpAffineArgs& args, const Workers& workers) {
   const int64_t across = (width + kTileColumns - 1) / kTileColumns;
   const int64_t down = (height + kTileRows - 1) / kTileRows;
   const int64_t tiles = args.out.batch() * down * across;
-  const int64_t used = workers_for(workers, tiles);
+  const int64_t used = workers_for(workers, tiles, warp_work(args));
   Scratch scratch(kTileRuns * static_cast<int64_t>(sizeof(WarpRun)), used);
   if (scratch.failed()) {
     return Status::out_of_memory;

@@ -310,7 +310,9 @@ Status run_lanes(const WarpAffineBackwardArgs& args, const Workers& workers) {
   const int64_t groups = (plan.blocks + plan.blocks_per_task - 1) / plan.blocks_per_task;
   const int64_t per_image = plan.down * plan.across * groups;
   const int64_t tasks = args.x.batch() * per_image;
-  const int64_t used = workers_for(workers, tasks);
+  const double work = 16.0 * static_cast<double>(args.grad.batch() * args.grad.pixels()) *
+                      static_cast<double>(args.x.channels() + 4);
+  const int64_t used = workers_for(workers, tasks, work);
   const int64_t block = plan.side_h * plan.side_w * Lanes;
   Scratch scratch(
       2 * carved<A>(block) + carved<A>(kRun * Lanes) + carved<Interval>(plan.out_height), used);
