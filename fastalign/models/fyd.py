@@ -420,10 +420,12 @@ class FYD(nn.Module):
         """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._build(config, None)
-        model._metadata = dict(metadata)
-        parts = dict(metadata.get("parts") or {})
-        model.restore_parts(parts, tensors)
+        # Weights that are replaced at once must not use up the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            model._build(config, None)
+            model._metadata = dict(metadata)
+            parts = dict(metadata.get("parts") or {})
+            model.restore_parts(parts, tensors)
         model.load_state_dict(dict(tensors))
         model._settle()
         return model.eval()
