@@ -367,15 +367,18 @@ class FYD(nn.Module):
         """
         from fastalign.models.fitting import Fitting
 
-        Fitting(
-            self,
-            train_set,
-            validation_set,
-            seed=seed,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            settings=dict(settings or {}),
-            progress=progress,
-        ).run(resume=resume)
+        # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
+        # the caller is in.
+        with torch.inference_mode(False):
+            Fitting(
+                self,
+                train_set,
+                validation_set,
+                seed=seed,
+                checkpoint=None if checkpoint is None else Path(checkpoint),
+                settings=dict(settings or {}),
+                progress=progress,
+            ).run(resume=resume)
         return self
 
     @property

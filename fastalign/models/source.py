@@ -86,7 +86,7 @@ def _checked(
 ) -> list[Tensor]:
     expected = (3, *image_size)
     if len(images) == 0:
-        raise InputError(f"no {kind} images: give at least one image of a good part.")
+        raise InputError(f"no images for {kind}: give at least one image of a good part.")
     for index, image in enumerate(images):
         if tuple(image.shape) != expected:
             raise InputError(
