@@ -22,6 +22,8 @@ from fastalign.errors import (
     InputError,
     RunawayWarpWarning,
 )
+from fastalign.models.source import ImageSource
+from fastalign.models.training import Trainer
 from fastalign.ops import affine, warp_affine
 
 SIZE = 32
@@ -106,6 +108,7 @@ def test_images_that_do_not_fit_are_named_with_their_set(kind, tiny_category):
         (torch.zeros(0, 3, SIZE, SIZE), f"no images for {kind}"),
         ([good[0], good[1, :, :16]], rf"{kind} image 1 has shape \[3, 16, 32\], expected \[3, 32"),
         (torch.stack([good[0], good[1] * 255]), f"{kind} image 1 has .*outside 0..1"),
+        (good - 0.5, f"{kind} image 0 has .*outside 0..1"),
         (torch.full_like(good, math.nan), f"{kind} image 0 has .*outside 0..1"),
         ((good * 255).byte(), f"{kind} image 0 has dtype torch.uint8"),
         (
@@ -184,6 +187,15 @@ def test_places_that_few_images_saw_are_not_scored(moved):
     assert (wanted[unseen] > 0).any()
     whole = reached > 0.999
     assert whole.any((1, 2)).all() and (given[whole] > 0).all()
+    # Nor does it fade towards them: what is left of the evidence is a mean of distances.
+    features = moved.describe(moved.backbone(moved.warp(images, moved.align(images))))
+    distance = moved.density(features) * moved.calibration
+    valid = moved.valid(moved.align(images)) & (count >= 12)
+    evidence = warp_affine(
+        valid[:, None].float(), affine.invert(moved.align(images)), size=(SIZE, SIZE)
+    )[:, 0]
+    partly = (evidence > 0.06) & (evidence < 0.4)
+    assert partly.any() and (given[partly] >= distance[valid].min() - 1e-4).all()
 
 
 def test_distances_are_scaled_down_where_fewer_images_were_seen(moved):
@@ -360,6 +372,30 @@ def test_a_warp_that_runs_away_is_warned_of():
         model.fit(photographs(6, 0.2))
 
 
+def test_each_epoch_has_its_own_order_in_batches_of_nearly_equal_size():
+    model = FYD(**{**TRAINED, "align": "fa"})
+    source = ImageSource(photographs(9), (SIZE, SIZE), torch.device("cpu"))
+    orders = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        batches = list(Trainer(model, source, None, seed)._batches(epoch))
+        assert [len(images) for images, _ in batches] == [3, 3, 3]
+        orders.append(torch.cat([positions for _, positions in batches]).tolist())
+        assert sorted(orders[-1]) == list(range(9))
+    assert orders[0] != orders[1] and orders[0] != orders[2]
+    # Never a single image, which has nothing to be compared with.
+    source = ImageSource(photographs(5), (SIZE, SIZE), torch.device("cpu"))
+    assert [len(x) for x, _ in Trainer(model, source, None, 0)._batches(0)] == [3, 2]
+
+
+def test_heads_are_drawn_by_the_seed():
+    """All images in one batch, so that their order is no matter."""
+    options = {**TRAINED, "align": "fa", "epochs": 1, "batch_size": 8}
+    first, again, other = (FYD(**options).fit(photographs(4), seed=s) for s in (1, 1, 2))
+    for a, b, c in zip(first.adapters, again.adapters, other.adapters, strict=True):
+        assert torch.equal(a.weight, b.weight)
+        assert (a.weight - c.weight).norm() > 0.1 * a.weight.norm()
+
+
 def test_no_epochs_train_nothing():
     model = FYD(**{**TRAINED, "align": "ica+fca+fa", "teacher": False, "epochs": 0})
     model.fit(photographs(4))
@@ -407,6 +443,14 @@ def test_an_earlier_fit_leaves_no_trace():
     assert_same(model, fresh)
     assert model.extra_metadata() == fresh.extra_metadata()
     assert model.image_threshold.isnan()
+
+
+def test_an_earlier_alignment_is_gone_where_the_next_fit_finds_none():
+    model = FYD(**{**PLAIN, "align": "ica", "family": "translation"})
+    model.fit(photographs(6, 0.25))
+    assert model.aligner is not None
+    model.fit(photographs(6))
+    assert model.aligner is None and not model.extra_metadata()["alignment"]["used"]
 
 
 def test_making_and_loading_leave_the_random_numbers_of_the_caller_alone(moved, tmp_path):
