@@ -32,7 +32,6 @@ from fastalign.nn import smooth
 
 JITTERS = (
     Jitter(),
-    Jitter(10, 0.04),
     Jitter(20, 0.08),
     Jitter(45, 0.1),
     Jitter(180, 0.1),

@@ -105,12 +105,13 @@ def load_mask(
 def resize_mask(mask: MaskArray, size: tuple[int, int]) -> MaskArray:
     """The mask ``[H, W]`` at ``size`` (height, width): each pixel takes the value at its centre.
 
-    Equal to ``torch.nn.functional.interpolate(mode="nearest-exact")``.
+    As ``torch.nn.functional.interpolate(mode="nearest-exact")``, without its rounding: a centre
+    exactly between two pixels takes the later one.
     """
     if mask.shape == tuple(size):
         return mask
     rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        (2 * np.arange(new) + 1) * old // (2 * new)
         for new, old in zip(size, mask.shape, strict=True)
     )
     return mask[np.ix_(rows, columns)]

@@ -38,10 +38,12 @@ def write_evaluation(
     Raises:
         InputError: ``out`` cannot be written.
     """
+    # The largest first: a disk that is too small for it shall hold nothing, and the figures, by
+    # which scripts see that all is done, last.
     contents = {
-        "results.json": json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n",
-        "scores.csv": scores_table(evaluation),
         "report.html": render_report(evaluation, gallery, most=gallery_images),
+        "scores.csv": scores_table(evaluation),
+        "results.json": json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n",
     }
     files = {}
     for name, text in contents.items():
@@ -49,7 +51,7 @@ def write_evaluation(
         errors = "surrogateescape" if name.endswith(".csv") else "replace"
         with atomic_write(files[name]) as file:
             file.write(text.encode("utf-8", errors))
-    return files
+    return dict(reversed(files.items()))
 
 
 def scores_table(evaluation: Evaluation) -> str:

@@ -65,9 +65,15 @@ def describe_alignment(model: FYD, images: list[ImageResult]) -> dict[str, Any]:
     ]
     return {
         "used": decision.get("used"),
-        "summary": decision.get("summary", ""),
-        "reason": decision.get("reason", ""),
+        "summary": _sentence(decision.get("summary", "")),
+        "reason": _sentence(decision.get("reason", "")),
         "median_residual_before": median(before for before, _ in pairs) if pairs else None,
         "median_residual_after": median(after for _, after in pairs) if pairs else None,
         "improved_images": sum(after < before for before, after in pairs),
     }
+
+
+def _sentence(text: str) -> str:
+    """``text`` with a capital and a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if not text or text.endswith((".", "!", "?")) else text + "."

@@ -49,7 +49,9 @@ class Fitting:
         size = self.config.image_size
         self.train = ImageSource(train_set, size, self.device)
         self.validation = (
-            None if validation_set is None else ImageSource(validation_set, size, self.device)
+            None
+            if validation_set is None
+            else ImageSource(validation_set, size, self.device, "validation")
         )
         self.seed = seed
         self.checkpoint = checkpoint

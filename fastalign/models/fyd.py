@@ -367,15 +367,18 @@ class FYD(nn.Module):
         """
         from fastalign.models.fitting import Fitting
 
-        Fitting(
-            self,
-            train_set,
-            validation_set,
-            seed=seed,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            settings=dict(settings or {}),
-            progress=progress,
-        ).run(resume=resume)
+        # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
+        # the caller is in.
+        with torch.inference_mode(False):
+            Fitting(
+                self,
+                train_set,
+                validation_set,
+                seed=seed,
+                checkpoint=None if checkpoint is None else Path(checkpoint),
+                settings=dict(settings or {}),
+                progress=progress,
+            ).run(resume=resume)
         return self
 
     @property
@@ -420,10 +423,12 @@ class FYD(nn.Module):
         """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model._build(config, None)
-        model._metadata = dict(metadata)
-        parts = dict(metadata.get("parts") or {})
-        model.restore_parts(parts, tensors)
+        # Weights that are replaced at once must not use up the caller's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            model._build(config, None)
+            model._metadata = dict(metadata)
+            parts = dict(metadata.get("parts") or {})
+            model.restore_parts(parts, tensors)
         model.load_state_dict(dict(tensors))
         model._settle()
         return model.eval()

@@ -25,6 +25,7 @@ class ImageSource:
             ``[3,H,W]``.
         image_size: the height and width that they must have.
         device: where batches go.
+        kind: what messages call them.
 
     Raises:
         InputError: no images, or some of another shape or range.
@@ -35,6 +36,7 @@ class ImageSource:
         images: ImageDataset | Tensor | Sequence[Tensor],
         image_size: tuple[int, int],
         device: torch.device,
+        kind: str = "training",
     ) -> None:
         from fastalign.data import ImageDataset
 
@@ -42,7 +44,12 @@ class ImageSource:
         self._dataset = images if isinstance(images, ImageDataset) else None
         self._tensors: Sequence[Tensor] = ()
         if not isinstance(images, ImageDataset):
-            self._tensors = _checked(images, image_size)
+            self._tensors = _checked(images, image_size, kind)
+        elif images.image_size != image_size:
+            raise InputError(
+                f"the {kind} dataset has image size {images.image_size}, expected {image_size}, "
+                "that of the model; make it with that size or set image_size."
+            )
 
     def __len__(self) -> int:
         return len(self._tensors) if self._dataset is None else len(self._dataset)
@@ -74,19 +81,21 @@ class ImageSource:
         return float(median(shape[1] / shape[0] for shape in shapes))
 
 
-def _checked(images: Tensor | Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+def _checked(
+    images: Tensor | Sequence[Tensor], image_size: tuple[int, int], kind: str
+) -> list[Tensor]:
     expected = (3, *image_size)
     if len(images) == 0:
-        raise InputError("no images: fitting needs at least one image of a good part.")
+        raise InputError(f"no images for {kind}: give at least one image of a good part.")
     for index, image in enumerate(images):
         if tuple(image.shape) != expected:
             raise InputError(
-                f"training image {index} has shape {list(image.shape)}, expected {list(expected)}; "
+                f"{kind} image {index} has shape {list(image.shape)}, expected {list(expected)}; "
                 "resize it (fastalign.data.prepare does) or set image_size."
             )
         if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
             raise InputError(
-                f"training image {index} has dtype {image.dtype} or values outside 0..1; give "
+                f"{kind} image {index} has dtype {image.dtype} or values outside 0..1; give "
                 "floating point values in 0..1, for example image.float() / 255."
             )
     return list(images)

@@ -11,6 +11,8 @@ EPOCHS = ("--epochs", "3")
 END_AFTER_SECOND_CHECKPOINT = """
 import os, signal
 from fastalign import artifact
+# A shell starts its background jobs with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 write, count = artifact.save_checkpoint, [0]
 def save_checkpoint(*arguments, **options):
     write(*arguments, **options)

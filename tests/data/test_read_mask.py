@@ -111,4 +111,13 @@ def test_nearest_is_that_of_torch(old, new, seed):
     tensor = torch.from_numpy(mask)[None, None].to(torch.float64)
     expected = F.interpolate(tensor, new, mode="nearest-exact")[0, 0].numpy() > 0
     resized = resize_mask(mask, new)
-    assert resized.dtype == bool and np.array_equal(resized, expected)
+    # A centre that falls exactly between two pixels is torch's rounding of a product.
+    clear = [(2 * np.arange(n) + 1) * o % (2 * n) != 0 for n, o in zip(new, old, strict=True)]
+    pixels = np.ix_(*clear)
+    assert resized.dtype == bool and np.array_equal(resized[pixels], expected[pixels])
+
+
+def test_a_centre_between_two_pixels_takes_the_later_one():
+    assert resize_mask(np.array([[False, True]]), (1, 1)).tolist() == [[True]]
+    # Row 18 of 37 has its centre at 3.0 of 6 rows.
+    assert resize_mask(np.arange(6)[:, None] == 3, (37, 1))[18, 0]

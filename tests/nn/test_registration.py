@@ -23,7 +23,8 @@ from fastalign.nn.registration import (
 from fastalign.nn.registration.aligner import search_size
 from fastalign.nn.registration.bank import hann
 from fastalign.nn.registration.encoder import LocalEncoder, resize
-from fastalign.nn.registration.search import angles_within, recentre
+from fastalign.nn.registration.refiner import _steepest
+from fastalign.nn.registration.search import _bank, angles_within, recentre
 from fastalign.ops import affine, warp_affine
 
 FULL = math.pi
@@ -178,6 +179,11 @@ def test_candidates_are_the_largest_local_maxima_over_the_angles():
     best[0, [0, 4, 5, 9, 16]] = torch.tensor([0.3, 0.8, 0.9, 0.5, 0.4])
     # 4 is higher than all but 5, and lies on its slope.
     assert bank._peaks(best, 4).tolist()[0] == [5, 9, 16, 0]
+    around = turned_bank(FULL)[0]
+    best = torch.zeros(1, 48)
+    best[0, [0, 20, 47]] = torch.tensor([0.5, 0.3, 0.9])
+    # The first angle follows the last.
+    assert around._peaks(best, 2).tolist()[0] == [47, 20]
     # No more candidates than angles.
     assert turned_bank(0)[0](torch.randn(2, 3, 32, 32), 5)[0].shape == (2, 1, 2, 3)
 
@@ -265,6 +271,42 @@ def test_it_is_never_worse_than_the_start(family):
     theta, after = refine(edges, start)
     assert (after >= before).all() and (after > before).any()
     torch.testing.assert_close(refine.correlation(edges, theta), after)
+
+
+def test_steps_that_overshoot_on_noise_are_not_kept():
+    template = torch.rand(16, 16)
+    edges, start = torch.rand(40, 1, 16, 16), poses(40, 0.3, 0.2)
+    theta, best = start, torch.full((40,), -1.0)
+    overshot = False
+    for iterations in range(7):
+        refine = GaussNewtonRefiner(template, torch.ones(16, 16), "affine", iterations=iterations)
+        further, after = refine(edges, start)
+        assert (after >= best).all() and (after > best).any()
+        kept = after == best
+        assert torch.equal(further[kept], theta[kept])
+        overshot |= bool(kept.any())
+        theta, best = further, after
+    assert overshot
+
+
+@pytest.mark.parametrize("aspect", [1.0, 1.6])
+@pytest.mark.parametrize("family", sorted(affine.FAMILIES))
+def test_the_derivatives_of_the_template_are_those_of_its_warps(family, aspect):
+    y, x = torch.linspace(0, 2, 48)[:, None], torch.linspace(0, 3, 60)
+    template = (torch.sin(3 * x + y) + torch.cos(2 * x * y)).float()
+    given = _steepest(template, family, aspect).view(48, 60, -1)
+    for index in range(given.shape[-1]):
+        step = torch.zeros(1, given.shape[-1])
+        step[0, index] = 0.01
+        there, back = (
+            warp_affine(template[None, None], affine.from_parameters(sign * step, family, aspect))
+            for sign in (1, -1)
+        )
+        expected = (there - back)[0, 0] / 0.02
+        # Away from the border, where a warp reads from outside.
+        inner = (slice(4, -4), slice(4, -4))
+        error = (given[..., index] - expected)[inner].abs().max()
+        assert error < 0.05 * expected[inner].abs().max()
 
 
 def test_no_iterations_return_the_start():
@@ -513,6 +555,18 @@ def test_one_image_is_its_own_template():
     found = search_poses(photographs(affine.identity(1), 64, 64), encoder(), "translation")
     torch.testing.assert_close(found.theta, affine.identity(1), atol=0.02, rtol=0)
     assert found.correlation.item() > 0.99
+
+
+def test_templates_are_the_aligned_images_turned_before_they_are_encoded():
+    theta, angles = poses(3, 1.0, 0.4), angles_within(math.radians(15))
+    images, encode = photographs(theta, 64, 64), encoder()
+    bank = _bank(images, affine.invert(theta), encode, angles, 1.0, 0.2)
+    assert bank.templates.shape == (5, 24, 8, 8)
+    for angle, template in zip(angles, bank.templates, strict=True):
+        turn = affine.from_parameters(angle.view(1, 1), "rotation")
+        expected = encode(warp_affine(drawing(64, 64), turn, padding_mode="border"))[0]
+        agreement = torch.cosine_similarity(template, expected, dim=0)[2:6, 2:6]
+        assert agreement.mean() > 0.8
 
 
 def test_images_without_structure_get_finite_poses():

@@ -178,6 +178,7 @@ def test_a_classifier_of_another_size_or_none_does_not_matter(tmp_path, state):
     for content in (
         {k: v for k, v in state.items() if not k.startswith("fc.")},
         {**state, "fc.weight": torch.zeros(7, 8), "fc.bias": torch.zeros(7)},
+        {**state, "fc.scale": torch.zeros(1)},
         {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
     ):
         other = features(NAME, written(tmp_path / "other.pth", content))

@@ -70,6 +70,8 @@ def test_the_version_stands_in_one_place(repository, source_files):
     assert metadata.version("fastalign") == version
     assert f"## {version}" in (repository / "CHANGELOG.md").read_text()
     code = {p: t for p, t in read_texts(repository, source_files).items() if p.suffix != ".md"}
+    # A measurement names the version that was measured.
+    code = {path: text for path, text in code.items() if "results" not in path.parts}
     places = [str(path) for path, text in code.items() if f'"{version}"' in text]
     assert places == ["fastalign/__init__.py"]
 

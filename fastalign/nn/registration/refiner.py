@@ -58,6 +58,16 @@ def _steepest(template: Tensor, family: str, aspect: float) -> Tensor:
     return torch.stack([changes[name] for name in affine.FAMILIES[family]], -1).flatten(0, 1)
 
 
+def _generators(family: str, aspect: float) -> Tensor:
+    """Derivative of the family's maps by each parameter at the identity ``[P,9]``, homogeneous."""
+    steps = 1e-4 * torch.eye(affine.number_of_parameters(family), dtype=torch.float64)
+    there = affine.from_parameters(steps, family, aspect)
+    back = affine.from_parameters(-steps, family, aspect)
+    slope = torch.zeros(len(steps), 3, 3)
+    slope[:, :2] = (there - back) / 2e-4
+    return slope.flatten(1)
+
+
 class GaussNewtonRefiner(nn.Module):
     """A few inverse compositional steps on theta, which raise the correlation with a template.
 
@@ -116,6 +126,8 @@ class GaussNewtonRefiner(nn.Module):
         grid = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
         self._grid = grid.to(template.device)
         self._inside = torch.tensor([[1 - 2 / width], [1 - 2 / height]], device=template.device)
+        self._identity = torch.eye(3, device=template.device)
+        self._generators = _generators(self.family, self.aspect).to(template.device)
         self._flat_weight = self.weight.flatten()
         self._enough = float(self.weight.sum()) * _LEAST_COVERED
         self._damping = _DAMPING * torch.eye(count, device=template.device)
@@ -145,6 +157,12 @@ class GaussNewtonRefiner(nn.Module):
         hessian = products.unflatten(1, (changes.shape[1], -1))
         return correlation.squeeze(1), hessian, descent.unsqueeze(2)
 
+    def _move(self, step: Tensor) -> Tensor:
+        """The map of a small step in homogeneous coordinates ``[B,3,3]``: the exponential of its
+        generator to second order, which is the inverse of that of the opposite step."""
+        generator = (step @ self._generators).unflatten(1, (3, 3))
+        return self._identity + generator + 0.5 * (generator @ generator)
+
     def correlation(self, edges: Tensor, theta: Tensor) -> Tensor:
         """Correlation with the template at theta, -1 to 1: ``[B]``."""
         return self._compare(edges, theta)[0]
@@ -169,8 +187,6 @@ class GaussNewtonRefiner(nn.Module):
             # Levenberg-Marquardt: the diagonal a little larger.
             damped = torch.addcmul(hessian + self._ridge, hessian, self._damping)
             step = torch.linalg.solve_ex(damped, descent).result.squeeze(2)
-            # The inverse to first order, which is all that a vanishing step needs.
-            back = affine.from_parameters(-step, self.family, self.aspect)
-            theta = affine.compose(theta, back)
+            theta = theta @ self._move(-step)
         assert best is not None
         return best_theta, best

@@ -108,7 +108,7 @@ def search_poses(
         template, weight, family, aspect=aspect, iterations=iterations
     )
     found = Search(aligner, *_infer(aligner, images))
-    # One image at a time has to be quick, and is near its pose after a few steps.
+    # One image at a time has to be quick, and is near its pose after three steps.
     aligner.refiner.iterations = min(iterations, _QUICK)
     return found
 
