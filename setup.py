@@ -1,14 +1,16 @@
-"""The part of the build that pyproject.toml cannot say: where the packages lie, and the native code.
+"""What pyproject.toml cannot say: where the packages lie, and how the native code is built.
 
 Switches, all environment variables:
 
-FASTALIGN_BUILD_NATIVE  auto (default): build the native library where a C++20 compiler, Python's and
-                        torch's headers are found, else install pure Python and say why in one line.
-                        1: fail instead of leaving it out. 0: leave it out.
+FASTALIGN_BUILD_NATIVE  auto (default): build the native library where a C++20 compiler, Python's
+                        and torch's headers are found and the compilation succeeds, else install
+                        pure Python and say why in one line.
+                        1: fail instead, with the compiler's output. 0: leave it out.
 FASTALIGN_BUILD_CUDA    the same for the CUDA sources (csrc/cuda/*.cu), which need nvcc.
 FASTALIGN_CUDA_ARCHS    GPU architectures, for example "80 90"; default "80 90 100 120".
 FASTALIGN_SANITIZE      for example "address,undefined": an instrumented build for the tests.
-CXX, NVCC, MAX_JOBS     compiler, CUDA compiler, parallel compilations (default: by cores and memory).
+CXX, NVCC               compiler and CUDA compiler.
+MAX_JOBS                parallel compilations (default: by cores and free memory).
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ CSRC = ROOT / "csrc"
 TORCH_TARGET = (2, 10)
 PYTHON_TARGET = "0x030A0000"
 
-# -O3 without -ffast-math: the kernels' results are IEEE apart from fused multiply-adds. Vectors wider
-# than the level's registers are only passed between inlined functions, so their ABI does not matter.
+# -O3 without -ffast-math: the kernels' results are IEEE apart from fused multiply-adds. Vectors
+# wider than the level's registers are passed between inlined functions only: no ABI to warn about.
 CXX_FLAGS = (
     "-std=c++20 -O3 -DNDEBUG -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-math-errno "
     "-fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi"
@@ -67,8 +69,15 @@ class Unavailable(Exception):
     """The native code cannot be built here; the message is the one line that says why."""
 
 
+def give_up(reason: Unavailable) -> None:
+    """Go on without native code, unless it was asked for."""
+    if switch("FASTALIGN_BUILD_NATIVE") == "1":
+        raise SystemExit(f"error: native kernels: {reason}") from reason
+    print(f"fastalign: installing without native kernels: {reason}", file=sys.stderr, flush=True)
+
+
 def packages() -> list[str]:
-    """Every installed package: ``fastalign`` and, from the folder ``kernels``, ``fastalign.kernels``."""
+    """Every installed package; ``fastalign.kernels`` lies in the folder ``kernels``."""
     kernels = ["fastalign.kernels"] + [
         f"fastalign.kernels.{name}" for name in find_packages("kernels")
     ]
@@ -101,7 +110,8 @@ def torch_root() -> Path:
     root = Path(spec.origin).parent if spec and spec.origin else None
     header = "include/torch/csrc/stable/library.h"
     if root is None or not (root / header).exists():
-        raise Unavailable(f"torch >= {TORCH_TARGET[0]}.{TORCH_TARGET[1]} with its headers is missing")
+        version = ".".join(map(str, TORCH_TARGET))
+        raise Unavailable(f"torch >= {version} with its headers is missing")
     return root
 
 
@@ -119,9 +129,15 @@ def compiler() -> list[str]:
             result = subprocess.run(probe, cwd=folder, capture_output=True, text=True)
         if result.returncode == 0:
             return command
-        lines = [line for line in result.stderr.splitlines() if "error" in line] or ["it failed"]
-        raise Unavailable(f"'{name}' cannot compile C++20 against Python's headers ({lines[0]})")
+        said = first_error(result.stderr)
+        raise Unavailable(f"'{name}' cannot compile C++20 against Python's headers{said}")
     raise Unavailable(f"no C++ compiler ({named or 'c++, g++ or clang++'}) was found")
+
+
+def first_error(said: str) -> str:
+    """The first line of a compiler's or linker's output that names an error, in brackets."""
+    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()]
+    return f" ({lines[0][:200]})" if lines else ""
 
 
 @dataclass
@@ -141,18 +157,29 @@ class Step:
         if verbose:
             print(shlex.join(self.command), flush=True)
         result = subprocess.run(self.command, capture_output=True, text=True)
-        if result.stdout or result.stderr:
-            print(result.stdout + result.stderr, file=sys.stderr, flush=True)
+        said = result.stdout + result.stderr
+        if result.returncode == 0 or switch("FASTALIGN_BUILD_NATIVE") == "1":
+            sys.stderr.write(said)
         if result.returncode != 0:
             self.target.unlink(missing_ok=True)
-            raise SystemExit(
-                f"error: compiling {self.source.relative_to(ROOT)} failed (see above); "
-                "FASTALIGN_BUILD_NATIVE=0 installs without native kernels"
+            raise Unavailable(
+                f"{self.source.relative_to(ROOT)} failed to compile{first_error(said)}"
             )
 
 
 class BuildNative(build_ext):
     """Compiles csrc/ once per instruction set and links fastalign/_C.abi3.so."""
+
+    def build_extensions(self) -> None:
+        try:
+            super().build_extensions()
+        except Unavailable as reason:
+            give_up(reason)
+            # From here on the project is pure Python, also for the name of the wheel.
+            self.extensions = []
+            self.distribution.ext_modules = []
+            if "bdist_wheel" in self.distribution.command_obj:
+                self.distribution.get_command_obj("bdist_wheel").root_is_pure = True
 
     def build_extension(self, ext: Extension) -> None:
         cxx, torch = compiler(), torch_root()
@@ -177,7 +204,8 @@ class BuildNative(build_ext):
         info = f"{shlex.join(cxx)}; levels {', '.join(n.removeprefix('isa_') for n in levels)}; "
         info += f"CUDA {'yes' if cuda else 'no'}" + (f"; sanitizers {sanitize}" if sanitize else "")
         steps = []
-        for source in sorted([*CSRC.glob("*.cpp"), *CSRC.glob("host/*.cpp"), *CSRC.glob("cpu/*.cpp")]):
+        folders = (CSRC, CSRC / "host", CSRC / "cpu")
+        for source in sorted(path for folder in folders for path in folder.glob("*.cpp")):
             if source.parent.name == "cpu" and source.stem in PER_ISA:
                 variants = {name: [f"-DFASTALIGN_ISA={name}", *fl] for name, fl in levels.items()}
             elif source.parent.name == "cpu":
@@ -240,11 +268,13 @@ class BuildNative(build_ext):
         sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
         if sanitize:
             command.append(f"-fsanitize={sanitize}")
-        subprocess.run(command, check=True)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0:
+            raise Unavailable(f"linking {target.name} failed{first_error(result.stderr)}")
 
 
 def native() -> tuple[list[Extension], dict[str, type]]:
-    """The native library and the build command it needs; nothing, with one line, where it cannot be.
+    """The native library and the build command it needs; nothing where it cannot be built.
 
     Decided before setup() so that a wheel without the library is tagged as pure Python, and only
     for commands that build: metadata is asked for before torch is there in an isolated build.
@@ -259,9 +289,7 @@ def native() -> tuple[list[Extension], dict[str, type]]:
             compiler()
             torch_root()
         except Unavailable as reason:
-            if wanted == "1":
-                raise SystemExit(f"error: native kernels: {reason}") from reason
-            print(f"fastalign: installing without native kernels: {reason}", flush=True)
+            give_up(reason)
             return [], {}
     sources = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.c*"))
     headers = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.h"))

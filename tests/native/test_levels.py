@@ -1,0 +1,70 @@
+"""The instruction set is chosen at run time, and every one that the machine has gives the result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from op_support.cases import CASES, DTYPES, Inputs, as_tuple, exact, short
+from op_support.tolerance import small_term
+
+from fastalign.ops import reference
+
+
+def test_the_highest_supported_level_is_used(library):
+    levels = library.cpu_isa_levels()
+    assert levels["baseline"]
+    if not os.environ.get("FASTALIGN_CPU_ISA"):
+        assert library.cpu_isa() == [name for name, supported in levels.items() if supported][-1]
+
+
+def level_of_a_new_process(wanted: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import torch\nfrom fastalign import ops\n"
+        "x = torch.rand(2, 3, 4, 4)\nops.dense_similarity(x, x, backend='cpu')\n"
+        "from fastalign import _C\nprint(_C.cpu_isa())"
+    )
+    environment = {**os.environ, "FASTALIGN_CPU_ISA": wanted}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_environment_chooses(library):
+    for name, supported in library.cpu_isa_levels().items():
+        done = level_of_a_new_process(name)
+        if supported:
+            assert done.stdout.strip() == name, done.stderr
+        else:
+            assert done.returncode != 0 and "cannot run" in done.stderr
+
+
+def test_a_level_that_does_not_exist_is_an_error(library):
+    done = level_of_a_new_process("mmx")
+    assert done.returncode != 0
+    assert "FASTALIGN_CPU_ISA: unknown instruction set 'mmx'" in done.stderr
+    with pytest.raises(ValueError, match="unknown instruction set 'mmx'"):
+        library.set_cpu_isa("mmx")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=short)
+def test_every_level_gives_the_result(case, dtype, library, keep_level):
+    """On sizes with whole vectors, parts of vectors and several tiles."""
+    arguments = case.make(Inputs(dtype, shape=(6, 21, 7, 37)))
+    nearest = "nearest" in case.options  # positions are the same at every level, ties included
+    wanted = as_tuple(getattr(reference, case.op)(*exact(arguments)))
+    found = {}
+    for name, supported in library.cpu_isa_levels().items():
+        if supported:
+            library.set_cpu_isa(name)
+            found[name] = as_tuple(getattr(torch.ops.fastalign, case.op)(*arguments, backend="cpu"))
+    for name, results in found.items():
+        for out, best, base in zip(results, wanted, found["baseline"], strict=True):
+            goal = base.double() if nearest else best
+            off = (out.double() - goal).abs().max().item() if out.numel() else 0.0
+            # Sums of up to a few hundred terms, in any order and with or without fused steps.
+            assert off <= small_term(best, out.dtype, ulps=512), name
