@@ -67,8 +67,15 @@ PyMethodDef kMethods[] = {
 };
 
 PyModuleDef kModule = {
-    PyModuleDef_HEAD_INIT, "_C", "Native kernels of fastalign.", -1, kMethods,
-    nullptr,               nullptr, nullptr,                     nullptr,
+    PyModuleDef_HEAD_INIT,
+    "_C",
+    "Native kernels of fastalign.",
+    -1,
+    kMethods,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
 };
 
 }  // namespace

@@ -50,8 +50,7 @@ FASTALIGN_HD AffinePixels affine_pixels(const double* theta, int64_t in_h, int64
 }
 
 // Normalised coordinate of output index i on an axis of `count` pixels: slope * i + start.
-FASTALIGN_HD void normalised_axis(int64_t count, bool align_corners, double* slope,
-                                  double* start) {
+FASTALIGN_HD void normalised_axis(int64_t count, bool align_corners, double* slope, double* start) {
   if (count <= 1) {
     *slope = 0.0;
     *start = 0.0;
@@ -127,8 +126,7 @@ FASTALIGN_HD Padded<T> pad_reflection(T position, int64_t size, bool align_corne
 }
 
 template <class T>
-FASTALIGN_HD Padded<T> pad_position(T position, int64_t size, Padding padding,
-                                    bool align_corners) {
+FASTALIGN_HD Padded<T> pad_position(T position, int64_t size, Padding padding, bool align_corners) {
   switch (padding) {
     case Padding::border:
       return pad_border(position, size);

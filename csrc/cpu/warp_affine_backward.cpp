@@ -199,42 +199,22 @@ FASTALIGN_INLINE TileTaps<A> taps_in(const Taps<A>& taps, const Tile& tile) {
   return kept;
 }
 
-// x and dx: [tile pixels][Lanes], the block's part of the image and its gradient, or null.
-// grad: [count][Lanes], of output pixels (ox, oy) and on. Sums for the map go to `sums`.
-template <class A, int Lanes, bool ToX, bool ToMap>
-void add_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy, int64_t ox,
-             int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
+// Sums of one run for the map's gradient, lane by lane: by x and y, and times the column in the
+// run.
+template <class A, int Lanes>
+struct RunSums {
   using V = typename VectorOf<A, Lanes>::type;
   V by_x{}, by_x_column{}, by_y{}, by_y_column{};
-  for (int64_t i = 0; i < count; ++i) {
-    const TileTaps<A> taps = taps_in<A, Lanes>(taps_at<A>(position_of(map, ox + i, oy), s), tile);
-    V g, slope_x{}, slope_y{};
-    std::memcpy(&g, grad + i * Lanes, sizeof(V));
-    for (int k = 0; k < taps.count; ++k) {
-      V value;
-      if constexpr (ToX) {
-        A* to = dx + taps.offset[k];
-        std::memcpy(&value, to, sizeof(V));
-        value += g * taps.weight[k];
-        std::memcpy(to, &value, sizeof(V));
-      }
-      if constexpr (ToMap) {
-        std::memcpy(&value, x + taps.offset[k], sizeof(V));
-        slope_x += value * taps.by_x[k];
-        slope_y += value * taps.by_y[k];
-      }
-    }
-    if constexpr (ToMap) {
-      const A column = static_cast<A>(i);
-      slope_x *= g;
-      slope_y *= g;
-      by_x += slope_x;
-      by_y += slope_y;
-      by_x_column += slope_x * column;
-      by_y_column += slope_y * column;
-    }
+
+  FASTALIGN_INLINE void add(const V& x, const V& y, int64_t i) {
+    const A column = static_cast<A>(i);
+    by_x += x;
+    by_y += y;
+    by_x_column += x * column;
+    by_y_column += y * column;
   }
-  if constexpr (ToMap) {
+
+  void fold(int64_t oy, int64_t ox, MapSums* sums) const {
     double total[4] = {};
     for (int lane = 0; lane < Lanes; ++lane) {
       total[0] += static_cast<double>(by_x[lane]);
@@ -249,6 +229,155 @@ void add_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64
     sums->y_column += total[3] + column * total[2];
     sums->y_row += row * total[2];
     sums->y += total[2];
+  }
+};
+
+template <class V, class A>
+FASTALIGN_INLINE V load_block(const A* from) {
+  V value;
+  std::memcpy(&value, from, sizeof(V));
+  return value;
+}
+
+template <class V, class A>
+FASTALIGN_INLINE void add_block(A* to, const V& more) {
+  const V value = load_block<V>(to) + more;
+  std::memcpy(to, &value, sizeof(V));
+}
+
+// x and dx: [tile pixels][Lanes], the block's part of the image and its gradient, or null.
+// grad: [count][Lanes], of output pixels (ox, oy) and on. Sums for the map go to `sums`.
+// Any mode, padding and map.
+template <class A, int Lanes, bool ToX, bool ToMap>
+void add_any_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy,
+                 int64_t ox, int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
+  using V = typename VectorOf<A, Lanes>::type;
+  RunSums<A, Lanes> run;
+  for (int64_t i = 0; i < count; ++i) {
+    const TileTaps<A> taps = taps_in<A, Lanes>(taps_at<A>(position_of(map, ox + i, oy), s), tile);
+    const V g = load_block<V>(grad + i * Lanes);
+    V slope_x{}, slope_y{};
+    for (int k = 0; k < taps.count; ++k) {
+      if constexpr (ToX) {
+        add_block<V>(dx + taps.offset[k], g * taps.weight[k]);
+      }
+      if constexpr (ToMap) {
+        const V value = load_block<V>(x + taps.offset[k]);
+        slope_x += value * taps.by_x[k];
+        slope_y += value * taps.by_y[k];
+      }
+    }
+    if constexpr (ToMap) {
+      run.add(slope_x * g, slope_y * g, i);
+    }
+  }
+  if constexpr (ToMap) {
+    run.fold(oy, ox, sums);
+  }
+}
+
+// Left (or upper) pixel of each sample of a run, relative to the tile and at most two pixels
+// outside of it, the share of the next pixel, and the slope of padding. Vectorises.
+template <class A>
+struct AxisRun {
+  int32_t pixel[kRun];
+  A share[kRun], slope[kRun];
+};
+
+template <class A>
+FASTALIGN_INLINE void prepare_axis(double step, double start, int64_t ox, int64_t count,
+                                   int64_t begin, int64_t length, int64_t size, bool border,
+                                   AxisRun<A>* run) {
+  const double last = static_cast<double>(size - 1), base = static_cast<double>(begin);
+  const double low = base - 2, high = base + static_cast<double>(length) + 1;
+  for (int64_t i = 0; i < count; ++i) {
+    double at = step * static_cast<double>(ox + i) + start;
+    const bool moves = !border || ((at > 0) & (at < last));
+    at = border ? clamp_between(at, 0.0, last) : at;
+    at = clamp_between(at, low, high);
+    const double pixel = floor_of(at);
+    run->pixel[i] = static_cast<int32_t>(pixel - base);
+    run->share[i] = static_cast<A>(at - pixel);
+    run->slope[i] = moves ? A(1) : A(0);
+  }
+}
+
+// The same for bilinear samples padded with zeros or the border, at a finite map: the positions of
+// a run first, then four taps at fixed distances wherever all of them lie in the tile.
+template <class A, int Lanes, bool ToX, bool ToMap>
+void add_bilinear_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy,
+                      int64_t ox, int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
+  using V = typename VectorOf<A, Lanes>::type;
+  RunSums<A, Lanes> run;
+  AxisRun<A> columns, rows;
+  const bool border = s.padding == Padding::border;
+  const double at_row = static_cast<double>(oy);
+  prepare_axis(map.xx, map.xy * at_row + map.x0, ox, count, tile.column, tile.width, s.width,
+               border, &columns);
+  prepare_axis(map.yx, map.yy * at_row + map.y0, ox, count, tile.row, tile.height, s.height, border,
+               &rows);
+  const int32_t height = static_cast<int32_t>(tile.height);
+  const int32_t width = static_cast<int32_t>(tile.width);
+  const int64_t below = tile.width * Lanes;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t row = rows.pixel[i], column = columns.pixel[i];
+    if (row < -1 || row >= height || column < -1 || column >= width) {
+      continue;
+    }
+    const A right = columns.share[i], low = rows.share[i];
+    const A left = A(1) - right, up = A(1) - low;
+    const V g = load_block<V>(grad + i * Lanes);
+    const int64_t at = (static_cast<int64_t>(row) * width + column) * Lanes;
+    V values[4] = {};
+    const bool in[2][2] = {
+        {row >= 0 && column >= 0, row >= 0 && column + 1 < width},
+        {row + 1 < height && column >= 0, row + 1 < height && column + 1 < width}};
+    if (in[0][0] && in[1][1]) {
+      if constexpr (ToX) {
+        add_block<V>(dx + at, g * (up * left));
+        add_block<V>(dx + at + Lanes, g * (up * right));
+        add_block<V>(dx + at + below, g * (low * left));
+        add_block<V>(dx + at + below + Lanes, g * (low * right));
+      }
+      if constexpr (ToMap) {
+        values[0] = load_block<V>(x + at);
+        values[1] = load_block<V>(x + at + Lanes);
+        values[2] = load_block<V>(x + at + below);
+        values[3] = load_block<V>(x + at + below + Lanes);
+      }
+    } else {
+      const A weights[4] = {up * left, up * right, low * left, low * right};
+      for (int k = 0; k < 4; ++k) {
+        if (!in[k / 2][k % 2]) {
+          continue;
+        }
+        const int64_t offset = at + (k / 2) * below + (k % 2) * Lanes;
+        if constexpr (ToX) {
+          add_block<V>(dx + offset, g * weights[k]);
+        }
+        if constexpr (ToMap) {
+          values[k] = load_block<V>(x + offset);
+        }
+      }
+    }
+    if constexpr (ToMap) {
+      const V slope_x = (values[1] - values[0]) * up + (values[3] - values[2]) * low;
+      const V slope_y = (values[2] - values[0]) * left + (values[3] - values[1]) * right;
+      run.add(slope_x * g * columns.slope[i], slope_y * g * rows.slope[i], i);
+    }
+  }
+  if constexpr (ToMap) {
+    run.fold(oy, ox, sums);
+  }
+}
+
+template <class A, int Lanes, bool ToX, bool ToMap>
+void add_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy, int64_t ox,
+             int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
+  if (s.mode == Interpolation::bilinear && s.padding != Padding::reflection && is_finite(map)) {
+    add_bilinear_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
+  } else {
+    add_any_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
   }
 }
 

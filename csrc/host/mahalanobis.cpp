@@ -5,8 +5,7 @@
 namespace fastalign::host {
 namespace {
 
-MahalanobisArgs prepare(const Tensor& x, const Tensor& mean, const Tensor& whitener,
-                        bool squared) {
+MahalanobisArgs prepare(const Tensor& x, const Tensor& mean, const Tensor& whitener, bool squared) {
   MahalanobisArgs args{};
   args.x = view4(x, "x");
   check_cpu(mean, "mean");
@@ -42,8 +41,7 @@ void run(const MahalanobisArgs& args) {
 
 Tensor mahalanobis(Tensor x, Tensor mean, Tensor whitener, bool squared) {
   MahalanobisArgs args = prepare(x, mean, whitener, squared);
-  Tensor value =
-      empty_map(x, {x.size(0), x.size(2), x.size(3)}, accumulation_type(x), false);
+  Tensor value = empty_map(x, {x.size(0), x.size(2), x.size(3)}, accumulation_type(x), false);
   args.value = value.mutable_data_ptr();
   if (value.numel() > 0) {
     run(args);
@@ -67,10 +65,9 @@ std::tuple<Tensor, Tensor, Tensor> mahalanobis_backward(Tensor grad, Tensor x, T
   Tensor dmean = need_mean ? empty_map(mean, {mean.size(0), mean.size(1), mean.size(2)},
                                        mean.scalar_type(), false)
                            : no_gradient(mean);
-  Tensor dwhitener = need_whitener
-                         ? empty_map(whitener, {whitener.size(0), whitener.size(1)},
-                                     whitener.scalar_type(), false)
-                         : no_gradient(whitener);
+  Tensor dwhitener = need_whitener ? empty_map(whitener, {whitener.size(0), whitener.size(1)},
+                                               whitener.scalar_type(), false)
+                                   : no_gradient(whitener);
   args.dmean = need_mean ? dmean.mutable_data_ptr() : nullptr;
   args.dwhitener = need_whitener ? dwhitener.mutable_data_ptr() : nullptr;
   if (grad.numel() > 0) {

@@ -57,8 +57,8 @@ struct PairCall {
 };
 
 Tensor value_map(const Tensor& like, bool zero) {
-  Tensor value = empty_map(like, {like.size(0), like.size(2), like.size(3)},
-                           accumulation_type(like), false);
+  Tensor value =
+      empty_map(like, {like.size(0), like.size(2), like.size(3)}, accumulation_type(like), false);
   if (zero) {
     torch::stable::zero_(value);
   }
@@ -95,8 +95,7 @@ Tensor dense_similarity(Tensor p, Tensor z, MaybeTensor groups) {
 }
 
 std::tuple<Tensor, Tensor> dense_similarity_backward(Tensor grad, Tensor p, Tensor z,
-                                                     MaybeTensor groups, bool need_p,
-                                                     bool need_z) {
+                                                     MaybeTensor groups, bool need_p, bool need_z) {
   DenseCall call(p, z, groups);
   call.args.grad = gradient_map(grad, p);
   Tensor dp = need_p ? call.output(empty_gradient(p), &call.args.dp, "dp") : no_gradient(p);

@@ -35,8 +35,8 @@ void prefer_huge_pages(void* data, int64_t bytes) {
   }();
   constexpr uintptr_t page = 2u << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) /
-                        page * page;
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
   if (enabled && end > begin && end - begin >= 2 * page) {
     (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   }
@@ -49,11 +49,11 @@ void prefer_huge_pages(void* data, int64_t bytes) {
 Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type,
                  bool channels_last) {
   const std::vector<int64_t> shape(sizes);
-  Tensor result = torch::stable::empty(
-      torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()), type, std::nullopt,
-      like.device(), std::nullopt,
-      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                    : torch::headeronly::MemoryFormat::Contiguous);
+  Tensor result =
+      torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
+                           type, std::nullopt, like.device(), std::nullopt,
+                           channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                         : torch::headeronly::MemoryFormat::Contiguous);
   prefer_huge_pages(result.mutable_data_ptr(),
                     result.numel() * static_cast<int64_t>(result.element_size()));
   return result;
@@ -64,9 +64,7 @@ Tensor empty_gradient(const Tensor& like) {
                    like.scalar_type(), is_channels_last(like));
 }
 
-Tensor no_gradient(const Tensor& like) {
-  return empty_map(like, {0}, like.scalar_type(), false);
-}
+Tensor no_gradient(const Tensor& like) { return empty_map(like, {0}, like.scalar_type(), false); }
 
 GroupPlan plan_groups(const std::optional<Tensor>& groups, int64_t batch) {
   std::vector<int64_t> order(static_cast<size_t>(batch));
@@ -88,8 +86,8 @@ GroupPlan plan_groups(const std::optional<Tensor>& groups, int64_t batch) {
   plan.start.push_back(0);
   for (size_t first = 0; first < order.size();) {
     size_t last = first + 1;
-    while (last < order.size() && labels[static_cast<size_t>(order[last])] ==
-                                      labels[static_cast<size_t>(order[first])]) {
+    while (last < order.size() &&
+           labels[static_cast<size_t>(order[last])] == labels[static_cast<size_t>(order[first])]) {
       ++last;
     }
     if (last - first >= 2) {

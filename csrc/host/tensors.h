@@ -21,7 +21,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Names the op and the argument in every message.
-#define FASTALIGN_CHECK(condition, ...) STD_TORCH_CHECK(condition, "fastalign_native: ", __VA_ARGS__)
+#define FASTALIGN_CHECK(condition, ...) \
+  STD_TORCH_CHECK(condition, "fastalign_native: ", __VA_ARGS__)
 
 inline std::string shape_of(const Tensor& tensor) {
   std::string text = "[";

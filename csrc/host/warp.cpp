@@ -29,8 +29,8 @@ std::vector<double> read_theta(const Tensor& theta, int64_t batch) {
   const void* data = theta.const_data_ptr();
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t entry = 0; entry < 6; ++entry) {
-      const int64_t offset = b * theta.stride(0) + (entry / 3) * theta.stride(1) +
-                             (entry % 3) * theta.stride(2);
+      const int64_t offset =
+          b * theta.stride(0) + (entry / 3) * theta.stride(1) + (entry % 3) * theta.stride(2);
       values.push_back(wide ? static_cast<const double*>(data)[offset]
                             : static_cast<double>(static_cast<const float*>(data)[offset]));
     }
@@ -66,8 +66,8 @@ Tensor warp_affine(Tensor x, Tensor theta, int64_t height, int64_t width, std::s
   const auto values = read_theta(theta, x.size(0));
   const auto maps = pixel_maps(values, x.size(2), x.size(3), height, width, align_corners);
   args.maps = maps.data();
-  Tensor out = empty_map(x, {x.size(0), x.size(1), height, width}, x.scalar_type(),
-                         is_channels_last(x));
+  Tensor out =
+      empty_map(x, {x.size(0), x.size(1), height, width}, x.scalar_type(), is_channels_last(x));
   args.out = view4(out, "out");
   if (out.numel() > 0) {
     check_status(kernels().warp_affine(args, torch_workers()), "warp_affine");

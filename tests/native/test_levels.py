@@ -1,4 +1,4 @@
-"""The instruction set is chosen at run time, and every one that the machine has gives the result."""
+"""The instruction set is chosen at run time; each that the machine has gives the result."""
 
 from __future__ import annotations
 
