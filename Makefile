@@ -75,14 +75,15 @@ format: $(VENV)/.lint
 	$(CLANG_FORMAT) -i $(CPP)
 
 # A copy of the project with an instrumented library; torch and Python themselves are not, so the
-# sanitizer's runtime is loaded first, and what they leave at exit is not looked for.
+# sanitizer's runtime is loaded first, and what they leave at exit is not looked for. pytest as a
+# command: python -m would find the checkout in the working folder before the copy.
 SANITIZED := build/sanitized
 sanitize: $(VENV)/.test
 	FASTALIGN_SANITIZE=address,undefined FASTALIGN_BUILD_NATIVE=1 $(PY) setup.py -q \
 	  build --build-base build/instrumented --build-lib $(SANITIZED)
 	LD_PRELOAD="$$($(or $(CXX),c++) -print-file-name=libasan.so) $$($(or $(CXX),c++) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  PYTHONPATH=$(SANITIZED) FASTALIGN_TEST_BACKENDS=cpu $(PY) -m pytest tests/native tests/ops \
+	  PYTHONPATH=$(SANITIZED) FASTALIGN_TEST_BACKENDS=cpu $(VENV)/bin/pytest tests/native tests/ops \
 	  --deselect tests/native/test_binary.py --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
 
 wheel: $(VENV)/.test
