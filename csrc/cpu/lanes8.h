@@ -126,30 +126,16 @@ using Lanes = __mmask8;
 FASTALIGN_INLINE Lanes positive(F8 v) {
   return _mm256_cmp_ps_mask(v, _mm256_setzero_ps(), _CMP_GT_OQ);
 }
-FASTALIGN_INLINE bool none(Lanes lanes) { return lanes == 0; }
 FASTALIGN_INLINE F8 add_product(F8 sum, F8 weight, F8 value, Lanes lanes) {
   return _mm256_mask3_fmadd_ps(weight, value, sum, lanes);
 }
-FASTALIGN_INLINE F8 keep(F8 value, Lanes lanes) { return _mm256_maskz_mov_ps(lanes, value); }
 #else
 using Lanes = F8;
 FASTALIGN_INLINE Lanes positive(F8 v) { return _mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GT_OQ); }
-FASTALIGN_INLINE bool none(Lanes lanes) { return _mm256_movemask_ps(lanes) == 0; }
 FASTALIGN_INLINE F8 add_product(F8 sum, F8 weight, F8 value, Lanes lanes) {
   return _mm256_fmadd_ps(weight, _mm256_and_ps(value, lanes), sum);
 }
-FASTALIGN_INLINE F8 keep(F8 value, Lanes lanes) { return _mm256_and_ps(value, lanes); }
 #endif
-
-FASTALIGN_INLINE double sum8(F8 v) {
-  float lanes[8];
-  _mm256_storeu_ps(lanes, v);
-  double sum = 0;
-  for (float lane : lanes) {
-    sum += static_cast<double>(lane);
-  }
-  return sum;
-}
 
 }  // namespace
 }  // namespace fastalign::FASTALIGN_ISA

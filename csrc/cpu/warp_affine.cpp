@@ -74,11 +74,14 @@ void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox
   const Sampling s{args.x.height(), args.x.width(), args.mode, args.padding, args.align_corners};
   const int64_t rows = smaller(kTileRows, args.out.height() - oy);
   const int64_t columns = smaller(kTileColumns, args.out.width() - ox);
+  const bool folded = args.padding == Padding::reflection;
   WarpRun* run = runs;
   for (int64_t r = 0; r < rows; ++r) {
     const RunStart start = run_start(map, s, ox, oy + r);
     for (int64_t c = 0; c < columns; c += kRunLanes, ++run) {
       prepare_run<Border>(map, start, c, s, run);
+      // Reflection changes nothing inside; a run that touches a side takes the general form.
+      run->general = run->general || (folded && !run->inside(s));
       if (run->general) {
         warp_run<S>(args, image, oy + r, ox + c, smaller<int64_t>(kRunLanes, columns - c));
       }
@@ -147,8 +150,7 @@ template <class S>
 Status run(const WarpAffineArgs& args, const Workers& workers) {
 #if defined(__AVX2__)
   if constexpr (sizeof(S) <= 4) {
-    if (args.mode == Interpolation::bilinear && args.padding != Padding::reflection &&
-        args.x.stride[3] == 1 && args.out.stride[3] == 1) {
+    if (args.mode == Interpolation::bilinear && args.x.stride[3] == 1 && args.out.stride[3] == 1) {
       return warp_planes<S>(args, workers);
     }
   }

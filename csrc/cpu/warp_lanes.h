@@ -26,11 +26,16 @@ constexpr int64_t kTileRuns = kTileColumns / kRunLanes * kTileRows;
 struct WarpRun {
   float y[8], right[8];  // vertical position; share of the right column
   int32_t index[8];      // left column of each lane, relative to `column`
-  float x_slope[8], y_slope[8];
   int64_t column, row_base;
   int64_t first_row, last_row;  // source rows [first_row, last_row)
   int16_t width;                // columns spanned: 8 loads as one window, up to 16 as two
   bool general;                 // does not fit: taps instead
+  bool rows_inside;             // all rows that it interpolates between exist
+  int32_t span;                 // from the first left column to the last
+
+  bool inside(const Sampling& s) const {
+    return rows_inside && column >= 0 && column + span + 1 < s.width;
+  }
 };
 
 struct RunStart {
@@ -61,21 +66,12 @@ FASTALIGN_INLINE void least_greatest(F8 v, float* least, float* greatest) {
   }
 }
 
-// Clamped position, and 1 where the clamp did nothing (border) or always (zeros).
+// Position held at the sides (border), or at most two pixels outside, where nothing is sampled.
 template <bool Border>
-FASTALIGN_INLINE F8 confine(F8 v, int64_t base, int64_t size, float* slope) {
+FASTALIGN_INLINE F8 confine(F8 v, int64_t base, int64_t size) {
   const F8 low = _mm256_set1_ps(static_cast<float>((Border ? 0 : -2) - base));
   const F8 high = _mm256_set1_ps(static_cast<float>((Border ? size - 1 : size + 1) - base));
-  const F8 kept = _mm256_min_ps(_mm256_max_ps(v, low), high);
-  const F8 one = _mm256_set1_ps(1.0f);
-  if (Border) {
-    const F8 inner =
-        _mm256_and_ps(_mm256_cmp_ps(v, low, _CMP_GT_OQ), _mm256_cmp_ps(v, high, _CMP_LT_OQ));
-    _mm256_storeu_ps(slope, _mm256_and_ps(one, inner));
-  } else {
-    _mm256_storeu_ps(slope, one);
-  }
-  return kept;
+  return _mm256_min_ps(_mm256_max_ps(v, low), high);
 }
 
 // Prepares the run whose first output lies `offset` pixels after the start.
@@ -85,8 +81,8 @@ FASTALIGN_INLINE void prepare_run(const AffinePixels& map, const RunStart& start
   const F8 step = _mm256_add_ps(iota8(), _mm256_set1_ps(static_cast<float>(offset)));
   F8 x = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(map.xx)), step, _mm256_set1_ps(start.x));
   F8 y = _mm256_fmadd_ps(_mm256_set1_ps(static_cast<float>(map.yx)), step, _mm256_set1_ps(start.y));
-  x = confine<Border>(x, start.column, s.width, run->x_slope);
-  y = confine<Border>(y, start.row, s.height, run->y_slope);
+  x = confine<Border>(x, start.column, s.width);
+  y = confine<Border>(y, start.row, s.height);
   const F8 left = _mm256_floor_ps(x);
   float first, last, top, bottom;
   least_greatest(left, &first, &last);
@@ -101,6 +97,9 @@ FASTALIGN_INLINE void prepare_run(const AffinePixels& map, const RunStart& start
   run->last_row = smaller(s.height, start.row + static_cast<int64_t>(bottom) + 2);
   const float span = last - first;
   run->general = !(span <= 14.0f);
+  run->span = span <= 14.0f ? static_cast<int32_t>(span) : 0;
+  run->rows_inside = start.row + static_cast<int64_t>(top) >= 0 &&
+                     start.row + static_cast<int64_t>(bottom) + 1 < s.height;
   run->width = span <= 7.0f ? 8 : 16;
 }
 
