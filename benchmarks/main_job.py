@@ -29,14 +29,17 @@ ROWS = (
 )
 
 
-def measure(data: Path, name: str, jitter: Jitter, seeds: list[int], size: int) -> dict[str, Any]:
-    """One row of the table."""
+def measure(
+    data: Path, name: str, jitter: Jitter, seeds: list[int], options: dict[str, Any]
+) -> dict[str, Any]:
+    """One row of the table; ``options`` of the model are those of both columns."""
+    size = options["image_size"]
     row: dict[str, Any] = {"data": name, "jitter": jitter.label}
     runs: dict[str, list[dict[str, Any]]] = {"unaligned": [], "aligned": []}
     for seed in seeds:
-        images = read_category(data / name, (size, size), jitter, seed)
+        images = read_category(data / name, size, jitter, seed)
         for kind, align in (("unaligned", "none"), ("aligned", "all")):
-            config = FYDConfig(image_size=(size, size), align=align, aspect=images.aspect)
+            config = FYDConfig(**options, align=align, aspect=images.aspect)
             model, found = fit_and_measure(images, config, seed)
             runs[kind].append(found)
             print(name, jitter.label, kind, seed, found, flush=True)
@@ -60,11 +63,11 @@ def one_image(model: FYD, image: torch.Tensor) -> dict[str, float]:
         )
 
 
-def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
+def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """Markdown: image AUROC / pixel AUROC / AUPRO at 0.3, unaligned and aligned."""
     lines = [
-        "| data | poses | unaligned | aligned | chosen | aligning / backbone | fit |",
-        "|---|---|---|---|---|---|---|",
+        "| data | poses | unaligned | aligned | chosen | aligning / backbone | one image | fit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = [" / ".join(f"{row[k][f]:.3f}" for f in FIGURES) for k in ("unaligned", "aligned")]
@@ -73,13 +76,15 @@ def table(rows: list[dict[str, Any]], seeds: list[int]) -> str:
         ratio = "-" if ms["align"] < 0.3 else f"{ms['align'] / ms['backbone']:.2f}"
         lines.append(
             f"| {row['data']} | {row['jitter']} | {cells[0]} | {cells[1]} | {'; '.join(chosen)} | "
-            f"{ratio} | {row['aligned']['fit_s']:.0f} s |"
+            f"{ratio} | {ms['score']:.0f} ms | {row['aligned']['fit_s']:.0f} s |"
         )
     lines += [
         "",
         "Image AUROC / pixel AUROC / AUPRO at FPR 0.3; EfficientNet-Lite0, layers at strides 4, 8 "
-        "and 16, 256 x 256, whole image, masks by nearest, last epoch, mean over seeds "
-        f"{', '.join(map(str, seeds))} (split, channels, order and jitter).",
+        f"and 16, {options.channels or 'all'} channels, {options.image_size} x "
+        f"{options.image_size}, whole image, masks by nearest, last epoch, mean over seeds "
+        f"{', '.join(map(str, options.seeds))} (split, channels, order and jitter). Times are "
+        f"medians of one image at a time on {options.threads} threads, in turns.",
     ]
     return "\n".join(lines)
 
@@ -90,15 +95,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", help="categories; default all")
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--channels", type=int, default=FYDConfig.channels, help="0: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="main_job")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    side = options.image_size
+    model = {"image_size": (side, side), "channels": options.channels}
     rows = []
     for name, jitter in ROWS:
         if options.rows is None or name in options.rows:
-            rows.append(measure(options.data, name, jitter, options.seeds, options.image_size))
-            write(options.name, {"rows": rows}, table(rows, options.seeds))
+            rows.append(measure(options.data, name, jitter, options.seeds, model))
+            write(options.name, {"rows": rows, "options": model}, table(rows, options))
 
 
 if __name__ == "__main__":

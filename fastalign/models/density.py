@@ -57,6 +57,7 @@ class Samples:
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed)
 
 
+@torch.no_grad()
 def fit_density(
     model: FYD,
     train: ImageSource,
@@ -70,30 +71,26 @@ def fit_density(
     of the training images. With ``refit`` these images are then taken into the density too, and the
     thresholds shrink by as much as distances do with that many more images.
     """
-    config, density = model.config, model.density
     samples = Samples(model.feature_size)
-    with torch.inference_mode(False), torch.no_grad():
-        density.reset()
-        progress.start("fitting", len(train))
-        _add(model, train, samples, progress)
-        refits = validation is not None and config.refit
-        curve = _finish(model, samples, len(train), seed, keep=refits)
-        if validation is None:
-            threshold = math.nan
-        else:
-            progress.start("thresholds", len(validation))
-            threshold = _threshold(model, validation, progress)
-        if validation is not None and refits:
+    model.density.reset()
+    progress.start("fitting", len(train))
+    _add(model, train, samples, progress)
+    refits = validation is not None and model.config.refit
+    _finish(model, samples, len(train), seed, keep=refits)
+    threshold = math.nan
+    if validation is not None:
+        progress.start("thresholds", len(validation))
+        threshold = _threshold(model, validation, progress)
+        if refits:
             progress.start("fitting", len(validation))
             _add(model, validation, samples, progress)
             number = len(train) + len(validation)
             curve = _finish(model, samples, number, seed, keep=False)
             if curve is not None:
-                counts = torch.tensor([number, len(train)])
-                expected = curve.distance(counts)
-                threshold *= float(expected[0] / expected[1].clamp_min(1e-12))
-        for buffer in (model.image_threshold, model.pixel_threshold):
-            buffer.fill_(threshold)
+                now, before = curve.distance(torch.tensor([number, len(train)])).tolist()
+                threshold *= now / max(before, 1e-12)
+    for buffer in (model.image_threshold, model.pixel_threshold):
+        buffer.fill_(threshold)
 
 
 def _add(model: FYD, source: ImageSource, samples: Samples, progress: Progress) -> None:

@@ -12,12 +12,19 @@ from torch.nn import functional as F
 
 from fastalign import artifact
 from fastalign.models.density import fit_density
+from fastalign.models.names import below
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.models.source import ImageSource
 from fastalign.models.training import Trainer
-from fastalign.nn.registration.choose import MARGIN, choose_family, unexplained_share
+from fastalign.nn.registration.choose import (
+    LEAST_IMAGES,
+    MARGIN,
+    choose_family,
+    ladder,
+    unexplained_share,
+)
 from fastalign.nn.registration.encoder import resize
-from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
+from fastalign.nn.registration.refiner import GaussNewtonRefiner
 from fastalign.nn.registration.search import mean_template
 from fastalign.ops import affine
 
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 _BATCH = 16
-_LADDER_STEPS = 3
 
 
 class Fitting:
@@ -121,7 +127,7 @@ class Fitting:
             theta = saved.get("theta")
             return meta["decision"], None if theta is None else theta.to(self.device)
         images = self._searched()
-        self.progress.start("searching poses", _LADDER_STEPS if config.family == "auto" else 1)
+        self.progress.start("searching poses", len(ladder(config.family)))
         choice = choose_family(
             images,
             model.make_encoder,
@@ -183,7 +189,7 @@ class Fitting:
                 continue
             tensors = trainer.tensors()
             if aligner is not None and theta is not None:
-                tensors |= {f"aligner.{k}": v for k, v in aligner.state_dict().items()}
+                tensors |= below("aligner", aligner.state_dict())
                 tensors["theta"] = theta
             artifact.save_checkpoint(
                 self.checkpoint,
@@ -215,7 +221,7 @@ class Fitting:
         if not self.config.skip:
             return part, _decision(True, f"aligned by {words}", "skipping was ruled out")
         subset = self._subset()
-        if len(subset) < 4:
+        if len(subset) < LEAST_IMAGES:
             return None, _decision(
                 False, "no alignment", f"{len(subset)} images are too few to judge it by"
             )
@@ -247,19 +253,15 @@ class Fitting:
         return unexplained_share(stages, torch.cat(poses), self.config.image_size)
 
     def _mean_edges(self) -> GaussNewtonRefiner:
-        """What residuals are measured against where there is no teacher's template."""
+        """The mean of the training images as the plain ICA aligns them."""
         model = self.model
         edges, poses = [], []
-        height, width = model.search_size
         for images, _ in self.train.batches(_BATCH, self._subset()):
-            edges.append(edge_strength(resize(images, (height, width)), (height // 2, width // 2)))
+            edges.append(model.edges(images))
             pose = model.find_pose(images)
             assert pose is not None
             poses.append(pose)
-        template, weight = mean_template(torch.cat(edges), torch.cat(poses))
-        return GaussNewtonRefiner(
-            template, weight, "translation", aspect=model.aspect, iterations=0
-        ).to(self.device)
+        return model.make_template(*mean_template(torch.cat(edges), torch.cat(poses)))
 
 
 def _decision(used: bool, summary: str, reason: str) -> dict[str, Any]:

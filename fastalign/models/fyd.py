@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +13,10 @@ from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig
+from fastalign.models.names import under
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.gaussian import DenseGaussian
-from fastalign.nn.registration.aligner import TemplateAligner, search_size
+from fastalign.nn.registration.aligner import TemplateAligner, edge_size, search_size
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
 from fastalign.nn.smoothing import smooth
@@ -129,6 +129,7 @@ class FYD(nn.Module):
         self.register_buffer("calibration", torch.ones(self.feature_size))
         self.register_buffer("image_threshold", torch.tensor(torch.nan))
         self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
+        self.register_load_state_dict_post_hook(_settle_again)
         self.eval()
 
     # Parts -----------------------------------------------------------------------------------
@@ -138,18 +139,19 @@ class FYD(nn.Module):
         strides = self.backbone.reductions
         # As fine as a pose needs; deeper layers know less about where.
         depth = max([i for i, stride in enumerate(strides) if stride <= 8], default=0)
-        network = FeatureBackbone(self.config.backbone, [self.backbone.layers[depth]])
-        network = network.eval().fuse().to(self.selection.device)
-        # The two are cut into stages at different places, so names agree behind the stage.
-        own = {_behind_stage(name): value for name, value in self.backbone.state_dict().items()}
-        wanted = network.state_dict()
-        network.load_state_dict({name: own[_behind_stage(name)] for name in wanted})
-        return LocalEncoder(network)
+        return LocalEncoder(self.backbone.up_to(depth))
 
     def make_ica(self, aspect: float) -> SpatialAlign:
         """The spatial transformer of the paper's plain ICA."""
         family = "affine" if self.config.family == "auto" else self.config.family
         return SpatialAlign(3, family, grid=64, aspect=aspect, **_ICA_BOUNDS)
+
+    def make_template(self, template: Tensor, weight: Tensor) -> GaussNewtonRefiner:
+        """What residuals are measured against where there is no teacher's template."""
+        refiner = GaussNewtonRefiner(
+            template, weight, "translation", aspect=self.aspect, iterations=0
+        )
+        return refiner.to(self.selection.device)
 
     def make_fca(self, aspect: float) -> nn.ModuleList:
         """One spatial transformer for each stage."""
@@ -250,6 +252,11 @@ class FYD(nn.Module):
             return self.aligner(images).theta
         return None if self.ica is None else self.ica.localise(images)
 
+    def edges(self, images: Tensor) -> Tensor:
+        """Edge strength of images at the size at which poses are refined ``[B,1,h,w]``."""
+        size = self.search_size
+        return edge_strength(resize(images, size), edge_size(size))
+
     # Scoring ---------------------------------------------------------------------------------
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,17 +282,14 @@ class FYD(nn.Module):
         """As :meth:`forward`, with everything that was found on the way."""
         images = self._prepare(images)
         maps, aligned, pose, theta = self._score(images)
-        unknown = images.new_full((len(images),), torch.nan)
-        before = after = unknown
+        identity = affine.identity(len(images), device=images.device)
+        before = after = images.new_full((len(images),), torch.nan)
         template = self.aligner.refiner if self.aligner is not None else self.template
-        if template is not None:
-            small = resize(images, self.search_size)
-            edges = edge_strength(small, (small.shape[2] // 2, small.shape[3] // 2))
-            identity = affine.identity(len(images), device=images.device)
+        if template is not None and pose is not None:
+            edges = self.edges(images)
             before = 1 - template.correlation(edges, identity)
-            after = 1 - template.correlation(edges, identity if pose is None else pose)
-        if theta is None:
-            theta = affine.identity(len(images), device=images.device)
+            after = 1 - template.correlation(edges, pose)
+        theta = identity if theta is None else theta
         valid = affine.valid_mask(theta, self.config.image_size, self.feature_size)
         magnitude = affine.magnitude(theta, self.aspect)
         return Detail(
@@ -328,10 +332,8 @@ class FYD(nn.Module):
         size = self.config.image_size
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, *size):
             raise ValueError(
-                f"FYD: images have shape {list(images.shape)}, expected {['B', 3, *size]}".replace(
-                    "'", ""
-                )
-                + " with values in 0..1; fastalign.data.prepare resizes photographs"
+                f"FYD: images have shape {list(images.shape)}, expected [B, 3, {size[0]}, "
+                f"{size[1]}] with values in 0..1; fastalign.data.prepare resizes photographs"
             )
         return images.float()
 
@@ -430,7 +432,6 @@ class FYD(nn.Module):
             parts = dict(metadata.get("parts") or {})
             model.restore_parts(parts, tensors)
         model.load_state_dict(dict(tensors))
-        model._settle()
         return model.eval()
 
     def parts(self) -> dict[str, Any]:
@@ -446,31 +447,22 @@ class FYD(nn.Module):
         """Make the optional parts of :meth:`parts`; the sizes of some are those of ``tensors``."""
         device = self.selection.device
         if parts.get("aligner"):
-            inner = {
-                name.removeprefix("aligner."): value
-                for name, value in tensors.items()
-                if name.startswith("aligner.")
-            }
-            self.aligner = TemplateAligner.from_state(self.make_encoder(), parts["aligner"], inner)
-            self.aligner.to(device)
+            self.aligner = TemplateAligner.from_state(
+                self.make_encoder(), parts["aligner"], under("aligner", tensors)
+            ).to(device)
         if parts.get("ica"):
             self.ica = self.make_ica(self.aspect).to(device)
-        if "template.template" in tensors:
-            self.template = GaussNewtonRefiner(
-                tensors["template.template"],
-                tensors["template.weight"],
-                "translation",
-                aspect=self.aspect,
-                iterations=0,
-            ).to(device)
+        template = under("template", tensors)
+        if template:
+            self.template = self.make_template(**template)
         if parts.get("fca"):
             self.fca = self.make_fca(self.aspect).to(device)
         if parts.get("fa"):
             self.adapters = self.make_adapters().to(device)
 
 
-def _behind_stage(name: str) -> str:
-    return re.sub(r"^_stages\.\d+\.", "", name)
+def _settle_again(model: FYD, _: object) -> None:
+    model._settle()
 
 
 def _weights(config: FYDConfig) -> str | Path | None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import CollapseWarning, RunawayWarpWarning
+from fastalign.models.names import below, under
 from fastalign.models.source import ImageSource
 from fastalign.nn.heads import Predictor, Projector, std_of_normalised
 from fastalign.nn.registration.encoder import resize
+from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.ops import affine, dense_similarity_loss, pairwise_distance_loss, warp_affine
 
 if TYPE_CHECKING:
@@ -21,9 +23,33 @@ if TYPE_CHECKING:
 
 # Below this spread of directions (1: isotropic) the features are called collapsed.
 _COLLAPSED = 0.05
-# A mean warp beyond this share of its bounds has run away.
+# A warp whose mean over an epoch lies beyond this share of a bound has run away.
 _RUNAWAY = 0.9
 _SEED_STRIDE = 1_000_003
+
+
+class Watch:
+    """How close the parameters of a spatial transformer come to their bounds, while it is used."""
+
+    def __init__(self, layer: SpatialAlign) -> None:
+        self._layer = layer
+        self._sum = torch.zeros_like(layer.bounds)
+        self._images = 0
+        self._handle = layer.head.register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, inputs: object, output: Tensor) -> None:
+        self._sum += torch.tanh(output.detach().float() / self._layer.bounds).sum(0)
+        self._images += len(output)
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._handle.remove()
+
+    def reached(self) -> str | None:
+        """The parameter whose mean lies at its bound, None where none does."""
+        share = (self._sum / max(1, self._images)).abs()
+        worst = int(share.argmax())
+        return affine.FAMILIES[self._layer.family][worst] if share[worst] > _RUNAWAY else None
 
 
 class Trainer:
@@ -86,6 +112,7 @@ class Trainer:
         trained = self._trained()
         for part in trained:
             part.train()
+        watches = {name: Watch(layer) for name, layer in self._warps().items()}
         sums: dict[str, float] = {}
         batches = 0
         try:
@@ -100,8 +127,10 @@ class Trainer:
         finally:
             for part in trained:
                 part.eval()
+            for watch in watches.values():
+                watch.end()
         figures = {name: value / batches for name, value in sums.items()}
-        self._warn(figures, index)
+        self._warn(figures, watches, index)
         return {"epoch": index + 1, **figures}
 
     def _trained(self) -> list[nn.Module]:
@@ -152,7 +181,8 @@ class Trainer:
         logged["std_of_z"] = torch.stack(spread).min()
         return loss + self.config.fa_weight * similarity, logged
 
-    def _warn(self, figures: dict[str, float], epoch: int) -> None:
+    @staticmethod
+    def _warn(figures: dict[str, float], watches: dict[str, Watch], epoch: int) -> None:
         where = f"epoch {epoch + 1}"
         if not all(math.isfinite(value) for value in figures.values()):
             warnings.warn(
@@ -168,40 +198,34 @@ class Trainer:
                 CollapseWarning,
                 stacklevel=2,
             )
-        for name, part in (("ica", [self.model.ica]), ("fca", self.model.fca or [])):
-            for index, layer in enumerate(part):
-                if layer is None:
-                    continue
-                bound = self._at_bound(layer)
-                if bound is not None:
-                    stage = f" of stage {index + 1}" if name == "fca" else ""
-                    warnings.warn(
-                        f"{where}: the warp of {name}{stage} has run to the bound of its {bound}; "
-                        "it may hide the part to lower its loss: use a smaller family, or the "
-                        "teacher.",
-                        RunawayWarpWarning,
-                        stacklevel=2,
-                    )
+        for name, watch in watches.items():
+            reached = watch.reached()
+            if reached is not None:
+                warnings.warn(
+                    f"{where}: the warp of {name} has run to the bound of its {reached}; it may "
+                    "hide the part to lower its loss: use a smaller family, or the teacher.",
+                    RunawayWarpWarning,
+                    stacklevel=2,
+                )
 
-    @staticmethod
-    def _at_bound(layer: nn.Module) -> str | None:
-        """A parameter that the localiser's bias alone drives to its bound."""
-        from fastalign.nn.spatial_align import SpatialAlign
-
-        assert isinstance(layer, SpatialAlign)
-        share = torch.tanh(layer.head.bias.detach() / layer.bounds).abs()
-        worst = int(share.argmax())
-        return affine.FAMILIES[layer.family][worst] if share[worst] > _RUNAWAY else None
+    def _warps(self) -> dict[str, SpatialAlign]:
+        """The trained spatial transformers by what messages call them."""
+        model = self.model
+        named = {} if model.ica is None else {"ica": model.ica}
+        for index, layer in enumerate(model.fca or []):
+            assert isinstance(layer, SpatialAlign)
+            named[f"fca of stage {index + 1}"] = layer
+        return named
 
     # State -----------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes."""
-        state = {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
+        state = below("heads", self.heads.state_dict())
         for part in ("ica", "fca", "adapters"):
             module = getattr(self.model, part)
             if module is not None:
-                state |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
+                state |= below(part, module.state_dict())
         if self.optimizer is not None:
             for index, parameter in enumerate(self._parameters()):
                 momentum = self.optimizer.state[parameter].get("momentum_buffer")
@@ -211,16 +235,11 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from :meth:`tensors`."""
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            dotted = prefix + "."
-            return {k.removeprefix(dotted): v for k, v in tensors.items() if k.startswith(dotted)}
-
-        self.heads.load_state_dict(under("heads"))
+        self.heads.load_state_dict(under("heads", tensors))
         for part in ("ica", "fca", "adapters"):
             module = getattr(self.model, part)
             if module is not None:
-                module.load_state_dict(under(part))
+                module.load_state_dict(under(part, tensors))
         if self.optimizer is not None:
             for index, parameter in enumerate(self._parameters()):
                 momentum = tensors.get(f"momentum.{index}")

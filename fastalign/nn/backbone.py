@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -125,6 +126,17 @@ class FeatureBackbone(nn.Module):
             )
         return tuple(self._stages)
 
+    def up_to(self, index: int) -> FeatureBackbone:
+        """A copy that ends with layer ``index``; a network that cannot be split stays whole and
+        gives the same outputs, less those behind."""
+        ending = copy.deepcopy(self)
+        count = index + 1
+        if ending._stages is not None:
+            ending._stages = ending._stages[:count]
+        ending.layers, ending.channels = self.layers[:count], self.channels[:count]
+        ending.reductions = self.reductions[:count]
+        return ending
+
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
         return self.stages()[index](self._prepare(x) if index == 0 else x)
@@ -133,7 +145,7 @@ class FeatureBackbone(nn.Module):
         x = self._prepare(images)
         if self._stages is None:
             assert self._whole is not None
-            features = self._whole(self._normalise(x))
+            features = self._whole(self._normalise(x))[: len(self.layers)]
             nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
             return [f.permute(0, 3, 1, 2) if nhwc else f for f in features]
         outputs = []

@@ -14,7 +14,7 @@ class CountCalibration:
     """The mean distance of held-out images as a function of the number of images fitted to. Ours.
 
     A Gaussian of C channels fitted to few images puts new normal images far away, and the further
-    the fewer they are: by a factor of 2 between 110 and 60 images of 100 channels. Alignment leaves
+    the fewer they are. Alignment leaves
     the rim of the frame with fewer images than its middle, whose distances then cannot be
     compared. The factor is measured: at some locations that all images saw, Gaussians are fitted to
     random subsets of growing size, and the distances of the rest are averaged.

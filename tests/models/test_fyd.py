@@ -8,8 +8,7 @@ import torch
 
 from fastalign import FYD, FYDConfig
 from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
-from fastalign.models.source import ImageSource
-from fastalign.models.training import Trainer
+from fastalign.models.training import Trainer, Watch
 from fastalign.ops import affine, warp_affine
 
 SIZE = 64
@@ -161,6 +160,20 @@ def test_every_choice_fits_scores_and_comes_back(options, tmp_path):
     assert model(images)[1].isfinite().all() and model.image_threshold.isfinite()
 
 
+def test_loaded_into_a_fitted_model_the_channels_are_those_of_the_state():
+    images, _ = photographs(4)
+    one, other = (FYD(**QUICK, align="none").fit(images, seed=seed) for seed in (0, 1))
+    one.load_state_dict(other.state_dict())
+    assert torch.equal(one(images)[1], other(images)[1])
+
+
+def test_a_layer_inside_a_folded_pair_can_be_asked_for():
+    images, _ = photographs(5, 10, 0.04)
+    options = {**QUICK, "layers": ("conv_stem", "blocks.1"), "skip": False, "align": "ica"}
+    model = FYD(**options).fit(images)
+    assert model.parts()["aligner"] and model(images)[0].isfinite().all()
+
+
 def test_parts_that_lie_still_are_not_aligned():
     images, _ = photographs(8)
     model = FYD(**QUICK, align="ica").fit(images)
@@ -237,22 +250,26 @@ def test_training_is_logged():
     assert model.extra_metadata()["training"] == log.rows
 
 
-def test_collapse_and_a_runaway_warp_are_warned_of_by_name():
+@pytest.mark.parametrize("where", ["bias", "weight"])
+def test_collapse_and_a_runaway_warp_are_warned_of_by_name(where):
     images, _ = photographs(6)
-    model = FYD(**QUICK, teacher=False)
-    model.ica = model.make_ica(1.0)
-    trainer = Trainer(model, ImageSource(images, (SIZE, SIZE), torch.device("cpu")), None, 0)
+    layer = FYD(**QUICK, teacher=False).make_ica(1.0)
     with pytest.warns(CollapseWarning, match="collapsed"):
-        trainer._warn({"std_of_z": 0.01}, 0)
-    with torch.no_grad():
-        model.ica.head.bias.fill_(50.0)
-    with pytest.warns(RunawayWarpWarning, match="ica"):
-        trainer._warn({}, 0)
-    with torch.no_grad():
-        model.ica.head.bias.zero_()
+        Trainer._warn({"std_of_z": 0.01}, {}, 0)
+    watch = Watch(layer)
+    layer.localise(images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        trainer._warn({"std_of_z": 0.9}, 0)
+        Trainer._warn({"std_of_z": 0.9}, {"ica": watch}, 0)
+    with torch.no_grad():
+        # The layer before the head ends in ReLU, so that one sign is enough.
+        layer.localiser[-2].bias.fill_(1.0)
+        getattr(layer.head, where).fill_(50.0)
+    watch = Watch(layer)
+    layer.localise(images)
+    watch.end()
+    with pytest.warns(RunawayWarpWarning, match="ica"):
+        Trainer._warn({}, {"ica": watch}, 0)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from fastalign.nn.registration import (
     search_poses,
     unexplained_share,
 )
-from fastalign.nn.registration.aligner import search_size
+from fastalign.nn.registration.aligner import edge_size, search_size
 from fastalign.nn.registration.bank import hann
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import _steepest
@@ -524,9 +524,37 @@ def test_the_answer_about_one_image_does_not_depend_on_its_batch(shifted):
 def test_residuals_fall_by_alignment(shifted):
     _, images, found = shifted
     pose = found.aligner(images)
-    before, after = found.aligner.residual(images), found.aligner.residual(images, pose.theta)
+    edges = edge_strength(images, edge_size(found.aligner.size))
+    refiner = found.aligner.refiner
+    before = 1 - refiner.correlation(edges, affine.identity(len(images)))
+    after = 1 - refiner.correlation(edges, pose.theta)
     assert (after <= before + 1e-6).all() and after.mean() < 0.3 * before.mean()
     torch.testing.assert_close(after, 1 - pose.correlation)
+
+
+def test_what_is_derived_follows_what_is_loaded():
+    """A bank and a refiner that hold other templates answer as those whose state they take over."""
+    generator = torch.Generator().manual_seed(0)
+    banks = [
+        TemplateBank(angles_within(0.5), torch.randn(9, 4, 8, 8, generator=generator))
+        for _ in range(2)
+    ]
+    descriptors = torch.randn(2, 4, 8, 8, generator=generator)
+    banks[0].load_state_dict(banks[1].state_dict())
+    assert torch.equal(banks[0].correlate(descriptors), banks[1].correlate(descriptors))
+    refiners = [
+        GaussNewtonRefiner(
+            torch.rand(16, 16, generator=generator), torch.ones(16, 16), "similarity"
+        )
+        for _ in range(2)
+    ]
+    edges = torch.rand(2, 1, 16, 16, generator=generator)
+    refiners[0].load_state_dict(refiners[1].state_dict())
+    theta = [refiner(edges, affine.identity(2))[0] for refiner in refiners]
+    assert torch.equal(*theta)
+    # What is derived is not stored, and moves along.
+    assert set(refiners[0].state_dict()) == {"template", "weight"}
+    assert refiners[0].to("meta")._fixed.is_meta and banks[0].to("meta")._spectra.is_meta
 
 
 def test_an_aligner_comes_back_from_its_state_bit_for_bit(shifted):

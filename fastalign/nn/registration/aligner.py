@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fastalign.nn.registration.bank import TemplateBank
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
-from fastalign.ops import affine
 
 
 class Pose(NamedTuple):
@@ -27,6 +26,11 @@ def search_size(image_size: tuple[int, int]) -> tuple[int, int]:
     height, width = image_size
     scale = 128 / (height * width) ** 0.5
     return (max(32, 32 * round(height * scale / 32)), max(32, 32 * round(width * scale / 32)))
+
+
+def edge_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which poses are refined: half that of the search."""
+    return size[0] // 2, size[1] // 2
 
 
 class TemplateAligner(nn.Module):
@@ -53,11 +57,6 @@ class TemplateAligner(nn.Module):
         self.size = size
         self.candidates = candidates
 
-    @property
-    def edge_size(self) -> tuple[int, int]:
-        """The size at which poses are refined, half that of the search."""
-        return self.size[0] // 2, self.size[1] // 2
-
     def forward(self, images: Tensor) -> Pose:
         """Poses of images ``[B,3,H,W]`` in 0..1, at any size with the same aspect."""
         # Poses need the precision of float32 whatever surrounds them.
@@ -67,7 +66,7 @@ class TemplateAligner(nn.Module):
     def _find(self, small: Tensor) -> Pose:
         candidates, agreement = self.bank(self.encoder(small), self.candidates)
         batch, count = candidates.shape[:2]
-        edges = edge_strength(small, self.edge_size)
+        edges = edge_strength(small, edge_size(self.size))
         theta, correlation = self.refiner(
             edges.repeat_interleave(count, 0), candidates.flatten(0, 1)
         )
@@ -76,13 +75,6 @@ class TemplateAligner(nn.Module):
         best = (correlation + agreement).argmax(1)
         each = torch.arange(batch, device=best.device)
         return Pose(theta[each, best], correlation[each, best])
-
-    def residual(self, images: Tensor, theta: Tensor | None = None) -> Tensor:
-        """1 minus the correlation with the template at theta (None: as the images lie): ``[B]``."""
-        edges = edge_strength(resize(images, self.size), self.edge_size)
-        if theta is None:
-            theta = affine.identity(len(images), device=images.device)
-        return 1 - self.refiner.correlation(edges, theta)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`from_state` needs besides the tensors, JSON-able."""
@@ -118,9 +110,3 @@ class TemplateAligner(nn.Module):
         aligner = cls(encoder, bank, refiner, (int(height), int(width)), int(state["candidates"]))
         aligner.load_state_dict(dict(tensors))
         return aligner
-
-    def _apply(self, fn: Any, recurse: bool = True) -> TemplateAligner:
-        super()._apply(fn, recurse)
-        self.bank._prepare()
-        self.refiner._prepare()
-        return self

@@ -40,6 +40,9 @@ class TemplateBank(nn.Module):
 
     angles: Tensor
     templates: Tensor
+    _spectra: Tensor
+    _window: Tensor
+    _per_overlap: Tensor
 
     def __init__(
         self, angles: Tensor, templates: Tensor, *, aspect: float = 1.0, max_shift: float = 0.35
@@ -50,6 +53,7 @@ class TemplateBank(nn.Module):
         self.register_buffer("angles", angles.float())
         self.register_buffer("templates", templates.float())
         self._prepare()
+        self.register_load_state_dict_post_hook(_prepare_again)
 
     @property
     def full_circle(self) -> bool:
@@ -71,12 +75,12 @@ class TemplateBank(nn.Module):
         spectra = torch.fft.rfft2(self.templates * window, s=padded)
         spectra = spectra.permute(2, 3, 0, 1).flatten(0, 1)
         # Real and imaginary part side by side: a batched complex product is a slow loop.
-        self._spectra = torch.cat([spectra.real, spectra.imag], 1).contiguous()
+        spectra = torch.cat([spectra.real, spectra.imag], 1).contiguous()
         of_window = torch.fft.rfft2(window, s=padded)
         overlap = torch.fft.irfft2(of_window * of_window.conj(), s=padded)
         overlap = self._centre(overlap + _LEAST_OVERLAP * overlap.max())
-        self._window = window
-        self._weight = 1 / overlap
+        for name, value in (("spectra", spectra), ("window", window), ("per_overlap", 1 / overlap)):
+            self.register_buffer(f"_{name}", value, persistent=False)
         self._is_full = self.full_circle
         self._step = self.step
 
@@ -105,7 +109,7 @@ class TemplateBank(nn.Module):
             by_real[..., 0] + by_imaginary[..., 1], by_real[..., 1] - by_imaginary[..., 0]
         )
         product = product.unflatten(0, (padded[0], -1)).permute(3, 2, 0, 1)
-        return self._centre(torch.fft.irfft2(product, s=padded)) * self._weight
+        return self._centre(torch.fft.irfft2(product, s=padded)) * self._per_overlap
 
     def forward(self, descriptors: Tensor, candidates: int = 3) -> tuple[Tensor, Tensor]:
         """The best poses, each a local maximum over the angles, and their correlations.
@@ -149,6 +153,10 @@ class TemplateBank(nn.Module):
         is_peak = (best >= before) & (best >= after)
         # Others come after every peak, in their own order.
         return (best + torch.where(is_peak, 1e3, 0.0)).topk(count, 1).indices
+
+
+def _prepare_again(bank: TemplateBank, _: object) -> None:
+    bank._prepare()
 
 
 def _vertex(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from fastalign.nn.registration.search import Search, search_poses
 from fastalign.ops import affine, warp_affine
 
 _FOLDS = 4
-_LEAST_IMAGES = 4
+# Fewer images cannot be judged on: each fold needs one.
+LEAST_IMAGES = _FOLDS
 _BATCH = 32
 # A larger family has to leave at least this share less unexplained than the best smaller one.
 MARGIN = 0.1
@@ -27,6 +28,11 @@ _LADDER = (
 )
 
 Extract = Callable[[Tensor], Sequence[Tensor]]
+
+
+def ladder(family: str) -> tuple[tuple[str, float], ...]:
+    """What :func:`choose_family` tries for a family: names and largest rotations at first."""
+    return _LADDER if family == "auto" else ((family, math.pi),)
 
 
 class Choice(NamedTuple):
@@ -104,22 +110,22 @@ def choose_family(
         iterations: Gauss-Newton steps.
         report: called after each attempt.
     """
-    if len(images) < _LEAST_IMAGES and may_skip:
+    if len(images) < LEAST_IMAGES and may_skip:
         return Choice(
             None,
             "no alignment",
-            f"{len(images)} images are too few to judge it by; it takes {_LEAST_IMAGES}",
+            f"{len(images)} images are too few to judge it by; it takes {LEAST_IMAGES}",
             {},
         )
 
     def share(theta: Tensor) -> float:
         return unexplained_share(_stages(images, theta, extract), theta, images.shape[-2:])
 
-    judged = len(images) >= _LEAST_IMAGES
+    judged = len(images) >= LEAST_IMAGES
     identity = affine.identity(len(images), device=images.device)
     shares = {"none": share(identity) if judged else math.nan}
     kept, best = None, shares["none"]
-    attempts = _LADDER if family == "auto" else ((family, math.pi),)
+    attempts = ladder(family)
     for index, (name, limit) in enumerate(attempts):
         found = search_poses(
             images, encoder(), name, aspect=aspect, max_angle=limit, iterations=iterations

@@ -30,7 +30,7 @@ class LocalEncoder(nn.Module):
     agreement of structure and not the brightness or a channel that is large everywhere.
 
     Arguments:
-        backbone: a frozen network with one layer.
+        backbone: a frozen network; its last layer counts.
         components: K at most; never more than the layer has channels.
     """
 
@@ -40,14 +40,14 @@ class LocalEncoder(nn.Module):
     def __init__(self, backbone: FeatureBackbone, components: int = 24) -> None:
         super().__init__()
         self.backbone = backbone
-        channels = backbone.channels[0]
+        channels = backbone.channels[-1]
         self.components = min(components, channels)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("basis", torch.eye(channels)[:, : self.components].clone())
 
     def features(self, images: Tensor) -> Tensor:
         """The backbone's features ``[B,C,h,w]``."""
-        return self.backbone(images)[0].float()
+        return self.backbone(images)[-1].float()
 
     def fit(self, features: Tensor, valid: Tensor) -> LocalEncoder:
         """Mean and principal components of features ``[B,C,h,w]`` where valid ``[B,h,w]``."""

@@ -13,6 +13,8 @@ _SIGMA = 1.0
 _NEIGHBOURHOOD = 6.0
 _NOISE = 0.01
 _DAMPING = 1e-3
+# Keeps a template without any edges from a singular system.
+_RIDGE = 1e-9
 # A pose that leaves less of the template in sight than this is no pose.
 _LEAST_COVERED = 0.25
 
@@ -33,14 +35,21 @@ def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
     return strength / (smooth(strength, _NEIGHBOURHOOD, border="replicate") + _NOISE)
 
 
+def _coordinates(template: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised x and y of each location of ``[h,w]``."""
+    y, x = (
+        (2 * torch.arange(side, device=template.device) + 1) / side - 1 for side in template.shape
+    )
+    return x.expand(template.shape), y[:, None].expand(template.shape)
+
+
 def _steepest(template: Tensor, family: str, aspect: float) -> Tensor:
     """Change of the template with each parameter of the family, at the identity: ``[h*w,P]``."""
     height, width = template.shape
     gx, gy = torch.zeros_like(template), torch.zeros_like(template)
     gx[:, 1:-1] = (template[:, 2:] - template[:, :-2]) * (width / 4)
     gy[1:-1] = (template[2:] - template[:-2]) * (height / 4)
-    x = (2 * torch.arange(width, device=template.device) + 1) / width - 1
-    y = ((2 * torch.arange(height, device=template.device) + 1) / height - 1)[:, None]
+    x, y = _coordinates(template)
     changes = {
         "shift_x": gx,
         "shift_y": gy,
@@ -86,6 +95,14 @@ class GaussNewtonRefiner(nn.Module):
 
     template: Tensor
     weight: Tensor
+    _fixed: Tensor
+    _with_image: Tensor
+    _grid: Tensor
+    _inside: Tensor
+    _identity: Tensor
+    _generators: Tensor
+    _damping: Tensor
+    _ridge: Tensor
 
     def __init__(
         self,
@@ -103,6 +120,7 @@ class GaussNewtonRefiner(nn.Module):
         self.register_buffer("template", template)
         self.register_buffer("weight", weight)
         self._prepare()
+        self.register_load_state_dict_post_hook(_prepare_again)
 
     def _prepare(self) -> None:
         """Everything a step sums over locations and that does not depend on the image:
@@ -112,26 +130,24 @@ class GaussNewtonRefiner(nn.Module):
         template = self.template.reshape(-1, 1)
         ones = torch.ones_like(template)
         products = (changes[:, :, None] * changes[:, None, :]).flatten(1)
-        self._fixed = torch.cat(
-            [ones, template, template.square(), changes, template * changes, products], 1
-        )
-        self._split = [1, 1, 1, count, count, count * count]
-        self._with_image = torch.cat([ones, template, changes], 1)
+        x, y = _coordinates(self.template)
         height, width = self.template.shape
-        y, x = torch.meshgrid(
-            (2 * torch.arange(height) + 1) / height - 1,
-            (2 * torch.arange(width) + 1) / width - 1,
-            indexing="ij",
-        )
-        grid = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-        self._grid = grid.to(template.device)
-        self._inside = torch.tensor([[1 - 2 / width], [1 - 2 / height]], device=template.device)
-        self._identity = torch.eye(3, device=template.device)
-        self._generators = _generators(self.family, self.aspect).to(template.device)
-        self._flat_weight = self.weight.flatten()
+        derived = {
+            "fixed": torch.cat(
+                [ones, template, template.square(), changes, template * changes, products], 1
+            ),
+            "with_image": torch.cat([ones, template, changes], 1),
+            "grid": torch.stack([x, y, torch.ones_like(x)]).flatten(1),
+            "inside": self.template.new_tensor([[1 - 2 / width], [1 - 2 / height]]),
+            "identity": torch.eye(3),
+            "generators": _generators(self.family, self.aspect),
+            "damping": _DAMPING * torch.eye(count),
+            "ridge": _RIDGE * torch.eye(count),
+        }
+        for name, value in derived.items():
+            self.register_buffer(f"_{name}", value.to(template.device), persistent=False)
+        self._split = [1, 1, 1, count, count, count * count]
         self._enough = float(self.weight.sum()) * _LEAST_COVERED
-        self._damping = _DAMPING * torch.eye(count, device=template.device)
-        self._ridge = 1e-9 * torch.eye(count, device=template.device)
 
     def _compare(self, edges: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Correlation ``[B]``, and the normal equations of the next step: ``[B,P,P]``,
@@ -139,7 +155,7 @@ class GaussNewtonRefiner(nn.Module):
         size = tuple(self.template.shape)
         warped = warp_affine(edges, theta, size=size, padding_mode="border").flatten(1)
         # As affine.valid_mask with a margin of one pixel, on a grid that is made once.
-        weight = ((theta @ self._grid).abs() <= self._inside).all(1) * self._flat_weight
+        weight = ((theta @ self._grid).abs() <= self._inside).all(1) * self.weight.flatten()
         weighted = weight * warped
         sums, with_image = weight @ self._fixed, weighted @ self._with_image
         total = sums[:, :1].clamp_min(1e-12)
@@ -190,3 +206,7 @@ class GaussNewtonRefiner(nn.Module):
             theta = theta @ self._move(-step)
         assert best is not None
         return best_theta, best
+
+
+def _prepare_again(refiner: GaussNewtonRefiner, _: object) -> None:
+    refiner._prepare()

@@ -8,17 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastalign.nn.registration.aligner import TemplateAligner
+from fastalign.nn.registration.aligner import TemplateAligner, edge_size
 from fastalign.nn.registration.bank import TemplateBank
 from fastalign.nn.registration.encoder import LocalEncoder
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
 from fastalign.ops import affine, warp_affine
 
+# From one angle of a bank to the next; Gauss-Newton reaches further than half of it.
 _STEP = math.radians(7.5)
+# Rounds of aligning and averaging, and images at most that a bank averages.
 _ROUNDS = 3
 _MEMBERS = 16
 _BATCH = 32
-_QUICK = 3
+# Gauss-Newton steps of the aligner that results.
+_QUICK = 2
+# A larger share of the poses at the end of the angles means that some lie beyond.
 _CROWDED = 0.05
 
 
@@ -74,7 +78,7 @@ def search_poses(
         iterations: Gauss-Newton steps.
     """
     size = (images.shape[2], images.shape[3])
-    edges = edge_strength(images, (size[0] // 2, size[1] // 2))
+    edges = edge_strength(images, edge_size(size))
     limit = max_angle if has_rotation(family) else 0.0
     shift = max_shift if "shift_x" in affine.FAMILIES[family] else 0.0
 
@@ -108,7 +112,7 @@ def search_poses(
         template, weight, family, aspect=aspect, iterations=iterations
     )
     found = Search(aligner, *_infer(aligner, images))
-    # One image at a time has to be quick, and is near its pose after three steps.
+    # One image at a time has to be quick, and is near its pose after two steps.
     aligner.refiner.iterations = min(iterations, _QUICK)
     return found
 
