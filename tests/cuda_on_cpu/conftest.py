@@ -47,9 +47,10 @@ def built() -> Iterator[Kernels]:
 
 @pytest.fixture
 def kernels(built: Kernels) -> Kernels:
-    """The kernels of the checkout under the in-order schedule, serving the backend."""
+    """The kernels of the checkout in order on the usual device, serving the backend."""
     for library in built.found.values():
         library.schedule(IN_ORDER)
+        library.device()
     return cuda_on_cpu.serve(built)
 
 
