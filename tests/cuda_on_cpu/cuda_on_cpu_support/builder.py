@@ -29,6 +29,7 @@ _FLAGS = (
     "-g1",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
+    "-fno-tree-sra",  # g++ 12 fails internally on vectors of one 16-bit element
     "-fvisibility=default",
     "-Wall",
     "-Wextra",
