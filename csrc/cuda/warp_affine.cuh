@@ -144,10 +144,7 @@ FASTALIGN_DEVICE Vec<T, N> sample_vector(const T* from, int64_t right, int64_t b
   Vec<T, N> taps[kTaps];
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
-    taps[k] = Vec<T, N>{};
-    if (exists[k]) {
-      taps[k] = load_vec<N, Cache::readonly>(from + offsets[k]);
-    }
+    taps[k] = load_where<N>(exists[k], from + offsets[k]);
   }
   float sums[N];
 #pragma unroll

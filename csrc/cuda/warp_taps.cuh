@@ -255,6 +255,20 @@ FASTALIGN_DEVICE TapsInside taps_inside(int32_t column, int32_t row, const WarpF
           on_axis(row, frame.height), on_axis(row + 1, frame.height)};
 }
 
+// Zeros where the tap does not exist.
+template <int N, class T>
+FASTALIGN_DEVICE Vec<T, N> load_where(bool exists, const T* from) {
+  if (exists) {
+    return load_vec<N, Cache::readonly>(from);
+  }
+  Vec<T, N> none;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    none[i] = T{};
+  }
+  return none;
+}
+
 template <class T>
 FASTALIGN_DEVICE T* plane_at(const View4& view, int64_t image, int64_t channel) {
   return static_cast<T*>(view.data) + image * view.stride[0] + channel * view.stride[1];

@@ -187,10 +187,7 @@ theta_pixels(const ThetaParams params) {
           Vec<T, N> taps[4];
 #pragma unroll
           for (int t = 0; t < 4; ++t) {
-            taps[t] = Vec<T, N>{};
-            if (inside[t]) {
-              taps[t] = load_vec<N, Cache::readonly>(from + offsets[t] + c);
-            }
+            taps[t] = load_where<N>(inside[t], from + offsets[t] + c);
           }
 #pragma unroll
           for (int i = 0; i < N; ++i) {
