@@ -149,6 +149,9 @@ class Counts(ctypes.Structure):
         )
     ]
 
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name, _ in self._fields_}
+
 
 @dataclass(frozen=True)
 class Schedule:
