@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from cuda_on_cpu_support import backend as cuda_on_cpu  # noqa: E402
 from cuda_on_cpu_support.builder import IN_ORDER, compiler  # noqa: E402
 from cuda_on_cpu_support.kernels import Kernels  # noqa: E402
 from op_support.backends import Backend  # noqa: E402
+
+
+Record = dict[str, tuple[set[str], Counter[str]]]  # by op: kernels launched, counts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,12 +49,31 @@ def built() -> Iterator[Kernels]:
     unregister()
 
 
+@pytest.fixture(scope="session")
+def launch_record() -> Record:
+    return {}
+
+
 @pytest.fixture
-def kernels(built: Kernels) -> Kernels:
-    """The kernels of the checkout under the in-order schedule, serving the backend."""
+def kernels(built: Kernels, launch_record: Record) -> Iterator[Kernels]:
+    """The kernels of the checkout in order on the usual device, serving the backend.
+
+    What they launch is remembered, whichever test asks for it.
+    """
     for library in built.found.values():
         library.schedule(IN_ORDER)
-    return cuda_on_cpu.serve(built)
+        library.device()
+    yield cuda_on_cpu.serve(built)
+    for op, library in built.found.items():
+        names, counts = launch_record.setdefault(op, (set(), Counter()))
+        names.update(library.launched())
+        counts.update(library.counts().as_dict())
+
+
+@pytest.fixture
+def launches(launch_record: Record) -> Callable[[str], tuple[set[str], Counter[str]]]:
+    """Names of the kernels of an op that ran so far, and the harness's counts."""
+    return lambda op: launch_record.get(op, (set(), Counter()))
 
 
 @pytest.fixture
