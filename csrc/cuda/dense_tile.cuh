@@ -64,6 +64,25 @@ FASTALIGN_HD DenseShared dense_shared(int64_t batch, int64_t warps, int64_t step
   return s;
 }
 
+// Sums over steps for N locations. Without vectors the steps can be many, and runs of them fold.
+template <int V, int N>
+struct StepSums {
+  FoldedSum sums[N];
+
+  FASTALIGN_DEVICE void add(const float (&values)[N], int k) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      sums[n].add(values[n], V == 1 ? k : 0);
+    }
+  }
+  FASTALIGN_DEVICE void total(float (&values)[N]) const {
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      values[n] = V == 1 ? sums[n].total() : sums[n].part;
+    }
+  }
+};
+
 template <class T, int V, int N>
 struct DenseLane {
   const DenseTask<T>& task;
@@ -102,9 +121,8 @@ struct DenseLane {
     p_step = channel_step * task.p.channel;
     z_step = channel_step * task.z.channel;
     const bool spill = V == 1 && task.spill != nullptr;
-    const DenseShared layout =
-        dense_shared(task.batch, warps, task.steps, locations, V, sizeof(T), task.held, task.staged,
-                     task.dz.data != nullptr, spill);
+    const DenseShared layout = dense_shared(task.batch, warps, task.steps, locations, V, sizeof(T),
+                                            task.held, task.staged, task.dz.data != nullptr, spill);
     z_slots = reinterpret_cast<Vec<T, V>*>(shared + layout.z) + lane;
     p_slots = reinterpret_cast<Vec<T, V>*>(shared + layout.p) + warp * task.steps * 32 + lane;
     sum = reinterpret_cast<float*>(shared + layout.sum);
@@ -308,7 +326,7 @@ struct DenseLane {
     fill<N>(scale, 1.0f);
 #pragma unroll 1
     for (int attempt = 0;; ++attempt) {
-      Folded<V, N> square;
+      StepSums<V, N> square;
       for_each_step([&](int k) {
         float values[V], parts[N];
         read_z(place, image, k, values);
@@ -325,7 +343,7 @@ struct DenseLane {
       if (attempt == 1 || !any_out_of_range(squares)) {
         break;
       }
-      rescale(squares, scale, [&](int k, float(&values)[V]) { read_z(place, image, k, values); });
+      rescale(squares, scale, [&](int k, float (&values)[V]) { read_z(place, image, k, values); });
     }
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -345,14 +363,14 @@ struct DenseLane {
 
   // S = sum of z^ over the places of a group; warps share the steps.
   FASTALIGN_DEVICE void add_up_z(int first, int end) const {
-    add_up(kInverseZ, first, end, [&](int place, int k, float(&values)[V]) {
+    add_up(kInverseZ, first, end, [&](int place, int k, float (&values)[V]) {
       read_z(place, task.groups.image(place), k, values);
     });
   }
 
   // R = sum of w p^.
   FASTALIGN_DEVICE void add_up_p(int first, int end) const {
-    add_up(kWeightP, first, end, [&](int place, int k, float(&values)[V]) {
+    add_up(kWeightP, first, end, [&](int place, int k, float (&values)[V]) {
       read_p_again(task.groups.image(place), k, values);
     });
   }

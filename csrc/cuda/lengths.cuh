@@ -40,32 +40,18 @@ FASTALIGN_DEVICE float power_of_two_scale(float largest) {
 // Infinity, from a vector too short for float32 to hold its inverse length, as the largest number.
 FASTALIGN_DEVICE float finite(float inverse) { return fminf(inverse, 0x1.fffffep127f); }
 
-// Sums over steps. Without vectors the steps can be many: runs of them fold in, so that rounding
-// does not grow with their number.
-template <int V, int N>
-struct Folded {
-  float sum[N], part[N];
+// A sum of many terms, in runs of 16 that fold in: rounding grows with the square root at most.
+struct FoldedSum {
+  float sum = 0.0f, part = 0.0f;
 
-  FASTALIGN_DEVICE Folded() {
-    fill<N>(sum, 0.0f);
-    fill<N>(part, 0.0f);
-  }
-  FASTALIGN_DEVICE void add(const float (&values)[N], int k) {
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      part[n] += values[n];
-      if (V == 1 && k % 16 == 15) {
-        sum[n] += part[n];
-        part[n] = 0.0f;
-      }
+  FASTALIGN_DEVICE void add(float value, int index) {
+    part += value;
+    if (index % 16 == 15) {
+      sum += part;
+      part = 0.0f;
     }
   }
-  FASTALIGN_DEVICE void total(float (&values)[N]) const {
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      values[n] = V == 1 ? sum[n] + part[n] : part[n];
-    }
-  }
+  FASTALIGN_DEVICE float total() const { return sum + part; }
 };
 
 }  // namespace fastalign::cuda

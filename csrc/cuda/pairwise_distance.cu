@@ -12,8 +12,8 @@ enum class PairVariant { tiles, any, squared };
 struct PairPlan {
   PairVariant variant;
   int threads;
-  int64_t tiles;  // of locations
-  int64_t blocks, splits;  // grid
+  int64_t tiles;            // of locations
+  int64_t blocks, splits;   // grid
   int64_t shared, spilled;  // bytes; floats for a block
 };
 

@@ -5,8 +5,8 @@
 // takes one location, channel by channel; h is read three times there, twice from the cache, and
 // the value gathers in the thread's column of shared memory, B floats (or in `spill`).
 //
-// Bytes that must move, and do as long as a channel of the block's images (B x 512 bytes in float32)
-// stays in the L1 cache: h and the mask in, dh or the value out.
+// Bytes that must move, and do as long as a channel of the block's images (B x 512 bytes in
+// float32) stays in the L1 cache: h and the mask in, dh or the value out.
 #pragma once
 
 #include "pairwise_task.cuh"
@@ -30,29 +30,29 @@ pair_squared(PairTask<T> task) {
     end = task.groups.end_of(first, batch);
     const int members = at.members(first, end);
     const float share = pair_share(members), count = static_cast<float>(members);
-    float total_weight = 0.0f, squares = 0.0f;
+    FoldedSum weights;
+    float squares = 0.0f;
     for (int place = first; place < end; ++place) {
       sums[place * threads] = 0.0f;
-      total_weight += backward ? at.weight(task.groups.image(place), share) : 0.0f;
+      weights.add(backward ? at.weight(task.groups.image(place), share) : 0.0f, place - first);
     }
     for (int c = 0; c < task.channels; ++c) {
-      float mean = 0.0f, rest = 0.0f, weighted = 0.0f, own_squares = 0.0f;
+      FoldedSum values, rests, weighted_rests, own_squares;
       for (int place = first; place < end; ++place) {
         const int image = task.groups.image(place);
         const float value = at.read(image, c);
-        mean += at.valid(image) ? value : 0.0f;
+        values.add(at.valid(image) ? value : 0.0f, place - first);
       }
-      mean /= members > 1 ? count : 1.0f;
+      const float mean = values.total() / (members > 1 ? count : 1.0f);
       for (int place = first; place < end; ++place) {
         const int image = task.groups.image(place);
-        const float u = at.read(image, c) - mean;
-        if (at.valid(image)) {
-          rest += u;
-          own_squares = fmaf(u, u, own_squares);
-          weighted += backward ? u * at.weight(image, share) : 0.0f;
-        }
+        const float u = at.valid(image) ? at.read(image, c) - mean : 0.0f;
+        rests.add(u, place - first);
+        own_squares.add(u * u, place - first);
+        weighted_rests.add(backward ? u * at.weight(image, share) : 0.0f, place - first);
       }
-      squares += own_squares;
+      const float rest = rests.total(), weighted = weighted_rests.total();
+      squares += own_squares.total();
       for (int place = first; place < end; ++place) {
         const int image = task.groups.image(place);
         const float u = at.read(image, c) - mean;
@@ -60,7 +60,7 @@ pair_squared(PairTask<T> task) {
         sums[place * threads] += paired ? u * (count * u - 2.0f * rest) : 0.0f;
         if (backward) {
           const float pull = at.weight(image, share) * (count * u - rest);
-          const float gradient = 2.0f * (pull + u * total_weight - weighted);
+          const float gradient = 2.0f * (pull + u * weights.total() - weighted);
           at.write_gradient(image, c, paired ? gradient : 0.0f);
         }
       }

@@ -112,15 +112,12 @@ struct PairLocation {
   }
 
   FASTALIGN_DEVICE float square(int image, int other, float scale) const {
-    Folded<1, 1> sum;
+    FoldedSum sum;
     for (int c = 0; c < task.channels; ++c) {
       const float difference = (read(other, c) - read(image, c)) * scale;
-      const float part[1] = {difference * difference};
-      sum.add(part, c);
+      sum.add(difference * difference, c);
     }
-    float total[1];
-    sum.total(total);
-    return total[0];
+    return sum.total();
   }
 
   FASTALIGN_DEVICE Reach reach(int image, int other) const {
