@@ -9,7 +9,7 @@ namespace fastalign::cuda {
 struct DensePlan {
   bool vectors, channels_last;  // vectors; along channels
   bool channels_first;          // without vectors: the order of lanes
-  bool held, staged, spill;       // see DenseTask
+  bool held, staged, spill;     // see DenseTask
   int lanes, steps, locations, warps;
   int64_t tiles, shared, spilled;
 };
@@ -103,8 +103,7 @@ inline DensePlan dense_plan(const DenseSimilarityArgs& args, const Device& devic
   const int64_t element = args.p.dtype == DType::float32 ? 4 : 2;
   const bool one_channel = args.p.channels() == 1;
   DensePlan kind{};
-  kind.channels_last =
-      !one_channel && dense_all_views(args, element, dense_vectors_along_channels);
+  kind.channels_last = !one_channel && dense_all_views(args, element, dense_vectors_along_channels);
   kind.vectors = kind.channels_last ||
                  (!one_channel && dense_all_views(args, element, dense_vectors_along_pixels));
   DensePlan best{};

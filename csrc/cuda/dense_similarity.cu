@@ -53,8 +53,7 @@ DenseTask<T> dense_task(const DenseSimilarityArgs& args, const DensePlan& plan,
 
 template <class T, int V, int N>
 Error launch_tiles(const DenseTask<T>& task, const DensePlan& plan, Stream stream) {
-  return FASTALIGN_LAUNCH((dense_similarity_tile<T, V, N>),
-                          dim3(static_cast<unsigned>(plan.tiles)),
+  return FASTALIGN_LAUNCH((dense_similarity_tile<T, V, N>), dim3(static_cast<unsigned>(plan.tiles)),
                           dim3(static_cast<unsigned>(32 * plan.warps)),
                           static_cast<size_t>(plan.shared), stream, task);
 }

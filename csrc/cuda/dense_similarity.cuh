@@ -25,8 +25,8 @@
 //   channels_last (N = 1): 16 bytes of channels of one location; lanes run over channels first.
 // V = 1 serves every other stride and size.
 //
-// Range. Where a squared length leaves [2^-60, 2^60] the vector is measured again, multiplied by the
-// power of two that brings its largest entry near 1. From there on only the inverse length is
+// Range. Where a squared length leaves [2^-60, 2^60] the vector is measured again, multiplied by
+// the power of two that brings its largest entry near 1. From there on only the inverse length is
 // used, and never its square, so lengths from 2^-127 to 2^127 serve.
 #pragma once
 
@@ -44,7 +44,7 @@ FASTALIGN_DEVICE float dense_image(DenseLane<T, V, N>& at, int place, int image,
   fill<N>(scale, 1.0f);
 #pragma unroll 1
   for (int attempt = 0;; ++attempt) {
-    Folded<V, N> square, dot;
+    StepSums<V, N> square, dot;
     at.for_each_step([&](int k) {
       float p[V], z[V], sum[V], p_dot[N], p_square[N];
       at.read_p(image, k, p);
@@ -69,7 +69,7 @@ FASTALIGN_DEVICE float dense_image(DenseLane<T, V, N>& at, int place, int image,
     if (attempt == 1 || !at.any_out_of_range(squares)) {
       break;
     }
-    at.rescale(squares, scale, [&](int k, float(&p)[V]) { at.read_p(image, k, p); });
+    at.rescale(squares, scale, [&](int k, float (&p)[V]) { at.read_p(image, k, p); });
   }
 
   float values = 0.0f, inverse[N], cosines[N], weight[N];
@@ -114,7 +114,7 @@ FASTALIGN_DEVICE void dense_image_z(DenseLane<T, V, N>& at, int place, int image
   float inverse[N], weight[N], dots[N];
   at.read_stat(kInverseZ, place, inverse);
   at.read_stat(kWeightP, place, weight);
-  auto read = [&](int k, float(&unit)[V], float(&rest)[V]) {
+  auto read = [&](int k, float (&unit)[V], float (&rest)[V]) {
     float p[V], sum[V];
     at.read_z(place, image, k, unit);
     at.read_p_again(image, k, p);
@@ -125,7 +125,7 @@ FASTALIGN_DEVICE void dense_image_z(DenseLane<T, V, N>& at, int place, int image
       rest[j] = fmaf(-p[j], weight[j % N], sum[j]);
     }
   };
-  Folded<V, N> dot;
+  StepSums<V, N> dot;
   at.for_each_step([&](int k) {
     float unit[V], rest[V], parts[N];
     read(k, unit, rest);

@@ -8,6 +8,7 @@
 #include "copy_async.cuh"
 #include "fields.cuh"
 #include "groups.cuh"
+#include "lengths.cuh"
 #include "reduce.cuh"
 #include "values.h"
 
@@ -63,60 +64,21 @@ FASTALIGN_HD DenseShared dense_shared(int64_t batch, int64_t warps, int64_t step
   return s;
 }
 
-template <int count>
-FASTALIGN_DEVICE void fill(float (&values)[count], float value) {
-#pragma unroll
-  for (int i = 0; i < count; ++i) {
-    values[i] = value;
-  }
-}
-
-constexpr float kLowSquare = 0x1p-60f, kHighSquare = 0x1p60f;
-
-FASTALIGN_DEVICE bool in_range(float square) {
-  return square >= kLowSquare && square <= kHighSquare;
-}
-
-FASTALIGN_DEVICE float inverse_length(float square) {
-  return square == 0.0f ? 0.0f : 1.0f / sqrtf(square);
-}
-
-// The power of two that brings `largest` near 1; 1 for zero, infinity and NaN.
-FASTALIGN_DEVICE float power_of_two_scale(float largest) {
-  if (!(largest > 0.0f) || !(largest - largest == 0.0f)) {
-    return 1.0f;
-  }
-  const int exponent = static_cast<int>(float_to_bits(largest) >> 23);
-  return bits_to_float(static_cast<uint32_t>(clamp_between(254 - exponent, 1, 253)) << 23);
-}
-
-// Infinity, from a vector too short for float32 to hold its inverse length, as the largest number.
-FASTALIGN_DEVICE float finite(float inverse) { return fminf(inverse, 0x1.fffffep127f); }
-
-// Sums over steps. Without vectors the steps can be many: runs of them fold in, so that rounding
-// does not grow with their number.
+// Sums over steps for N locations. Without vectors the steps can be many, and runs of them fold.
 template <int V, int N>
-struct Folded {
-  float sum[N], part[N];
+struct StepSums {
+  FoldedSum sums[N];
 
-  FASTALIGN_DEVICE Folded() {
-    fill<N>(sum, 0.0f);
-    fill<N>(part, 0.0f);
-  }
   FASTALIGN_DEVICE void add(const float (&values)[N], int k) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      part[n] += values[n];
-      if (V == 1 && k % 16 == 15) {
-        sum[n] += part[n];
-        part[n] = 0.0f;
-      }
+      sums[n].add(values[n], V == 1 ? k : 0);
     }
   }
   FASTALIGN_DEVICE void total(float (&values)[N]) const {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      values[n] = V == 1 ? sum[n] + part[n] : part[n];
+      values[n] = V == 1 ? sums[n].total() : sums[n].part;
     }
   }
 };
@@ -159,9 +121,8 @@ struct DenseLane {
     p_step = channel_step * task.p.channel;
     z_step = channel_step * task.z.channel;
     const bool spill = V == 1 && task.spill != nullptr;
-    const DenseShared layout =
-        dense_shared(task.batch, warps, task.steps, locations, V, sizeof(T), task.held, task.staged,
-                     task.dz.data != nullptr, spill);
+    const DenseShared layout = dense_shared(task.batch, warps, task.steps, locations, V, sizeof(T),
+                                            task.held, task.staged, task.dz.data != nullptr, spill);
     z_slots = reinterpret_cast<Vec<T, V>*>(shared + layout.z) + lane;
     p_slots = reinterpret_cast<Vec<T, V>*>(shared + layout.p) + warp * task.steps * 32 + lane;
     sum = reinterpret_cast<float*>(shared + layout.sum);
@@ -349,11 +310,10 @@ struct DenseLane {
       read(k, values);
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const float size = fabsf(values[j]);
-        largest[j % N] = size > largest[j % N] || size != size ? size : largest[j % N];
+        largest[j % N] = larger_or_nan(largest[j % N], fabsf(values[j]));
       }
     });
-    over_channels(largest, [](float a, float b) { return b > a || b != b ? b : a; });
+    over_channels(largest, larger_or_nan);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       scale[n] = in_range(squares[n]) ? 1.0f : power_of_two_scale(largest[n]);
@@ -366,7 +326,7 @@ struct DenseLane {
     fill<N>(scale, 1.0f);
 #pragma unroll 1
     for (int attempt = 0;; ++attempt) {
-      Folded<V, N> square;
+      StepSums<V, N> square;
       for_each_step([&](int k) {
         float values[V], parts[N];
         read_z(place, image, k, values);
@@ -383,7 +343,7 @@ struct DenseLane {
       if (attempt == 1 || !any_out_of_range(squares)) {
         break;
       }
-      rescale(squares, scale, [&](int k, float(&values)[V]) { read_z(place, image, k, values); });
+      rescale(squares, scale, [&](int k, float (&values)[V]) { read_z(place, image, k, values); });
     }
 #pragma unroll
     for (int n = 0; n < N; ++n) {
@@ -403,14 +363,14 @@ struct DenseLane {
 
   // S = sum of z^ over the places of a group; warps share the steps.
   FASTALIGN_DEVICE void add_up_z(int first, int end) const {
-    add_up(kInverseZ, first, end, [&](int place, int k, float(&values)[V]) {
+    add_up(kInverseZ, first, end, [&](int place, int k, float (&values)[V]) {
       read_z(place, task.groups.image(place), k, values);
     });
   }
 
   // R = sum of w p^.
   FASTALIGN_DEVICE void add_up_p(int first, int end) const {
-    add_up(kWeightP, first, end, [&](int place, int k, float(&values)[V]) {
+    add_up(kWeightP, first, end, [&](int place, int k, float (&values)[V]) {
       read_p_again(task.groups.image(place), k, values);
     });
   }

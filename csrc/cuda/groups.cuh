@@ -57,10 +57,9 @@ inline Error enqueue_groups(const Labels& labels, int batch, int* memory, Stream
   int* first = memory + batch;
   int* end = memory + 2 * static_cast<int64_t>(batch);
   *groups = GroupOrder{order, first, end};
-  return FASTALIGN_LAUNCH((order_groups<int64_t>),
-                          dim3(static_cast<unsigned>(ceil_div(batch, kGroupThreads))),
-                          dim3(kGroupThreads), 0, stream, labels.data, labels.stride, batch, order,
-                          first, end);
+  return FASTALIGN_LAUNCH(
+      (order_groups<int64_t>), dim3(static_cast<unsigned>(ceil_div(batch, kGroupThreads))),
+      dim3(kGroupThreads), 0, stream, labels.data, labels.stride, batch, order, first, end);
 }
 
 }  // namespace fastalign::cuda
