@@ -163,6 +163,13 @@ def cuda_targets() -> list[str]:
     return flags
 
 
+def toolkit(nvcc: str) -> Path:
+    """The folder of the CUDA toolkit that ``nvcc`` belongs to; nvcc itself may be a script."""
+    said = subprocess.run([nvcc, "-dryrun", "x.o"], capture_output=True, text=True).stderr
+    found = re.search(r"_HERE_=(.*)", said)
+    return Path(found[1].strip() if found else Path(nvcc).resolve().parent).parent
+
+
 @dataclass
 class Step:
     """One compilation."""
@@ -255,7 +262,7 @@ class BuildNative(build_ext):
 
         # Last, what depends on whether the CUDA kernels could be compiled.
         cuda = self.cuda_objects(build)
-        targets = " ".join(re.findall(r"code=(\w+)", shlex.join(cuda_targets()))) if cuda else ""
+        targets = " ".join(re.findall(r",code=(\w+)", shlex.join(cuda_targets()))) if cuda else ""
         info = f"{shlex.join(cxx)}; levels {', '.join(n.removeprefix('isa_') for n in levels)}; "
         info += f"CUDA {targets or 'no'}" + (f"; sanitizers {sanitize}" if sanitize else "")
         words = [f'-DFASTALIGN_BUILD_INFO="{info}"', f'-DFASTALIGN_CUDA_TARGETS="{targets}"']
@@ -304,7 +311,7 @@ class BuildNative(build_ext):
             target = build / "cuda" / f"{source.stem}.o"
             command = [nvcc, *flags, "-c", str(source)]
             steps.append(Step(source, target, command))
-        self.cuda_home = Path(nvcc).resolve().parent.parent
+        self.cuda_home = toolkit(nvcc)
         return steps
 
     def link(self, cxx: list[str], torch: Path, objects: list[Path], target: Path) -> None:
@@ -317,8 +324,8 @@ class BuildNative(build_ext):
         else:
             command += ["-Wl,--as-needed", "-Wl,-O1", "-lm"]
         if any(item.parent.name == "cuda" for item in objects):
-            for folder in ("lib64", "targets/x86_64-linux/lib"):
-                command.append(f"-L{self.cuda_home / folder}")
+            command += [f"-L{self.cuda_home / folder}" for folder in ("lib64", "lib")]
+            command += [f"-L{folder}" for folder in self.cuda_home.glob("targets/*/lib")]
             command += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
         if sanitize:
