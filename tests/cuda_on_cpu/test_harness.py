@@ -15,16 +15,16 @@ Run = Callable[..., torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Library:
+def harness() -> Library:
     return Library(library([HERE / "harness_kernels.cu"]))
 
 
 @pytest.fixture
-def run(kernels: Library) -> Run:
+def run(harness: Library) -> Run:
     """Launch one kernel of harness_kernels.cu on ramps and give what it wrote, or raise."""
 
     def launch(name, grid=1, block=64, shared=0, number=0, size=512, start=None, inputs=None):
-        function = getattr(kernels.handle, f"run_{name}")
+        function = getattr(harness.handle, f"run_{name}")
         function.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2 + [ctypes.c_int64]
         function.restype = ctypes.c_char_p
         inputs = torch.arange(size, dtype=torch.float32) if inputs is None else inputs
@@ -34,57 +34,57 @@ def run(kernels: Library) -> Run:
             raise RuntimeError(error.decode())
         return out
 
-    kernels.schedule(IN_ORDER)
-    kernels.counts()
+    harness.schedule(IN_ORDER)
+    harness.counts()
     return launch
 
 
 @every_schedule
 @pytest.mark.parametrize("threads", [32, 96, 1024])
-def test_a_block_reduction_is_right_under_every_schedule(schedule, threads, kernels, run):
-    kernels.schedule(schedule)
+def test_a_block_reduction_is_right_under_every_schedule(schedule, threads, harness, run):
+    harness.schedule(schedule)
     inputs = torch.arange(2000, dtype=torch.float32)
     blocks = -(-2000 // threads)
     out = run("sum_blocks", blocks, threads, threads // 32 * 4, 2000, 2000, inputs=inputs)
     wanted = torch.stack([part.sum() for part in inputs.split(threads)])
     assert torch.equal(out[:blocks], wanted) and out[blocks:].isnan().all()
-    counts = kernels.counts()
+    counts = harness.counts()
     assert (counts.launches, counts.blocks) == (1, blocks)
     assert counts.barriers == blocks * threads and counts.warp_operations == 11 * blocks * threads
 
 
 @every_schedule
-def test_warp_operations(schedule, kernels, run):
-    kernels.schedule(schedule)
+def test_warp_operations(schedule, harness, run):
+    harness.schedule(schedule)
     assert (run("warp_operations", inputs=torch.randperm(64).float())[:64] == 0).all()
 
 
 @every_schedule
-def test_atomics_add_and_are_counted(schedule, kernels, run):
-    kernels.schedule(schedule)
+def test_atomics_add_and_are_counted(schedule, harness, run):
+    harness.schedule(schedule)
     assert run("add_up", 1, 256, start=torch.zeros(512))[0] == 255 * 256 / 2
-    counts = kernels.counts()
+    counts = harness.counts()
     assert (counts.atomics, counts.float_atomics) == (257, 256)
 
 
 @pytest.mark.parametrize(
     ("kernel", "threads"), [("turn_round", 96), ("turn_round", 1024), ("turn_warp", 32)]
 )
-def test_a_missing_barrier_is_seen(kernel, threads, kernels, run):
+def test_a_missing_barrier_is_seen(kernel, threads, harness, run):
     """In order it can hide only from the threads that come last."""
     wanted = torch.arange(1024.0)[:threads].flip(0)
     for schedule in SCHEDULES:
-        kernels.schedule(schedule)
+        harness.schedule(schedule)
         right = run(f"{kernel}_true", 1, threads, 4 * threads, size=1024)
         assert torch.equal(right[:threads], wanted)
         wrong = run(f"{kernel}_false", 1, threads, 4 * threads, size=1024)
         assert wrong[:threads].isnan().any() and not torch.equal(wrong[:threads], wanted)
 
 
-def test_random_schedules_differ_by_seed_and_repeat(kernels, run):
+def test_random_schedules_differ_by_seed_and_repeat(harness, run):
     patterns = []
     for schedule in (*RANDOM, *RANDOM):
-        kernels.schedule(schedule)
+        harness.schedule(schedule)
         out = run("turn_round_false", 1, 96, 4 * 96)
         patterns.append(tuple(out[:96].isnan().tolist()))
     assert len(set(patterns)) == len(RANDOM)
@@ -110,8 +110,8 @@ ERRORS = {
 
 @pytest.mark.parametrize("schedule", [IN_ORDER, REVERSE, RANDOM[0]], ids=str)
 @pytest.mark.parametrize("kernel", ERRORS)
-def test_what_a_kernel_must_not_do(kernel, schedule, kernels, run):
-    kernels.schedule(schedule)
+def test_what_a_kernel_must_not_do(kernel, schedule, harness, run):
+    harness.schedule(schedule)
     options, message = ERRORS[kernel]
     with pytest.raises(RuntimeError, match=message) as caught:
         run(kernel, **options)
@@ -153,9 +153,9 @@ def test_launches_that_a_device_refuses(options, message, run):
         run("sum_blocks", **{"shared": 128, **options})
 
 
-def test_launched_kernels_are_named(kernels, run):
-    kernels.launched()
+def test_launched_kernels_are_named(harness, run):
+    harness.launched()
     run("sum_blocks", 2, 64, 8, 128)
     run("turn_round_true", 1, 64, 256)
-    names = kernels.launched()
+    names = harness.launched()
     assert len(names) == 2 and "sum_blocks" in names[1] + names[0] and "true" in "".join(names)
