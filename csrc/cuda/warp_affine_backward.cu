@@ -32,7 +32,7 @@ WarpTiling tiling_for(const Layout<T>& layout, const View4& over) {
   }
   const int64_t lane = layout.vectors ? kVec<T> : 1;
   WarpTiling tiling = tile_pixels(over.batch(), over.channels(), over.height(), over.width(),
-                                  kPixelTile, kPixelTile, 32 * lane, current_device());
+                                  kPixelTile, kPixelTile, 16 * lane, current_device());
   tiling.lanes_per_pixel = lanes_for(ceil_div(tiling.chunk, lane));
   return tiling;
 }

@@ -65,13 +65,12 @@ FASTALIGN_DEVICE Box box_around(const WarpPlan& plan, const WarpFrame& frame, in
 }
 
 // Calls visit(place, weight) for every output pixel that samples pixel (column, row), in order.
+// Padding does not move samples this near to a pixel that is not an outer one, but for mirroring.
 template <bool Nearest, class Visit>
 FASTALIGN_DEVICE void visit_candidates(const WarpPlan& plan, const WarpFrame& frame, int32_t column,
                                        int32_t row, const Visit& visit) {
   const int32_t span_x = fold_span(frame.width, frame.align_corners);
   const int32_t span_y = fold_span(frame.height, frame.align_corners);
-  // Where copies meet, samples are held at the outer pixels and copies overlap.
-  const bool at_fold = frame.padding == Padding::reflection && on_ring(column, row, frame);
   for (int32_t fold_y = plan.folds_y.first; fold_y <= plan.folds_y.last; ++fold_y) {
     const int64_t v = unfolded(row, fold_y, frame.height, span_y);
     for (int32_t fold_x = plan.folds_x.first; fold_x <= plan.folds_x.last; ++fold_x) {
@@ -85,16 +84,7 @@ FASTALIGN_DEVICE void visit_candidates(const WarpPlan& plan, const WarpFrame& fr
       for (int32_t oy = box.first_y; oy <= box.last_y; ++oy) {
         int64_t dx = row_dx, dy = row_dy;
         for (int32_t ox = box.first_x; ox <= box.last_x; ++ox) {
-          float weight;
-          if (at_fold) {
-            const AxisSample x = fixed_axis(dx + u * kOnePixel, frame.width, frame);
-            const AxisSample y = fixed_axis(dy + v * kOnePixel, frame.height, frame);
-            weight = x.fold == fold_x && y.fold == fold_y
-                         ? share_of(x, column, Nearest) * share_of(y, row, Nearest)
-                         : 0.0f;
-          } else {
-            weight = weight_at<Nearest>(dx, dy, column, row);
-          }
+          const float weight = weight_at<Nearest>(dx, dy, column, row);
           if (weight > 0.0f) {
             visit(static_cast<uint32_t>(oy) << 16 | static_cast<uint32_t>(ox), weight);
           }
@@ -131,7 +121,7 @@ FASTALIGN_DEVICE void add_planes(const T* grad, int64_t channel, int32_t count, 
   float values[kChannelBlock];
 #pragma unroll
   for (int c = 0; c < kChannelBlock; ++c) {
-    values[c] = c < count ? to_float(grad[c * channel]) : 0.0f;
+    values[c] = c < count ? load_float(grad + c * channel) : 0.0f;
   }
 #pragma unroll
   for (int c = 0; c < kChannelBlock; ++c) {
@@ -156,8 +146,8 @@ gather_planes(const WarpBackwardParams p) {
     for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
       const int32_t column = at.tile_x * kPlaneTileX + place.x;
       const int32_t row = tile * kPlaneTileY + place.y;
-      const bool mine = column < p.frame.width && row < p.frame.height &&
-                        !(p.frame.padding == Padding::border && on_ring(column, row, p.frame));
+      const bool mine =
+          column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
       if (!mine) {
         continue;
       }
@@ -207,7 +197,7 @@ FASTALIGN_DEVICE void add_vector(const T* grad, float weight, float (&sums)[N]) 
 
 // Lanes along channels, which are neighbours in memory, N at a time.
 template <class T, int N, bool Nearest>
-FASTALIGN_KERNEL(kWarpThreads, 4)
+FASTALIGN_KERNEL(kWarpThreads, 3)
 gather_pixels(const WarpBackwardParams p) {
   FASTALIGN_DYNAMIC_SHARED(Candidate, lists);
   WarpPlan& plan = *reinterpret_cast<WarpPlan*>(lists + p.capacity * kTilePixels);
@@ -224,8 +214,8 @@ gather_pixels(const WarpBackwardParams p) {
       const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
       if (thread < kTilePixels) {
         const int32_t column = first_x + thread % kPixelTile, row = first_y + thread / kPixelTile;
-        const bool mine = column < p.frame.width && row < p.frame.height &&
-                          !(p.frame.padding == Padding::border && on_ring(column, row, p.frame));
+        const bool mine =
+            column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
         counts[thread] = mine ? list_candidates<Nearest>(plan, p.frame, column, row, lists + thread,
                                                          kTilePixels, 0, p.capacity)
                               : -1;
