@@ -88,11 +88,12 @@ FASTALIGN_DEVICE bool well_conditioned(const AffinePixels& m) {
 }
 
 // Fills in the inverse; false if pixels cannot be gathered by it.
-FASTALIGN_DEVICE bool invert(const WarpFrame& frame, WarpPlan* plan) {
+FASTALIGN_DEVICE bool invert(const WarpFrame& frame, bool gatherable, WarpPlan* plan) {
   const AffinePixels& m = plan->map.exact;
   const bool small = frame.height <= (1 << 20) && frame.width <= (1 << 20) &&
                      frame.out_height <= kLargestGathered && frame.out_width <= kLargestGathered;
-  if (plan->map.kind != MapKind::fixed || !plan->folds_counted || !small || !well_conditioned(m)) {
+  if (!gatherable || plan->map.kind != MapKind::fixed || !plan->folds_counted || !small ||
+      !well_conditioned(m)) {
     return false;
   }
   const double determinant = determinant_of(m);
@@ -119,7 +120,7 @@ FASTALIGN_DEVICE bool invert(const WarpFrame& frame, WarpPlan* plan) {
 }
 
 FASTALIGN_DEVICE void make_plan(const Theta& theta, int64_t image, const WarpFrame& frame,
-                                WarpPlan* plan) {
+                                bool gatherable, WarpPlan* plan) {
   const double bound = prepare_axis(theta, image, frame, 0, &plan->map) +
                        prepare_axis(theta, image, frame, 1, &plan->map);
   plan->map.kind = kind_of(bound);
@@ -138,7 +139,7 @@ FASTALIGN_DEVICE void make_plan(const Theta& theta, int64_t image, const WarpFra
   if (plan->folds_counted == 0) {
     plan->folds_x = plan->folds_y = {0, 0};
   }
-  plan->gathered = invert(frame, plan) ? 1 : 0;
+  plan->gathered = invert(frame, gatherable, plan) ? 1 : 0;
 }
 
 FASTALIGN_DEVICE WarpPlan* plans_of(void* scratch) {
@@ -149,13 +150,14 @@ constexpr int kPlanThreads = 128;
 
 // One block: a thread per image, and whether any image is swept.
 FASTALIGN_KERNEL(kPlanThreads)
-make_plans(const Theta theta, const WarpFrame frame, int64_t batch, void* scratch) {
+make_plans(const Theta theta, const WarpFrame frame, int64_t batch, bool gatherable,
+           void* scratch) {
   FASTALIGN_DYNAMIC_SHARED(int32_t, swept);
   WarpPlan* plans = plans_of(scratch);
   int32_t mine = frame.padding == Padding::zeros ? 0 : 1;
   for (int64_t image = threadIdx.x; image < batch; image += kPlanThreads) {
     WarpPlan plan{};
-    make_plan(theta, image, frame, &plan);
+    make_plan(theta, image, frame, gatherable, &plan);
     plans[image] = plan;
     mine |= plan.gathered == 0 ? 1 : 0;
   }
@@ -190,6 +192,10 @@ struct WarpBackwardParams {
   WarpTiling tiling;
   void* scratch;
   int32_t capacity;  // candidates that a pixel's list holds
+  // Output pixel (ox, oy) lies (oy * where_row + ox * where_column) * where_unit elements from the
+  // start of a plane of grad; the factors fit 32 bits, else nothing is gathered.
+  int32_t where_unit;
+  uint32_t where_row, where_column;
 };
 
 // Outer pixels, which padding with the border or reflection gives samples from outside.
