@@ -2,8 +2,8 @@
 
 Idea. A program owns a tile of output pixels and a range of channels. It computes the map from
 theta, then once per pixel the position, four offsets and four weights, and walks over its channels
-with them: four loads, four multiply-adds and a store per element. Lanes run along the pixels of a tile
-16 wide, so that a warp covers two short rows and a turned map still touches few lines; where
+with them: four loads, four multiply-adds and a store per element. Lanes run along the pixels of a
+tile 16 wide, so that a warp covers two short rows and a turned map still touches few lines; where
 channels are contiguous, lanes run along channels, 16 bytes each.
 
 Bytes: x about once (neighbouring taps meet in L1), the result once, theta.

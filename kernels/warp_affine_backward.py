@@ -1,8 +1,9 @@
 """Gradients of warp_affine to theta, and the launches of both gradients.
 
-Gradient of theta. A program owns a tile of output pixels and a range of channels, as forward; it
-sums the gradient by position and the same times the output coordinates, relative to its tile in
-float32, and writes six float64 numbers in theta's own units. A second stage adds them in float64.
+Gradient of theta. A program owns a tile of output pixels and a range of channels, as forward; per
+pixel it sums the gradient by position over the channels in float32, over the tile in float64, also
+times the output coordinates, and writes six numbers in theta's own units. A second stage adds them
+in float64.
 Gradient of x: see warp_affine_gather. No atomics anywhere, so every call is deterministic.
 
 Bytes: grad and x once for theta; grad about once and dx once for x.
@@ -22,7 +23,6 @@ from fastalign.kernels.warp_options import (
     image_strides,
     is_wide,
     lanes_along_channels,
-    position_type,
     power_of_two,
     tile_for,
 )
@@ -151,14 +151,17 @@ def _theta_gradient(
     else:
         pixel_x = tl.sum(by_x * slope_x, axis=0)
         pixel_y = tl.sum(by_y * slope_y, axis=0)
-    column = (flat % TILE_W).to(tl.float32)
-    row = (flat // TILE_W).to(tl.float32)
-    x_column = tl.sum(pixel_x * column, axis=0).to(tl.float64)
-    x_row = tl.sum(pixel_x * row, axis=0).to(tl.float64)
-    x_all = tl.sum(pixel_x, axis=0).to(tl.float64)
-    y_column = tl.sum(pixel_y * column, axis=0).to(tl.float64)
-    y_row = tl.sum(pixel_y * row, axis=0).to(tl.float64)
-    y_all = tl.sum(pixel_y, axis=0).to(tl.float64)
+    # Sums of both signs over a tile and its coordinates: in float64 they keep what is left.
+    pixel_x = pixel_x.to(tl.float64)
+    pixel_y = pixel_y.to(tl.float64)
+    column = (flat % TILE_W).to(tl.float64)
+    row = (flat // TILE_W).to(tl.float64)
+    x_column = tl.sum(pixel_x * column, axis=0)
+    x_row = tl.sum(pixel_x * row, axis=0)
+    x_all = tl.sum(pixel_x, axis=0)
+    y_column = tl.sum(pixel_y * column, axis=0)
+    y_row = tl.sum(pixel_y * row, axis=0)
+    y_all = tl.sum(pixel_y, axis=0)
 
     # Position is linear in theta: d(source pixel) / d(row of theta) = pixels per unit of the source
     # times the normalised output coordinates and 1.
@@ -204,7 +207,7 @@ def _gradient_of_theta(
         *theta.stride(),
         PADDING=PADDING_MODES[padding_mode],
         ALIGN=align_corners,
-        POS=position_type(theta, (in_h, in_w), "bilinear", padding_mode in ("zeros", "border")),
+        POS=tl.float64,
         TILE_H=tile_h,
         TILE_W=tile_w,
         BLOCK_C=block_c,
