@@ -64,9 +64,8 @@ def finished(path: Path, crashed: bool) -> list[Record]:
 
 
 def _context_lost() -> bool:
-    import torch
-
-    if not torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
         return False
     try:
         torch.cuda.synchronize()
