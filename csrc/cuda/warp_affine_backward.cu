@@ -52,7 +52,7 @@ bool name_places(WarpBackwardParams* p) {
     const int64_t size = (step < 0 ? -step : step) / unit;
     return size < INT32_MAX ? size * (count - 1) : int64_t{INT32_MAX};
   };
-  if (unit > INT32_MAX ||
+  if (unit > INT32_MAX / 4 ||
       reach(row, p->grad.height()) + reach(column, p->grad.width()) >= INT32_MAX) {
     return false;
   }
