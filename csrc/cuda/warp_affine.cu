@@ -15,7 +15,7 @@ Error launch_planes(WarpParams p, Stream stream) {
 template <class T, int N, bool Nearest>
 Error launch_pixels(WarpParams p, Stream stream) {
   p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), kPixelTile,
-                         kPixelTile, 32 * N, current_device());
+                         kPixelTile, 16 * N, current_device());
   p.tiling.lanes_per_pixel = lanes_for(ceil_div(p.tiling.chunk, N));
   return FASTALIGN_LAUNCH((warp_pixels<T, N, Nearest>), grid_of(p.tiling), dim3(kWarpThreads),
                           sizeof(StoredSample) * kTilePixels + sizeof(WarpMap), stream, p);

@@ -51,7 +51,7 @@ FASTALIGN_DEVICE void sample_channels(const T* x, int64_t x_channel, T* out, int
     for (int k = 0; k < kTaps; ++k) {
       values[c][k] = 0.0f;
       if (c < count && (!Checked || inside[k])) {
-        values[c][k] = to_float(x[c * x_channel + offsets[k]]);
+        values[c][k] = load_float(x + (c * x_channel + offsets[k]));
       }
     }
   }

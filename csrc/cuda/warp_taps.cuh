@@ -255,6 +255,12 @@ FASTALIGN_DEVICE TapsInside taps_inside(int32_t column, int32_t row, const WarpF
           on_axis(row, frame.height), on_axis(row + 1, frame.height)};
 }
 
+// An input that nobody writes: such loads may overtake stores.
+template <class T>
+FASTALIGN_DEVICE float load_float(const T* from) {
+  return load_vec<1, Cache::readonly>(from).as_float(0);
+}
+
 // Zeros where the tap does not exist.
 template <int N, class T>
 FASTALIGN_DEVICE Vec<T, N> load_where(bool exists, const T* from) {

@@ -113,11 +113,11 @@ theta_planes(const ThetaParams params) {
 #pragma unroll
         for (int k = 0; k < kChannelBlock; ++k) {
           const bool wanted = c + k < at.channel_end;
-          grads[k] = wanted ? to_float(upstream[k * p.grad.stride[1]]) : 0.0f;
+          grads[k] = wanted ? load_float(upstream + k * p.grad.stride[1]) : 0.0f;
 #pragma unroll
           for (int t = 0; t < 4; ++t) {
             taps[k][t] =
-                wanted && inside[t] ? to_float(from[k * p.x.stride[1] + offsets[t]]) : 0.0f;
+                wanted && inside[t] ? load_float(from + (k * p.x.stride[1] + offsets[t])) : 0.0f;
           }
         }
 #pragma unroll
