@@ -1,9 +1,7 @@
 // What a launcher may know of the device it launches on.
 #pragma once
 
-#if defined(__CUDACC__)
-#include <cuda_runtime.h>
-#endif
+#include "launch.h"
 
 namespace fastalign::cuda {
 
@@ -30,9 +28,9 @@ inline Device current_device() {
   return device;
 }
 #else
-// The simulated device of tests/cuda_on_cpu: few multiprocessors, so that persistent blocks take
-// more than one tile each, and the shared memory of the smallest supported chip.
-inline Device current_device() { return Device{3, 99 * 1024}; }
+inline Device current_device() {
+  return Device{::cuda_on_cpu::simulated.multiprocessors, ::cuda_on_cpu::simulated.shared_bytes};
+}
 #endif
 
 }  // namespace fastalign::cuda

@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 
 # What these modules assert is shown as for a test module of this folder.
-pytest.register_assert_rewrite("test_every_op", "test_special_values", "test_definitions")
+pytest.register_assert_rewrite("test_every_op", "test_special_values")
 
-from test_definitions import test_gradients, test_values  # noqa: E402, F401
 from test_every_op import (  # noqa: E402, F401
     test_as_accurate_as_plain_pytorch,
-    test_empty_maps,
-    test_inputs_stay_as_they_are,
-    test_memory_formats,
     test_small_shapes,
 )
 from test_special_values import (  # noqa: E402, F401

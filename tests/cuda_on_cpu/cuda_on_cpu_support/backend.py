@@ -30,7 +30,7 @@ def build(kind: Kind = KIND) -> Kernels:
     for op in OPS:
         if sources := op_sources(op):
             found[op] = Library(library(sources, kind))
-    return Kernels(found, exact=kind is SANITIZED)
+    return Kernels(found, watched=kind is SANITIZED)
 
 
 def serve(kernels: Kernels) -> Kernels:

@@ -29,6 +29,7 @@ _FLAGS = (
     "-g1",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
+    "-fno-tree-sra",  # g++ 12 fails internally on vectors of one 16-bit element
     "-fvisibility=default",
     "-Wall",
     "-Wextra",
@@ -148,6 +149,9 @@ class Counts(ctypes.Structure):
         )
     ]
 
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name, _ in self._fields_}
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -165,6 +169,17 @@ RANDOM = tuple(Schedule(2, seed) for seed in range(1, 6))
 SCHEDULES = (IN_ORDER, REVERSE, *RANDOM)
 
 
+@dataclass(frozen=True)
+class Device:
+    """The part of a device that launchers plan with."""
+
+    multiprocessors: int
+    shared_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.multiprocessors} x {self.shared_bytes // 1024} KiB"
+
+
 class Library:
     """A loaded library with the harness's controls."""
 
@@ -173,15 +188,22 @@ class Library:
         self.handle = ctypes.CDLL(os.fspath(path))
         self.handle.cuda_on_cpu_schedule.argtypes = [ctypes.c_int, ctypes.c_uint64]
         self.handle.cuda_on_cpu_schedule.restype = None
+        self.handle.cuda_on_cpu_device.argtypes = [ctypes.c_int, ctypes.c_int]
+        self.handle.cuda_on_cpu_device.restype = None
         self.handle.cuda_on_cpu_launched.restype = ctypes.c_char_p
         self.handle.cuda_on_cpu_counts.restype = Counts
 
     def schedule(self, schedule: Schedule) -> None:
         self.handle.cuda_on_cpu_schedule(schedule.order, schedule.seed)
 
+    def device(self, device: Device | None = None) -> None:
+        """What the launchers see from now on; None: the usual simulated device."""
+        device = device or Device(0, 0)
+        self.handle.cuda_on_cpu_device(device.multiprocessors, device.shared_bytes)
+
     def launched(self) -> list[str]:
         """Kernels launched since the last call."""
-        return self.handle.cuda_on_cpu_launched().decode().split("\n")
+        return [name for name in self.handle.cuda_on_cpu_launched().decode().split("\n") if name]
 
     def counts(self) -> Counts:
         return self.handle.cuda_on_cpu_counts()

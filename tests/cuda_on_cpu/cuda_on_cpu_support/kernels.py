@@ -9,10 +9,10 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from cuda_on_cpu_support.builder import Library
+from cuda_on_cpu_support.memory import Block, guarded
 from cuda_on_cpu_support.structs import (
     ARGS,
     DenseSimilarityArgs,
@@ -30,32 +30,25 @@ from fastalign.ops.layout import empty_locations, empty_maps, empty_scalar, no_g
 
 _MODES = ("bilinear", "nearest")
 _PADDINGS = ("zeros", "border", "reflection")
-_CANARY = 0xA5
-_CANARIES = 64
-
 _libc = ctypes.CDLL(None)
 _libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
 _libc.aligned_alloc.restype = ctypes.c_void_p
 _libc.free.argtypes = [ctypes.c_void_p]
 
+_SCRATCH_ALIGNMENT = 256
+
 
 @contextmanager
-def _scratch(size: int, exact: bool) -> Iterator[int | None]:
-    """``size`` bytes aligned to 256 that hold NaN; writing past them is an error.
-
-    A sanitizer needs the block to end where it says, otherwise canaries follow it.
-    """
-    if size == 0:
-        yield None
-        return
-    beyond = 0 if exact else _CANARIES
-    address = _libc.aligned_alloc(256, size + beyond)
+def _allocated(size: int) -> Iterator[int]:
+    """``size`` bytes that hold NaN, from the allocator that a sanitizer watches."""
+    address = _libc.aligned_alloc(_SCRATCH_ALIGNMENT, size)
     ctypes.memset(address, 0xFF, size)
-    ctypes.memset(address + size, _CANARY, beyond)
     yield address
-    intact = ctypes.string_at(address + size, beyond) == bytes([_CANARY]) * beyond
     _libc.free(address)
-    assert intact, f"the kernels wrote past their {size} bytes of scratch memory"
+
+
+class KernelError(AssertionError):
+    """What the harness, or a guard around memory, found."""
 
 
 class Kernels:
@@ -63,11 +56,13 @@ class Kernels:
 
     Args:
         found: the library of each stem of an op.
-        exact: whether a sanitizer watches the memory.
+        watched: whether a sanitizer watches the memory. Otherwise inputs, results and scratch
+            memory are moved between unmapped pages.
     """
 
-    def __init__(self, found: dict[str, Library], exact: bool = False) -> None:
-        self.found, self.exact = found, exact
+    def __init__(self, found: dict[str, Library], watched: bool = False) -> None:
+        self.found, self.watched = found, watched
+        self._blocks: list[Block] = []
         for stem, library in found.items():
             for name in ("warp_affine", "warp_affine_backward") if "warp" in stem else (stem,):
                 size = getattr(library.handle, f"size_{name}")()
@@ -76,6 +71,31 @@ class Kernels:
     def library(self, op: str) -> Library | None:
         """The library that serves an op, or None."""
         return self.found.get(op.removesuffix("_backward").removesuffix("_loss"))
+
+    def _inputs(self, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The tensors in guarded memory, strides kept. Begins a call."""
+        self._blocks.clear()
+        return tuple(None if t is None else self._moved(t, frozen=True) for t in tensors)
+
+    def _moved(self, tensor: Tensor, frozen: bool) -> Tensor:
+        if self.watched:
+            return tensor
+        placed, block = guarded(tensor)
+        self._blocks.append(block)
+        # Where elements overlap (strides of 0), copying their one place is enough.
+        overlapping = [s == 0 and n > 1 for n, s in zip(tensor.shape, tensor.stride(), strict=True)]
+        if any(overlapping):
+            once = tuple(slice(0, 1) if same else slice(None) for same in overlapping)
+            placed[once].copy_(tensor[once])
+        else:
+            placed.copy_(tensor)
+        if frozen:
+            block.freeze()
+        return placed
+
+    def _result(self, tensor: Tensor) -> Tensor:
+        """An uninitialised result in guarded memory."""
+        return tensor if self.watched else self._moved(tensor.fill_(float("nan")), frozen=False)
 
     def _launch(self, name: str, args: ctypes.Structure) -> None:
         handle = self.library(name).handle
@@ -86,14 +106,22 @@ class Kernels:
             scratch = getattr(handle, f"scratch_{name}")
             scratch.restype = ctypes.c_int64
             size = scratch(ctypes.byref(args))
-        with _scratch(size, self.exact) as address:
-            if name != "warp_affine":
-                args.scratch = address
+        if self.watched and size > 0:
+            with _allocated(size) as args.scratch:
+                error = launch(ctypes.byref(args))
+        else:
+            if size > 0:
+                self._blocks.append(Block(size, _SCRATCH_ALIGNMENT))
+                args.scratch = self._blocks[-1].address
             error = launch(ctypes.byref(args))
-        assert error is None, error.decode()
+        if error is not None:
+            raise KernelError(error.decode())
+        if not all(block.is_intact() for block in self._blocks):
+            raise KernelError(f"{name}: something was written into an input, or beside a tensor")
 
     def dense_similarity(self, p: Tensor, z: Tensor, groups: Tensor | None) -> Tensor:
-        value = empty_locations(p)
+        p, z, groups = self._inputs(p, z, groups)
+        value = self._result(empty_locations(p))
         if value.numel():
             args = DenseSimilarityArgs(p=view4(p), z=view4(z), groups=labels(groups))
             args.value = value.data_ptr()
@@ -103,8 +131,8 @@ class Kernels:
     def _dense_gradients(
         self, args: DenseSimilarityArgs, p: Tensor, z: Tensor, need_p: bool, need_z: bool
     ) -> tuple[Tensor, Tensor]:
-        dp = empty_maps(p) if need_p else no_gradient(p)
-        dz = empty_maps(z) if need_z else no_gradient(z)
+        dp = self._result(empty_maps(p)) if need_p else no_gradient(p)
+        dz = self._result(empty_maps(z)) if need_z else no_gradient(z)
         if need_p:
             args.dp = view4(dp)
         if need_z:
@@ -116,13 +144,15 @@ class Kernels:
     def dense_similarity_backward(
         self, grad: Tensor, p: Tensor, z: Tensor, groups: Tensor | None, need_p: bool, need_z: bool
     ) -> tuple[Tensor, Tensor]:
+        grad, p, z, groups = self._inputs(grad, p, z, groups)
         args = DenseSimilarityArgs(p=view4(p), z=view4(z), groups=labels(groups), grad=view3(grad))
         return self._dense_gradients(args, p, z, need_p, need_z)
 
     def dense_similarity_loss(
         self, p: Tensor, z: Tensor, groups: Tensor | None, need_p: bool, need_z: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        loss = empty_scalar(p)
+        p, z, groups = self._inputs(p, z, groups)
+        loss = self._result(empty_scalar(p))
         args = DenseSimilarityArgs(p=view4(p), z=view4(z), groups=labels(groups))
         args.loss = loss.data_ptr()
         gradients = self._dense_gradients(args, p, z, need_p, need_z)
@@ -142,7 +172,8 @@ class Kernels:
     def pairwise_distance(
         self, h: Tensor, mask: Tensor | None, groups: Tensor | None, squared: bool
     ) -> Tensor:
-        value = empty_locations(h)
+        h, mask, groups = self._inputs(h, mask, groups)
+        value = self._result(empty_locations(h))
         args = self._pairs(h, mask, groups, squared)
         args.value = value.data_ptr()
         if value.numel():
@@ -157,7 +188,8 @@ class Kernels:
         groups: Tensor | None,
         squared: bool,
     ) -> Tensor:
-        dh = empty_maps(h)
+        grad, h, mask, groups = self._inputs(grad, h, mask, groups)
+        dh = self._result(empty_maps(h))
         args = self._pairs(h, mask, groups, squared)
         args.grad, args.dh = view3(grad), view4(dh)
         if grad.numel():
@@ -172,8 +204,9 @@ class Kernels:
         squared: bool,
         need_h: bool,
     ) -> tuple[Tensor, Tensor]:
-        loss = empty_scalar(h)
-        dh = empty_maps(h) if need_h else no_gradient(h)
+        h, mask, groups = self._inputs(h, mask, groups)
+        loss = self._result(empty_scalar(h))
+        dh = self._result(empty_maps(h)) if need_h else no_gradient(h)
         args = self._pairs(h, mask, groups, squared)
         args.loss = loss.data_ptr()
         if need_h:
@@ -193,7 +226,8 @@ class Kernels:
         padding_mode: str,
         align_corners: bool,
     ) -> Tensor:
-        out = empty_maps(x, size)
+        x, maps = self._inputs(x, maps)
+        out = self._result(empty_maps(x, size))
         if out.numel():
             args = WarpAffineArgs(
                 x=view4(x),
@@ -218,8 +252,9 @@ class Kernels:
         need_theta: bool,
         deterministic: bool,
     ) -> tuple[Tensor, Tensor]:
-        dx = empty_maps(x) if need_x else no_gradient(x)
-        dtheta = maps.new_empty(maps.shape) if need_theta else no_gradient(maps)
+        grad, x, maps = self._inputs(grad, x, maps)
+        dx = self._result(empty_maps(x)) if need_x else no_gradient(x)
+        dtheta = self._result(maps.new_empty(maps.shape)) if need_theta else no_gradient(maps)
         args = WarpAffineBackwardArgs(
             grad=view4(grad),
             x=view4(x),
@@ -250,7 +285,8 @@ class Kernels:
         )
 
     def mahalanobis(self, x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
-        value = empty_locations(x)
+        x, mean, whitener = self._inputs(x, mean, whitener)
+        value = self._result(empty_locations(x))
         args = self._distances(x, mean, whitener, squared)
         args.value = value.data_ptr()
         if value.numel():
@@ -268,11 +304,11 @@ class Kernels:
         need_mean: bool,
         need_whitener: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        contiguous = torch.contiguous_format
-        dx = empty_maps(x) if need_x else no_gradient(x)
-        dmean = torch.empty_like(mean, memory_format=contiguous) if need_mean else no_gradient(mean)
+        grad, x, mean, whitener = self._inputs(grad, x, mean, whitener)
+        dx = self._result(empty_maps(x)) if need_x else no_gradient(x)
+        dmean = self._result(mean.new_empty(mean.shape)) if need_mean else no_gradient(mean)
         dwhitener = (
-            torch.empty_like(whitener, memory_format=contiguous)
+            self._result(whitener.new_empty(whitener.shape))
             if need_whitener
             else no_gradient(whitener)
         )

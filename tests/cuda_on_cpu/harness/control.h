@@ -6,8 +6,6 @@
 
 namespace cuda_on_cpu {
 
-inline constexpr size_t kSharedLimit = 99 * 1024;  // as device.h has it for the simulated device
-
 struct Counts {
   int64_t launches = 0;
   int64_t blocks = 0;
@@ -23,6 +21,9 @@ extern "C" {
 
 // For the launches to come; order 0: ascending, 1: descending, 2: random from the seed.
 void cuda_on_cpu_schedule(int order, uint64_t seed);
+
+// What current_device() of csrc/cuda/device.h gives from now on; zeros: what it is at the start.
+void cuda_on_cpu_device(int multiprocessors, int shared_bytes);
 
 // The names of the kernels launched since the last call, one a line; valid until the next call.
 const char* cuda_on_cpu_launched();

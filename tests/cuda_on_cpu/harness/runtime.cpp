@@ -27,6 +27,7 @@
 namespace cuda_on_cpu {
 
 Counts counts;
+SimulatedDevice simulated;
 
 namespace {
 
@@ -268,7 +269,7 @@ const char* refused(const Launch& launch) {
   if (threads > 1024 || shape.z > 64) {
     return "launch refused: the block has more than 1024 threads, or 64 along z";
   }
-  if (launch.shared_bytes > kSharedLimit) {
+  if (launch.shared_bytes > static_cast<size_t>(simulated.shared_bytes)) {
     return "launch refused: more dynamic shared memory than the device has";
   }
   return nullptr;
@@ -478,6 +479,12 @@ extern "C" {
 
 void cuda_on_cpu_schedule(int order, uint64_t seed) {
   cuda_on_cpu::set_schedule({static_cast<cuda_on_cpu::Order>(order), seed});
+}
+
+void cuda_on_cpu_device(int multiprocessors, int shared_bytes) {
+  const cuda_on_cpu::SimulatedDevice usual;
+  cuda_on_cpu::simulated = {multiprocessors > 0 ? multiprocessors : usual.multiprocessors,
+                            shared_bytes > 0 ? shared_bytes : usual.shared_bytes};
 }
 
 const char* cuda_on_cpu_launched() { return cuda_on_cpu::take_launched(); }

@@ -22,6 +22,14 @@ inline dim3 blockDim, gridDim;
 
 namespace cuda_on_cpu {
 
+// Few multiprocessors, so that persistent blocks take more than one tile each, and the shared
+// memory of the smallest chip; a test may change it.
+struct SimulatedDevice {
+  int multiprocessors = 3;
+  int shared_bytes = 99 * 1024;
+};
+extern SimulatedDevice simulated;
+
 enum class Operation { syncwarp, shuffle, ballot, barrier };
 
 // Where in the source a thread waits: two operations at different places do not meet.
