@@ -166,7 +166,7 @@ def main() -> int:
         scratch=scratch,
         cores=cores,
         archs=options.archs
-        or os.environ.get("FASTALIGN_CUDA_ARCHS")
+        or os.environ.get("TORCH_CUDA_ARCH_LIST")
         or environment.architecture(found),
         deadline=time.monotonic() + options.budget,
         environment=found,

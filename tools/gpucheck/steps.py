@@ -80,7 +80,7 @@ def _build(context: Context, limit: float) -> list[Job]:
     cuda = context.device == "cuda"
     wanted = {"FASTALIGN_BUILD_NATIVE": "1", "FASTALIGN_BUILD_CUDA": "1" if cuda else "0"}
     if context.archs:
-        wanted["FASTALIGN_CUDA_ARCHS"] = context.archs
+        wanted["TORCH_CUDA_ARCH_LIST"] = context.archs
     command = [context.python, "setup.py", "build_ext", "--inplace"]
     return [context.job("build", command, limit, env=wanted)]
 

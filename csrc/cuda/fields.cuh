@@ -1,0 +1,65 @@
+// Tensors as kernels see them: a pointer and strides, and the way from a location to an offset.
+#pragma once
+
+#include "launch.h"
+#include "launchers.h"
+
+namespace fastalign::cuda {
+
+// [B, C, H, W] of any strides, in elements.
+template <class T>
+struct Field {
+  T* data;
+  int64_t image, channel, row, column;
+};
+
+template <class T>
+Field<T> field_of(const View4& view) {
+  return {static_cast<T*>(view.data), view.stride[0], view.stride[1], view.stride[2],
+          view.stride[3]};
+}
+
+// [B, H, W] of any strides.
+template <class T>
+struct Map {
+  const T* data;
+  int64_t image, row, column;
+};
+
+template <class T>
+Map<T> map_of(const View3& view) {
+  return {static_cast<const T*>(view.data), view.stride[0], view.stride[1], view.stride[2]};
+}
+
+// Row and column of a location, once for all tensors.
+struct Pixel {
+  int64_t row, column;
+
+  template <class F>
+  FASTALIGN_DEVICE int64_t in(const F& field) const {
+    return row * field.row + column * field.column;
+  }
+};
+
+FASTALIGN_DEVICE Pixel pixel_at(int64_t location, int64_t width) {
+  if ((location | width) < (int64_t{1} << 31)) {  // the usual case: no 64-bit division
+    const auto small = static_cast<unsigned>(location), by = static_cast<unsigned>(width);
+    return {small / by, small % by};
+  }
+  return {location / width, location % width};
+}
+
+// Scratch memory handed out in pieces of multiples of 256 bytes.
+struct Pieces {
+  unsigned char* memory;
+  int64_t used;
+
+  template <class T>
+  T* take(int64_t count) {
+    T* piece = memory == nullptr ? nullptr : reinterpret_cast<T*>(memory + used);
+    used += ceil_div(count * static_cast<int64_t>(sizeof(T)), 256) * 256;
+    return piece;
+  }
+};
+
+}  // namespace fastalign::cuda
