@@ -40,7 +40,7 @@ def runnable(device: str, wanted: list[str] | None) -> tuple[list[str], dict[str
 
 def describe(device: str) -> str:
     if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, driver's CUDA {torch.version.cuda}"
+        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     info = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     return f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads"
@@ -86,11 +86,10 @@ def run(options: argparse.Namespace, document: dict[str, Any], backends: list[st
             row = {**vars(case), "case": case.name, "contestants": {}, "failed": first_line(error)}
             row.update(dtype=str(case.dtype), storage=str(case.storage), bytes=case.bytes())
         document["rows"].append(row)
-        document["copy_after"] = None
         report.write(document, options.out, options.name)
         print(report.line(row, copy), flush=True)
     # The chip's clocks may have changed meanwhile.
-    document["copy_after"] = timing.copy_bandwidth(options.device)
+    document["copy_bytes_per_second_after"] = timing.copy_bandwidth(options.device)
     report.write(document, options.out, options.name)
 
 

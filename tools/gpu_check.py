@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -103,11 +104,13 @@ class Check:
 
     def run(self) -> int:
         self.save()
-        for group in sorted({step.group for step in self.chosen}):
-            self.run_group([step for step in self.chosen if step.group == group])
-        self.document["finished"] = True
-        self.save()
-        print(report.terminal(self.document, self.context.scratch), flush=True)
+        try:
+            for group in sorted({step.group for step in self.chosen}):
+                self.run_group([step for step in self.chosen if step.group == group])
+            self.document["finished"] = True
+        finally:
+            self.save()
+            print(report.terminal(self.document, self.context.scratch), flush=True)
         states = [step["state"] for step in self.document["steps"].values()]
         return int(any(state in (FAILED, STOPPED) for state in states))
 
@@ -144,6 +147,8 @@ def choose(words: str) -> list[Step]:
 
 def main() -> int:
     options = parse()
+    # Ended from outside: say what is known, and leave no process behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     chosen = choose(options.steps)
     os.chdir(inplace.ROOT)
     cores = options.cores or len(os.sched_getaffinity(0))

@@ -187,7 +187,10 @@ def markdown(document: dict[str, Any]) -> str:
 
 def _setting(document: dict[str, Any]) -> str:
     copy = document.get("copy_bytes_per_second")
-    speed = f" A copy moves {copy / 1e9:.0f} GB/s, read and written." if copy else ""
+    speed = f" A copy moves {copy / 1e9:.0f} GB/s, read and written" if copy else ""
+    after = document.get("copy_bytes_per_second_after")
+    if speed:
+        speed += f", and {after / 1e9:.0f} GB/s after the last case." if after else "."
     packages = ", ".join(f"{name} {text}" for name, text in document["versions"].items())
     return f"{document['device']}; {packages}.{speed}"
 

@@ -55,6 +55,7 @@ def errors(document: Document) -> list[str]:
                     found.append(f"{name} {which}: {entry['error']}")
                 if isinstance(entry, dict) and entry.get("unfinished"):
                     found.append(f"{name} {which}: time was over in: {entry['unfinished'][-1]}")
+        found += [f"no figure: {line}" for line in step.get("wrong", [])]
         for backend, reasons in step.get("cannot_run", {}).items():
             found.append(f"{backend} cannot run: {'; '.join(reasons)}")
     return found
@@ -216,7 +217,9 @@ def terminal(document: Document, scratch: Path, characters: int = 9000) -> str:
     """The most important lines, few enough to be seen at once."""
     lines = [_setting(document), ""]
     lines += [f"{s.strip('| ')}"[:400] for s in step_lines(document)]
-    lines += [f"ERROR {line[:200]}" for text in errors(document) for line in text.splitlines()[-6:]]
+    last = [line for text in errors(document) for line in text.splitlines()[-4:] if line.strip()]
+    # Several processes that fail alike say the same.
+    lines += [f"ERROR {line[:220]}" for line in dict.fromkeys(last)]
     for group in groups(document)[:25]:
         lines.append(f"{group['count']}x {group['where']}: {group['error'][:230]}")
         lines.append(f"    {group['example'][-150:]}")

@@ -8,6 +8,7 @@ then, and xdist starts another.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections import Counter
@@ -115,6 +116,9 @@ def command(python: str, backend: str, device: str, workers: int) -> list[str]:
     chosen = backend if backend == device == "cpu" else f"{backend}-{device}"
     arguments = [python, "-m", "pytest", "-p", "gpucheck.suite", "-p", "no:cacheprovider"]
     arguments += ["tests/ops", "-q", "-k", chosen, "--durations=5", "--no-header", "--tb=short"]
+    if importlib.util.find_spec("pytest_timeout") is not None:
+        # A kernel that never ends holds its process; xdist goes on with another.
+        arguments += ["--timeout=90", "--timeout-method=thread"]
     if workers > 1:
         arguments += ["-n", str(workers), "--max-worker-restart=200"]
     return arguments
