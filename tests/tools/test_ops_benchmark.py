@@ -75,6 +75,7 @@ def test_bytes_that_have_to_be_moved():
     assert whole.bytes() - half.bytes() == 64 * 64 * 5050 * 2
 
 
+@pytest.mark.slow
 def test_a_case_on_the_cpu_from_inputs_to_tables(tmp_path, monkeypatch):
     case = next(iter(KINDS.values()))
     monkeypatch.setattr(report, "CASES", [*CASES, case])
