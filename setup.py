@@ -6,6 +6,8 @@ FASTALIGN_BUILD_NATIVE  auto (default): build the native library where a C++20 c
                         and torch's headers are found and the compilation succeeds, else install
                         pure Python and say why in one line.
                         1: fail instead, with the compiler's output. 0: leave it out.
+                        An editable installation never keeps the library of an earlier build: it
+                        is replaced in one step, or removed where this build gives none.
 FASTALIGN_BUILD_CUDA    the same for the CUDA sources (csrc/cuda/*.cu), which need nvcc.
 TORCH_CUDA_ARCH_LIST    GPU architectures as torch's own extensions take them, for example
                         "8.0;9.0+PTX"; default "8.0;9.0;10.0;12.0+PTX".
@@ -35,6 +37,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+LIBRARY = ROOT / "fastalign" / "_C.abi3.so"  # of an editable installation
 
 # Lowest torch and Python whose ABI the library uses; it runs on these and everything later.
 TORCH_TARGET = (2, 10)
@@ -79,6 +82,21 @@ def give_up(reason: Unavailable) -> None:
     if switch("FASTALIGN_BUILD_NATIVE") == "1":
         raise SystemExit(f"error: native kernels: {reason}") from reason
     print(f"fastalign: installing without native kernels: {reason}", file=sys.stderr, flush=True)
+
+
+def in_place() -> bool:
+    """Whether this command builds into the source folder, as an editable installation does."""
+    given = set(sys.argv)
+    if "build_ext" in given and given & {"-i", "--inplace"}:
+        return True
+    return not given.isdisjoint({"develop", "editable_wheel"})
+
+
+def remove_stale(library: Path) -> None:
+    """Remove what an earlier build left, so that nobody runs old code without knowing."""
+    if library.exists():
+        library.unlink()
+        print(f"fastalign: removed {library.name} of an earlier build", file=sys.stderr, flush=True)
 
 
 def packages() -> list[str]:
@@ -209,10 +227,31 @@ class Step:
 class BuildNative(build_ext):
     """Compiles csrc/ once per instruction set and links fastalign/_C.abi3.so."""
 
+    def run(self) -> None:
+        built = False
+        into_source = bool(self.inplace)  # setuptools clears it while it builds
+        try:
+            super().run()
+            built = bool(self.extensions)
+        finally:
+            if into_source and not built:
+                remove_stale(LIBRARY)
+
+    def copy_extensions_to_source(self) -> None:
+        """Replaces the library in one step: a process that has the old one mapped keeps it."""
+        for ext in self.extensions:
+            path = Path(self.get_ext_filename(self.get_ext_fullname(ext.name)))
+            new = LIBRARY.with_suffix(".new")
+            shutil.copy2(Path(self.build_lib, path), new)
+            os.replace(new, LIBRARY)
+
     def build_extensions(self) -> None:
         try:
             super().build_extensions()
         except Unavailable as reason:
+            for ext in self.extensions:
+                # The wheel takes everything that lies in the build folder.
+                remove_stale(Path(self.get_ext_fullpath(ext.name)))
             give_up(reason)
             # From here on the project is pure Python, also for the name of the wheel.
             self.extensions = []
@@ -343,6 +382,8 @@ def native() -> tuple[list[Extension], dict[str, type]]:
     """
     wanted = switch("FASTALIGN_BUILD_NATIVE")
     if wanted == "0":
+        if in_place():
+            remove_stale(LIBRARY)
         return [], {}
     if BUILD_COMMANDS.intersection(sys.argv):
         try:
@@ -351,6 +392,8 @@ def native() -> tuple[list[Extension], dict[str, type]]:
             compiler()
             torch_root()
         except Unavailable as reason:
+            if in_place():
+                remove_stale(LIBRARY)
             give_up(reason)
             return [], {}
     sources = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c*") if p.suffix != ".cuh")

@@ -97,8 +97,8 @@ def _length(squares, SQUARED: tl.constexpr):
         value = squares
         factor = tl.full(squares.shape, 2.0, tl.float32)
     else:
-        zero = squares < 1.1754944e-38
-        factor = tl.where(zero, 0.0, tl.rsqrt(tl.where(zero, 1.0, squares)))
+        # At 0 the factor is huge and multiplies a difference of 0; NaN stays NaN.
+        factor = tl.rsqrt(tl.maximum(squares, 1.1754944e-38, propagate_nan=tl.PropagateNan.ALL))
         value = squares * factor
     return value, factor
 
@@ -245,14 +245,14 @@ def _colours_kernel(
         there = here
         if MASKED:
             there = tl.load(mask_ptr + b * mask_step + mask_offsets, mask=here, other=0) != 0
-        pointers = h_ptr + b * h_step + h_offsets
-        d0 = a0 - _channel(pointers, 0, h_channel, there)
+        theirs = h_ptr + b * h_step + h_offsets
+        d0 = a0 - _channel(theirs, 0, h_channel, there)
         if CHANNELS > 1:
-            d1 = a1 - _channel(pointers, 1, h_channel, there)
+            d1 = a1 - _channel(theirs, 1, h_channel, there)
         if CHANNELS > 2:
-            d2 = a2 - _channel(pointers, 2, h_channel, there)
+            d2 = a2 - _channel(theirs, 2, h_channel, there)
         if CHANNELS > 3:
-            d3 = a3 - _channel(pointers, 3, h_channel, there)
+            d3 = a3 - _channel(theirs, 3, h_channel, there)
         if GROUPED:
             # The differences and not the distance alone: an infinite one would reach the gradient.
             same = (label == tl.load(labels_ptr + b * label_step)) & (a != b)
@@ -299,8 +299,8 @@ def _colours_kernel(
         tl.store(value_ptr + program, tl.sum(tl.sum(value, 1), 0))
     if GRADIENT:
         out_step = image_stride(out_image, OUT_ORDER, VECTOR)
-        pointers = out_ptr + a * out_step
-        pointers += map_offsets(0, x, 0, out_row, 0, width, OUT_ORDER, VECTOR)
+        offsets = map_offsets(0, x, 0, out_row, 0, width, OUT_ORDER, VECTOR)
+        pointers = out_ptr + a * out_step + offsets
         if OUT_ORDER == 1:
             out_channel = out_channel * VECTOR
         _store_channel(pointers, 0, out_channel, g0, paired, exists)

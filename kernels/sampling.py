@@ -23,21 +23,41 @@ _LARGEST = tl.constexpr(1e30)
 
 
 @triton.jit
-def _affine_row(t0, t1, t2, out_h, out_w, source, ALIGN: tl.constexpr):
-    """One row of the map; grouped so that the identity on equal sizes has offset 0 exactly."""
-    n = source.to(tl.float64)
+def _reciprocal(count):
+    """1 / count in float64 for an integer: Newton steps instead of a division's slow path."""
+    n = count.to(tl.float64)
+    guess = (1.0 / count.to(tl.float32)).to(tl.float64)
+    guess = tl.fma(guess, tl.fma(-n, guess, 1.0), guess)
+    return tl.fma(guess, tl.fma(-n, guess, 1.0), guess)
+
+
+@triton.jit
+def _ratio(count, other, reciprocal):
+    """count / other in float64, exactly 1 for equal ones; reciprocal is that of other."""
+    n = count.to(tl.float64)
+    ratio = n * reciprocal
+    ratio = tl.fma(tl.fma(-ratio, other.to(tl.float64), n), reciprocal, ratio)
+    return tl.where(count == other, 1.0, ratio)
+
+
+@triton.jit
+def _affine_row(t0, t1, t2, across, down, one_across, one_down, source, ALIGN: tl.constexpr):
+    """One row of the map; grouped so that the identity on equal sizes has offset 0 exactly.
+
+    across and down are the intervals of the output's axes, one_across and one_down 1 / each.
+    """
     if ALIGN:
-        across = tl.maximum(out_w - 1, 1).to(tl.float64)
-        down = tl.maximum(out_h - 1, 1).to(tl.float64)
-        # An output axis of one pixel sits at coordinate 0.
-        u0 = tl.where(out_w > 1, t0, 0.0)
-        u1 = tl.where(out_h > 1, t1, 0.0)
-        step_x = u0 * (n - 1.0) / across
-        step_y = u1 * (n - 1.0) / down
-        offset = ((1.0 - u0 - u1) + t2) * (0.5 * (n - 1.0))
+        n = (source - 1).to(tl.float64)
+        # An output axis of one pixel, of no interval, sits at coordinate 0.
+        t0 = tl.where(across > 0, t0, 0.0)
+        t1 = tl.where(down > 0, t1, 0.0)
+        step_x = t0 * _ratio(source - 1, across, one_across)
+        step_y = t1 * _ratio(source - 1, down, one_down)
+        offset = ((1.0 - t0 - t1) + t2) * (0.5 * n)
     else:
-        step_x = t0 * (n / out_w.to(tl.float64))
-        step_y = t1 * (n / out_h.to(tl.float64))
+        n = source.to(tl.float64)
+        step_x = t0 * _ratio(source, across, one_across)
+        step_y = t1 * _ratio(source, down, one_down)
         offset = 0.5 * (((step_x - t0 * n) + (n - 1.0)) + ((step_y - t1 * n) + t2 * n))
     return step_x, step_y, offset
 
@@ -47,16 +67,24 @@ def load_map(
     theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN: tl.constexpr
 ):  # fmt: skip
     """The map of an image, and 0 where it is finite, else NaN."""
+    if ALIGN:
+        across = out_w - 1
+        down = out_h - 1
+    else:
+        across = out_w
+        down = out_h
+    one_across = _reciprocal(tl.maximum(across, 1))
+    one_down = _reciprocal(tl.maximum(down, 1))
     row = theta + image.to(tl.int64) * t_b
     t0 = tl.load(row).to(tl.float64)
     t1 = tl.load(row + t_c).to(tl.float64)
     t2 = tl.load(row + 2 * t_c).to(tl.float64)
-    xx, xy, x0 = _affine_row(t0, t1, t2, out_h, out_w, in_w, ALIGN)
+    xx, xy, x0 = _affine_row(t0, t1, t2, across, down, one_across, one_down, in_w, ALIGN)
     row += t_r
     t3 = tl.load(row).to(tl.float64)
     t4 = tl.load(row + t_c).to(tl.float64)
     t5 = tl.load(row + 2 * t_c).to(tl.float64)
-    yx, yy, y0 = _affine_row(t3, t4, t5, out_h, out_w, in_h, ALIGN)
+    yx, yy, y0 = _affine_row(t3, t4, t5, across, down, one_across, one_down, in_h, ALIGN)
     total = ((xx + xy) + x0) + ((yx + yy) + y0)
     poison = total - total
     finite = poison == 0.0

@@ -39,7 +39,7 @@ DenseTask<T> dense_task(const DenseSimilarityArgs& args, const DensePlan& plan,
   task.groups = groups;
   task.batch = static_cast<int>(args.p.batch());
   task.channels = static_cast<int>(args.p.channels());
-  task.width = args.p.width();
+  task.width = static_cast<int>(args.p.width());
   task.pixels = args.p.pixels();
   task.weight = static_cast<float>(-1.0 / elements);
   task.lanes = plan.lanes;
@@ -53,9 +53,15 @@ DenseTask<T> dense_task(const DenseSimilarityArgs& args, const DensePlan& plan,
 
 template <class T, int V, int N>
 Error launch_tiles(const DenseTask<T>& task, const DensePlan& plan, Stream stream) {
-  return FASTALIGN_LAUNCH((dense_similarity_tile<T, V, N>), dim3(static_cast<unsigned>(plan.tiles)),
-                          dim3(static_cast<unsigned>(32 * plan.warps)),
-                          static_cast<size_t>(plan.shared), stream, task);
+  const dim3 grid(static_cast<unsigned>(plan.tiles));
+  const dim3 block(static_cast<unsigned>(32 * plan.warps));
+  const auto shared = static_cast<size_t>(plan.shared);
+  if (task.dz.data != nullptr) {
+    return FASTALIGN_LAUNCH((dense_similarity_tile<T, V, N, true>), grid, block, shared, stream,
+                            task);
+  }
+  return FASTALIGN_LAUNCH((dense_similarity_tile<T, V, N, false>), grid, block, shared, stream,
+                          task);
 }
 
 template <class T>
@@ -80,6 +86,9 @@ int64_t dense_similarity_scratch(const DenseSimilarityArgs& args) {
 Error dense_similarity(const DenseSimilarityArgs& args, Stream stream) {
   const DensePlan plan = dense_plan(args, current_device());
   const DenseScratch scratch = dense_scratch(args, plan);
+  if (const Error refused = too_large(args.p)) {
+    return refused;
+  }
   GroupOrder groups;
   Error error = enqueue_groups(args.groups, static_cast<int>(args.p.batch()), scratch.groups,
                                stream, &groups);

@@ -34,10 +34,12 @@
 
 namespace fastalign::cuda {
 
-// Value, share of the loss and dp of one image; dz's coefficient if dz is wanted. Gives the sum of
-// the lane's values, each location's in one lane only.
-template <class T, int V, int N>
-FASTALIGN_DEVICE float dense_image(DenseLane<T, V, N>& at, int place, int image, int others) {
+// Value, share of the loss and dp of one image, given one over its number of partners; dz's
+// coefficient if dz is wanted. Gives the sum of the lane's values, each location's in one lane
+// only.
+template <class T, int V, int N, bool NeedZ>
+FASTALIGN_DEVICE float dense_image(DenseLane<T, V, N, NeedZ>& at, int place, int image,
+                                   float share) {
   const DenseTask<T>& task = at.task;
   float z_inverse[N], scale[N], squares[N], dots[N];
   at.read_stat(kInverseZ, place, z_inverse);
@@ -78,14 +80,14 @@ FASTALIGN_DEVICE float dense_image(DenseLane<T, V, N>& at, int place, int image,
     const float scaled_inverse = inverse_length(squares[n]);
     inverse[n] = finite(scaled_inverse * scale[n]);
     cosines[n] = dots[n] * scaled_inverse;
-    const float value = cosines[n] / static_cast<float>(others);
+    const float value = cosines[n] * share;
     if (at.leads && at.active) {
       values += value;
       if (task.value != nullptr) {
-        task.value[image * task.pixels + at.location + n] = value;
+        task.value[image * task.pixels + at.location() + n] = value;
       }
     }
-    weight[n] = (at.weight(image, n) / static_cast<float>(others)) * inverse[n];
+    weight[n] = (at.weight(image, n) * share) * inverse[n];
   }
   if (task.dp.data != nullptr) {
     at.for_each_step([&](int k) {
@@ -102,15 +104,15 @@ FASTALIGN_DEVICE float dense_image(DenseLane<T, V, N>& at, int place, int image,
       at.write(task.dp, image, k, p);
     });
   }
-  if (task.dz.data != nullptr) {
+  if constexpr (NeedZ) {
     at.write_stat(kWeightP, place, weight);
   }
   return values;
 }
 
 // dz = (g - (g . z^) z^) / |z| with g = R - w p^, the twin of dp with the weights inside R.
-template <class T, int V, int N>
-FASTALIGN_DEVICE void dense_image_z(DenseLane<T, V, N>& at, int place, int image) {
+template <class T, int V, int N, bool NeedZ>
+FASTALIGN_DEVICE void dense_image_z(DenseLane<T, V, N, NeedZ>& at, int place, int image) {
   float inverse[N], weight[N], dots[N];
   at.read_stat(kInverseZ, place, inverse);
   at.read_stat(kWeightP, place, weight);
@@ -150,8 +152,8 @@ FASTALIGN_DEVICE void dense_image_z(DenseLane<T, V, N>& at, int place, int image
 }
 
 // An image without partners: value and gradients are 0.
-template <class T, int V, int N>
-FASTALIGN_DEVICE void dense_alone(DenseLane<T, V, N>& at, int image) {
+template <class T, int V, int N, bool NeedZ>
+FASTALIGN_DEVICE void dense_alone(DenseLane<T, V, N, NeedZ>& at, int image) {
   const DenseTask<T>& task = at.task;
   float zeros[V];
   fill<V>(zeros, 0.0f);
@@ -159,24 +161,25 @@ FASTALIGN_DEVICE void dense_alone(DenseLane<T, V, N>& at, int image) {
     if (task.dp.data != nullptr) {
       at.write(task.dp, image, k, zeros);
     }
-    if (task.dz.data != nullptr) {
+    if constexpr (NeedZ) {
       at.write(task.dz, image, k, zeros);
     }
   });
   for (int n = 0; n < N; ++n) {
     if (task.value != nullptr && at.leads && at.active) {
-      task.value[image * task.pixels + at.location + n] = 0.0f;
+      task.value[image * task.pixels + at.location() + n] = 0.0f;
     }
   }
 }
 
-template <class T, int V, int N>
-FASTALIGN_KERNEL(kDenseThreads, 3)
+// NeedZ: dz is wanted; apart, since the rest then has registers for three blocks.
+template <class T, int V, int N, bool NeedZ>
+FASTALIGN_KERNEL(kDenseThreads, NeedZ ? 2 : 3)
 dense_similarity_tile(DenseTask<T> task) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
-  DenseLane<T, V, N> at(task, shared);
+  DenseLane<T, V, N, NeedZ> at(task, shared);
   const int batch = task.batch;
-  for (int place = at.warp; task.held && place < batch; place += at.warps) {
+  for (int place = at.warp; task.held && place < batch; place += at.warps()) {
     at.request_z(place, task.groups.image(place));
   }
   commit_copies();
@@ -185,47 +188,48 @@ dense_similarity_tile(DenseTask<T> task) {
   }
   commit_copies();
   wait_for_copies<1>();
-  for (int place = at.warp; place < batch; place += at.warps) {
+  for (int place = at.warp; place < batch; place += at.warps()) {
     at.measure_z(place, task.groups.image(place));
   }
 
-  double total = 0;
+  float total = 0.0f;
   for (int first = 0, end = 0; first < batch; first = end) {
     end = task.groups.end_of(first, batch);
     // Places go to warps round robin over the whole batch, so that a warp finds the p that it
     // fetched early, and its own z.
-    const int mine = first + (at.warp + at.warps - first % at.warps) % at.warps;
+    const int mine = first + (at.warp + at.warps() - first % at.warps()) % at.warps();
     if (end - first == 1) {
       if (mine < end) {
         dense_alone(at, task.groups.image(mine));
       }
       continue;
     }
+    const float share = 1.0f / static_cast<float>(end - first - 1);
     __syncthreads();  // lengths are there; the sum of the group before is no longer read
     at.add_up_z(first, end);
     __syncthreads();
-    for (int place = mine; place < end; place += at.warps) {
+    for (int place = mine; place < end; place += at.warps()) {
       const int image = task.groups.image(place);
       if (task.staged && place != at.warp) {
         at.request_p(image);
         commit_copies();
       }
       wait_for_copies<0>();
-      total += static_cast<double>(dense_image(at, place, image, end - first - 1));
+      total += dense_image(at, place, image, share);
     }
-    if (task.dz.data != nullptr) {
+    if constexpr (NeedZ) {
       __syncthreads();
       at.add_up_p(first, end);
       __syncthreads();
-      for (int place = mine; place < end; place += at.warps) {
+      for (int place = mine; place < end; place += at.warps()) {
         dense_image_z(at, place, task.groups.image(place));
       }
     }
   }
   if (task.partial != nullptr) {
-    total = block_sum(total, reinterpret_cast<double*>(shared));
+    const double sum = block_sum(static_cast<double>(total), reinterpret_cast<double*>(shared));
     if (threadIdx.x == 0) {
-      task.partial[blockIdx.x] = total;
+      task.partial[blockIdx.x] = sum;
     }
   }
 }

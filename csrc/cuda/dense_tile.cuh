@@ -24,8 +24,8 @@ struct DenseTask {
   float* value;     // [B, H*W] or null
   double* partial;  // [blocks] or null
   GroupOrder groups;
-  int batch, channels;
-  int64_t width, pixels;
+  int batch, channels, width;
+  int64_t pixels;
   float weight;
   // From DensePlan.
   int lanes, steps;
@@ -83,18 +83,15 @@ struct StepSums {
   }
 };
 
-template <class T, int V, int N>
+template <class T, int V, int N, bool NeedZ>
 struct DenseLane {
   const DenseTask<T>& task;
-  int lane, warp, warps;
+  int lane, warp;
   int channel, channel_step;  // of the lane's first vector; from step to step
+  int own_steps;              // that lie inside the channels and the map
   int slot;                   // its first location inside the tile
-  int locations;              // of a tile
-  int64_t location;           // its first location
   bool active;                // its locations exist
   bool leads;                 // of the lanes that share its locations, it writes results
-  int64_t p, z;               // offsets of its first vector in image 0
-  int64_t p_step, z_step;     // offsets from step to step
   Vec<T, V>* z_slots;         // [places][steps][32 lanes]
   Vec<T, V>* p_slots;         // of this warp: [steps][32 lanes]
   float* sum;                 // [steps][V / 4][32 lanes][4], or [steps][32 lanes]
@@ -104,7 +101,6 @@ struct DenseLane {
   FASTALIGN_DEVICE DenseLane(const DenseTask<T>& given, unsigned char* shared) : task(given) {
     lane = static_cast<int>(threadIdx.x) % 32;
     warp = static_cast<int>(threadIdx.x) / 32;
-    warps = static_cast<int>(blockDim.x) / 32;
     const int columns = 32 / task.lanes;  // of lanes, along locations
     const bool channels_first = V > 1 ? N == 1 : task.channels_first;
     const int row = channels_first ? lane % task.lanes : lane / columns;
@@ -112,17 +108,12 @@ struct DenseLane {
     leads = row == 0;
     channel = row * (V / N);
     channel_step = task.lanes * (V / N);
-    locations = columns * N;
-    location = static_cast<int64_t>(blockIdx.x) * locations + slot;
-    active = location < task.pixels;
-    pixel = pixel_at(active ? location : 0, task.width);
-    p = pixel.in(task.p) + channel * task.p.channel;
-    z = pixel.in(task.z) + channel * task.z.channel;
-    p_step = channel_step * task.p.channel;
-    z_step = channel_step * task.z.channel;
+    active = location() < task.pixels;
+    pixel = pixel_at(active ? location() : 0, task.width);
+    own_steps = active ? (task.channels - channel + channel_step - 1) / channel_step : 0;
     const bool spill = V == 1 && task.spill != nullptr;
-    const DenseShared layout = dense_shared(task.batch, warps, task.steps, locations, V, sizeof(T),
-                                            task.held, task.staged, task.dz.data != nullptr, spill);
+    const DenseShared layout = dense_shared(task.batch, warps(), task.steps, locations(), V,
+                                            sizeof(T), task.held, task.staged, NeedZ, spill);
     z_slots = reinterpret_cast<Vec<T, V>*>(shared + layout.z) + lane;
     p_slots = reinterpret_cast<Vec<T, V>*>(shared + layout.p) + warp * task.steps * 32 + lane;
     sum = reinterpret_cast<float*>(shared + layout.sum);
@@ -133,9 +124,15 @@ struct DenseLane {
     }
   }
 
-  FASTALIGN_DEVICE bool valid(int k) const {
-    return active && channel + k * channel_step < task.channels;
+  FASTALIGN_DEVICE int warps() const { return static_cast<int>(blockDim.x) / 32; }
+
+  // Of a tile, and the lane's first.
+  FASTALIGN_DEVICE int locations() const { return 32 / task.lanes * N; }
+  FASTALIGN_DEVICE int64_t location() const {
+    return static_cast<int64_t>(blockIdx.x) * locations() + slot;
   }
+
+  FASTALIGN_DEVICE bool valid(int k) const { return k < own_steps; }
 
   // As many steps at once as keep loads on their way without crowding the registers.
   template <class Step>
@@ -162,18 +159,16 @@ struct DenseLane {
 
   // Starts the copy of an image; only this lane will read its own vectors before a barrier.
   FASTALIGN_DEVICE void request_z(int place, int image) const {
-    const T* from = task.z.data + image * task.z.image + z;
-    for_each_step([&](int k) { request(z_slot(place, k), from + k * z_step, k); });
+    for_each_step([&](int k) { request(z_slot(place, k), task.z, image, k); });
   }
 
   FASTALIGN_DEVICE void request_p(int image) const {
-    const T* from = task.p.data + image * task.p.image + p;
-    for_each_step([&](int k) { request(p_slots + k * 32, from + k * p_step, k); });
+    for_each_step([&](int k) { request(p_slots + k * 32, task.p, image, k); });
   }
 
-  FASTALIGN_DEVICE void request(Vec<T, V>* to, const T* from, int k) const {
+  FASTALIGN_DEVICE void request(Vec<T, V>* to, const Field<const T>& from, int image, int k) const {
     if (valid(k)) {
-      copy_async(to, from);
+      copy_async(to, from.data + offset(from, image, k));
     } else {
       *to = Vec<T, V>{};
     }
@@ -183,7 +178,7 @@ struct DenseLane {
     if (task.held) {
       convert(load_vec<V>(z_slot(place, k)->lane), values);
     } else {
-      convert(load(task.z.data + image * task.z.image + z + k * z_step, k), values);
+      convert(load(task.z, image, k), values);
     }
   }
 
@@ -197,19 +192,24 @@ struct DenseLane {
 
   // Of any image, not only the one that the warp is at.
   FASTALIGN_DEVICE void read_p_again(int image, int k, float (&values)[V]) const {
-    convert(load(task.p.data + image * task.p.image + p + k * p_step, k), values);
+    convert(load(task.p, image, k), values);
   }
 
-  FASTALIGN_DEVICE Vec<T, V> load(const T* from, int k) const {
-    return valid(k) ? load_vec<V, Cache::readonly>(from) : Vec<T, V>{};
+  FASTALIGN_DEVICE Vec<T, V> load(const Field<const T>& from, int image, int k) const {
+    return valid(k) ? load_vec<V, Cache::readonly>(from.data + offset(from, image, k))
+                    : Vec<T, V>{};
   }
 
   FASTALIGN_DEVICE void write(const Field<T>& to, int image, int k,
                               const float (&values)[V]) const {
     if (valid(k)) {
-      const int64_t at = static_cast<int64_t>(channel + k * channel_step) * to.channel;
-      store_vec(to.data + image * to.image + pixel.in(to) + at, from_floats<T>(values));
+      store_vec(to.data + offset(to, image, k), from_floats<T>(values));
     }
+  }
+
+  template <class F>
+  FASTALIGN_DEVICE int64_t offset(const F& field, int image, int k) const {
+    return image * field.image + pixel.in(field) + (channel + k * channel_step) * field.channel;
   }
 
   // The sum of the group, S or R.
@@ -245,7 +245,7 @@ struct DenseLane {
   }
 
   FASTALIGN_DEVICE float* stat(DenseStat which, int place) const {
-    return stats + (static_cast<int64_t>(which) * task.batch + place) * locations + slot;
+    return stats + (static_cast<int64_t>(which) * task.batch + place) * locations() + slot;
   }
 
   FASTALIGN_DEVICE void read_stat(DenseStat which, int place, float (&values)[N]) const {
@@ -357,7 +357,7 @@ struct DenseLane {
     if (task.grad.data == nullptr || !active) {
       return task.weight;
     }
-    const Pixel here = N == 1 ? pixel : pixel_at(location + n, task.width);
+    const Pixel here = N == 1 ? pixel : pixel_at(location() + n, task.width);
     return task.grad.data[image * task.grad.image + here.in(task.grad)];
   }
 
@@ -377,10 +377,10 @@ struct DenseLane {
 
   template <class Read>
   FASTALIGN_DEVICE void add_up(DenseStat factor, int first, int end, Read&& read) const {
-    for (int k = warp; k < task.steps; k += warps) {
+    for (int k = warp; k < task.steps; k += warps()) {
       float total[V];
       fill<V>(total, 0.0f);
-#pragma unroll(V == 8 ? 2 : 4)
+#pragma unroll(V == 8 ? 1 : 2)
       for (int place = first; place < end; ++place) {
         float values[V], factors[N];
         read(place, k, values);

@@ -31,9 +31,10 @@ Map<T> map_of(const View3& view) {
   return {static_cast<const T*>(view.data), view.stride[0], view.stride[1], view.stride[2]};
 }
 
-// Row and column of a location, once for all tensors.
+// Row and column of a location, once for all tensors. Locations of a plane and each of its sides
+// may be more than 32 bits hold, but not both at once: kernels see sides of less than 2^31.
 struct Pixel {
-  int64_t row, column;
+  int row, column;
 
   template <class F>
   FASTALIGN_DEVICE int64_t in(const F& field) const {
@@ -41,12 +42,23 @@ struct Pixel {
   }
 };
 
-FASTALIGN_DEVICE Pixel pixel_at(int64_t location, int64_t width) {
-  if ((location | width) < (int64_t{1} << 31)) {  // the usual case: no 64-bit division
+FASTALIGN_DEVICE Pixel pixel_at(int64_t location, int width) {
+  if (location < (int64_t{1} << 31)) {  // the usual case: no 64-bit division
     const auto small = static_cast<unsigned>(location), by = static_cast<unsigned>(width);
-    return {small / by, small % by};
+    return {static_cast<int>(small / by), static_cast<int>(small % by)};
   }
-  return {location / width, location % width};
+  return {static_cast<int>(location / width), static_cast<int>(location % width)};
+}
+
+// What these kernels cannot count to, in words; null for all else.
+inline Error too_large(const View4& view) {
+  constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+  for (const int64_t size : view.size) {
+    if (size > kMost) {
+      return "a dimension has 2^31 or more elements";
+    }
+  }
+  return nullptr;
 }
 
 // Scratch memory handed out in pieces of multiples of 256 bytes.

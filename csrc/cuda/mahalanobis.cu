@@ -57,6 +57,9 @@ int64_t mahalanobis_scratch(const MahalanobisArgs& args) {
 }
 
 Error mahalanobis(const MahalanobisArgs& args, Stream stream) {
+  if (args.x.size[2] * args.x.size[3] > INT32_MAX - 16) {
+    return kTooManyLocations;  // kernels count them in 32 bits
+  }
   return args.grad.data != nullptr ? mahalanobis_backward(args, stream) : forward(args, stream);
 }
 

@@ -42,7 +42,7 @@ namespace fastalign::cuda {
 
 // N: images that share the read of an entry; kManyImages only where a stage is a whole factor.
 template <class W, int N>
-FASTALIGN_KERNEL(kGaussianThreads)
+FASTALIGN_KERNEL(kGaussianThreads, kGaussianBlocks)
 mahalanobis_forward(GaussianWork work) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const GaussianPlan& plan = work.plan;
@@ -53,15 +53,16 @@ mahalanobis_forward(GaussianWork work) {
     return reinterpret_cast<W*>(shared + slot * plan.stage_bytes);
   };
 
-  const int64_t batch = work.args.x.size[0], pixels = work.args.x.size[2] * work.args.x.size[3];
-  const int64_t location = int64_t{blockIdx.x} * plan.locations;
-  const int count =
-      static_cast<int>(pixels - location < plan.locations ? pixels - location : plan.locations);
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
+  const int location = static_cast<int>(blockIdx.x) * plan.locations;
+  const int left = static_cast<int>(pixels) - location;
+  const int count = left < plan.locations ? left : plan.locations;
   const int part = static_cast<int>(blockIdx.y);
   const int top = plan.part_row[part], bottom = plan.part_row[part + 1];
 
   clear_sums(plan, sums);
-  for (int64_t image = 0; image < batch; image += plan.images) {
+  for (int image = 0; image < batch; image += plan.images) {
     int place = 0, row = top, end = stage_end(top, bottom, plan.capacity), slot = 0;
     stage_rows(work, location, row, end, stage_at(0));
     end_of_copies();
@@ -95,7 +96,7 @@ mahalanobis_forward(GaussianWork work) {
           if (plan.parts == 1) {
             work.args.value[at] = work.args.squared ? sum.plain : length_of(sum);
           } else {
-            float* to = plan.partial + (part * batch * pixels + at) * 3;
+            float* to = plan.partial + (int64_t{part} * batch * pixels + at) * 3;
             to[0] = sum.plain;
             to[1] = sum.reduced;
             to[2] = sum.raised;

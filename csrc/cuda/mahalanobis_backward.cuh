@@ -37,9 +37,9 @@ struct GaussianGradientTile {
 
 // Lengths of the images' y at a location, and the gradients that came for their distances.
 FASTALIGN_DEVICE void read_upstream(const GaussianWork& work, const GaussianGradientTile& tile,
-                                    int64_t location, int64_t image) {
+                                    int location, int image) {
   const View3& grad = work.args.grad;
-  const int64_t width = work.args.x.size[3];
+  const int width = static_cast<int>(work.args.x.size[3]);
   const float* from = static_cast<const float*>(grad.data) + location / width * grad.stride[1] +
                       location % width * grad.stride[2];
   for (int b = static_cast<int>(threadIdx.x); b < work.plan.images;
@@ -117,7 +117,7 @@ FASTALIGN_DEVICE void transposed_product(const GaussianWork& work, const Gaussia
 // dL of one location, a warp per four rows, lanes along the columns.
 template <class W, int N>
 FASTALIGN_DEVICE void factor_gradient(const GaussianWork& work, const GaussianGradientTile& tile,
-                                      const float* deviation, int64_t location, int64_t image) {
+                                      const float* deviation, int location, int image) {
   const GaussianPlan& plan = work.plan;
   const int channels = static_cast<int>(work.args.x.size[1]);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -167,14 +167,14 @@ FASTALIGN_DEVICE void factor_gradient(const GaussianWork& work, const GaussianGr
 // Writes the gradients by x of the tile's locations, and minus their sums over the images.
 template <class S, int N>
 FASTALIGN_DEVICE void write_gradients_as(const GaussianWork& work, const float* gradient,
-                                         int64_t location, int count, int64_t image) {
+                                         int location, int count, int image) {
   const MahalanobisArgs& args = work.args;
   const View4& dx = args.dx;
   const GaussianPlan& plan = work.plan;
   const int one = plan.images * plan.padded;
-  const int64_t pixels = args.x.size[2] * args.x.size[3], batch = args.x.size[0];
-  const int left =
-      static_cast<int>(batch - image < plan.images ? batch - image : int64_t{plan.images});
+  const int64_t pixels = args.x.size[2] * args.x.size[3];
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int left = batch - image < plan.images ? batch - image : plan.images;
   S* pixel = nullptr;
   const auto arrive = [&](int place) {
     pixel = static_cast<S*>(dx.data) + image * dx.stride[0] +
@@ -207,8 +207,8 @@ FASTALIGN_DEVICE void write_gradients_as(const GaussianWork& work, const float* 
 }
 
 template <int N>
-FASTALIGN_DEVICE void write_gradients(const GaussianWork& work, const float* gradient,
-                                      int64_t location, int count, int64_t image) {
+FASTALIGN_DEVICE void write_gradients(const GaussianWork& work, const float* gradient, int location,
+                                      int count, int image) {
   switch (work.args.x.dtype) {
     case DType::float16:
       return write_gradients_as<Half, N>(work, gradient, location, count, image);
@@ -222,7 +222,7 @@ FASTALIGN_DEVICE void write_gradients(const GaussianWork& work, const float* gra
 // Once L d of a location is complete: g, and with it dL.
 template <class W, int N>
 FASTALIGN_DEVICE void finish_white(const GaussianWork& work, const GaussianGradientTile& tile,
-                                   const float* deviation, int64_t location, int64_t image) {
+                                   const float* deviation, int location, int image) {
   __syncthreads();
   read_upstream(work, tile, location, image);
   __syncthreads();
@@ -252,7 +252,7 @@ FASTALIGN_DEVICE Position following(const GaussianPlan& plan, const Position& at
 }
 
 template <class W, int N>
-FASTALIGN_KERNEL(kGaussianThreads)
+FASTALIGN_KERNEL(kGaussianThreads, kGaussianBlocks)
 mahalanobis_gradients(GaussianWork work) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const GaussianPlan& plan = work.plan;
@@ -268,15 +268,16 @@ mahalanobis_gradients(GaussianWork work) {
     return reinterpret_cast<W*>(shared + slot * plan.stage_bytes);
   };
 
-  const int64_t batch = work.args.x.size[0], pixels = work.args.x.size[2] * work.args.x.size[3];
-  const int64_t location = int64_t{blockIdx.x} * plan.locations;
-  const int count =
-      static_cast<int>(pixels - location < plan.locations ? pixels - location : plan.locations);
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
+  const int location = static_cast<int>(blockIdx.x) * plan.locations;
+  const int left = static_cast<int>(pixels) - location;
+  const int count = left < plan.locations ? left : plan.locations;
   const int channels = static_cast<int>(work.args.x.size[1]);
   const bool by_x = work.args.dx.data != nullptr || work.args.dmean != nullptr;
 
   clear_sums(plan, tile.sums);
-  for (int64_t image = 0; image < batch; image += plan.images) {
+  for (int image = 0; image < batch; image += plan.images) {
     Position at{0, 0, stage_end(0, channels, plan.capacity), false};
     int slot = 0;
     stage_rows(work, location, at.row, at.end, stage_at(0));

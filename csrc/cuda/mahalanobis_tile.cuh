@@ -94,7 +94,7 @@ FASTALIGN_DEVICE int stage_end(int row, int last, int capacity) {
 }
 
 template <class W>
-FASTALIGN_DEVICE const W* factor_rows(const GaussianWork& work, int64_t location, int row) {
+FASTALIGN_DEVICE const W* factor_rows(const GaussianWork& work, int location, int row) {
   return static_cast<const W*>(work.args.whitener) + location * work.args.whitener_stride[0] +
          int64_t{triangle(row)} * work.args.whitener_stride[1];
 }
@@ -111,7 +111,7 @@ FASTALIGN_DEVICE int stage_shift(const GaussianWork& work, const W* from) {
 // Starts the copy of rows [row, end) of a location. They are neighbours in memory: one run of
 // vectors, and up to kVec - 1 single entries at either end.
 template <class W>
-FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int64_t location, int row, int end,
+FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int location, int row, int end,
                                  W* stage) {
   const int count = triangle(end) - triangle(row);
   const W* from = factor_rows<W>(work, location, row);
@@ -141,9 +141,9 @@ FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int64_t location, int
 }
 
 // Offset of a location in a map's plane.
-FASTALIGN_DEVICE int64_t plane_offset(const View4& map, int64_t location) {
-  const int64_t row = location / map.size[3];
-  return row * map.stride[2] + (location - row * map.size[3]) * map.stride[3];
+FASTALIGN_DEVICE int64_t plane_offset(const View4& map, int location) {
+  const int width = static_cast<int>(map.size[3]), row = location / width;
+  return row * map.stride[2] + (location - row * width) * map.stride[3];
 }
 
 // Calls visit(channel, place) for all channels of the tile's locations, neighbouring threads at
@@ -200,14 +200,14 @@ FASTALIGN_DEVICE void store_group(float* to, const float (&values)[N]) {
 
 // x - mean of `count` locations and plan.images images, zero behind the last image and channel.
 template <class S, int N>
-FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int64_t location, int count,
-                                         int64_t image, float* deviation) {
+FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location, int count,
+                                         int image, float* deviation) {
   const View4& x = work.args.x;
   const View4& mean = work.args.mean;
   const GaussianPlan& plan = work.plan;
   const int one = plan.images * plan.padded, groups = plan.images / N;
-  const int left =
-      static_cast<int>(x.size[0] - image < plan.images ? x.size[0] - image : int64_t{plan.images});
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int left = batch - image < plan.images ? batch - image : plan.images;
   const S* pixel = nullptr;
   const float* middles = nullptr;
   const auto arrive = [&](int place) {
@@ -241,8 +241,8 @@ FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int64_t locat
 }
 
 template <int N>
-FASTALIGN_DEVICE void load_deviations(const GaussianWork& work, int64_t location, int count,
-                                      int64_t image, float* deviation) {
+FASTALIGN_DEVICE void load_deviations(const GaussianWork& work, int location, int count, int image,
+                                      float* deviation) {
   switch (work.args.x.dtype) {
     case DType::float16:
       return load_deviations_as<Half, N>(work, location, count, image, deviation);

@@ -95,7 +95,7 @@ PairTask<T> pair_task(const PairwiseDistanceArgs& args, const PairPlan& plan,
   task.groups = groups;
   task.batch = static_cast<int>(args.h.batch());
   task.channels = static_cast<int>(args.h.channels());
-  task.width = args.h.width();
+  task.width = static_cast<int>(args.h.width());
   task.pixels = args.h.pixels();
   task.weight = static_cast<float>(1.0 / pair_elements(args));
   task.spill = plan.spilled > 0 ? scratch.spill : nullptr;
@@ -138,6 +138,9 @@ int64_t pairwise_distance_scratch(const PairwiseDistanceArgs& args) {
 Error pairwise_distance(const PairwiseDistanceArgs& args, Stream stream) {
   const PairPlan plan = pair_plan(args, current_device());
   const PairScratch scratch = pair_scratch(args, plan);
+  if (const Error refused = too_large(args.h)) {
+    return refused;
+  }
   GroupOrder groups;
   Error error = enqueue_groups(args.groups, static_cast<int>(args.h.batch()), scratch.groups,
                                stream, &groups);

@@ -181,7 +181,7 @@ struct PairTile {
 };
 
 template <class T, int C, bool Backward>
-FASTALIGN_KERNEL(kPairThreads, 4)
+FASTALIGN_KERNEL(kPairThreads, Backward ? 3 : 4)
 pair_tiles(PairTask<T> task) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const int batch = task.batch, threads = static_cast<int>(blockDim.x);

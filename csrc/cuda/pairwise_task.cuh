@@ -21,8 +21,8 @@ struct PairTask {
   float* value;             // [B, H*W] or null
   double* partial;          // [blocks] or null
   GroupOrder groups;
-  int batch, channels;
-  int64_t width, pixels;
+  int batch, channels, width;
+  int64_t pixels;
   float weight;
   float* spill;  // for what shared memory does not hold, or null
 };

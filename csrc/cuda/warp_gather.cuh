@@ -80,12 +80,12 @@ struct Box {
   int32_t first_x, last_x, first_y, last_y;
 };
 
-FASTALIGN_DEVICE int64_t fixed_at(const FixedRow& row, int64_t x, int64_t y) {
+FASTALIGN_DEVICE int64_t fixed_at(const FixedRow& row, int32_t x, int32_t y) {
   return row.by_x * x + row.by_y * y + row.offset;
 }
 
-FASTALIGN_DEVICE Box box_around(const WarpPlan& plan, const WarpFrame& frame, int64_t u,
-                                int64_t v) {
+FASTALIGN_DEVICE Box box_around(const WarpPlan& plan, const WarpFrame& frame, int32_t u,
+                                int32_t v) {
   const int64_t x = fixed_at(plan.column, u, v), y = fixed_at(plan.row, u, v);
   return {greater(whole_pixels(x - plan.half_width) + 1, 0),
           lesser(whole_pixels(x + plan.half_width), frame.out_width - 1),
@@ -105,9 +105,9 @@ FASTALIGN_DEVICE void visit_candidates(const WarpBackwardParams& p, const WarpPl
   const Folds folds_x = plan.folds_x, folds_y = plan.folds_y;
   RowOfWeights<Nearest> weights(map_x, map_y, column, row);
   for (int32_t fold_y = folds_y.first; fold_y <= folds_y.last; ++fold_y) {
-    const int64_t v = unfolded(row, fold_y, frame.height, span_y);
+    const int32_t v = unfolded(row, fold_y, frame.height, span_y);
     for (int32_t fold_x = folds_x.first; fold_x <= folds_x.last; ++fold_x) {
-      const int64_t u = unfolded(column, fold_x, frame.width, span_x);
+      const int32_t u = unfolded(column, fold_x, frame.width, span_x);
       const Box box = box_around(plan, frame, u, v);
       if (box.first_x > box.last_x || box.first_y > box.last_y) {
         continue;
@@ -153,23 +153,29 @@ FASTALIGN_DEVICE int32_t list_candidates(const WarpBackwardParams& p, const Warp
   return entry + skip;
 }
 
-// Adds an entry of the list to the sums of up to four channels, whose planes lie `plane` bytes
-// apart.
+// Adds two entries of a list, or one if that is the last, to the sums of up to four channels,
+// whose planes lie `plane` bytes apart: eight loads in flight.
 template <class T>
-FASTALIGN_DEVICE void add_planes(const T* grad, int64_t plane, int32_t count, float weight,
-                                 float (&sums)[kChannelBlock]) {
-  const char* bytes = reinterpret_cast<const char*>(grad);
-  float values[kChannelBlock];
+FASTALIGN_DEVICE void add_pair(const char* grad, int64_t plane, int32_t count, int32_t unit,
+                               const Candidate& one, const Candidate& two, bool both,
+                               float (&sums)[kChannelBlock]) {
+  const char* first = grad + static_cast<int64_t>(one.where) * unit;
+  const char* second = grad + static_cast<int64_t>(two.where) * unit;
+  float values[kChannelBlock] = {}, more[kChannelBlock] = {};
 #pragma unroll
   for (int c = 0; c < kChannelBlock; ++c) {
     if (c < count) {
-      values[c] = load_float(reinterpret_cast<const T*>(bytes + c * plane));
+      values[c] = load_float(reinterpret_cast<const T*>(first));
+      more[c] = both ? load_float(reinterpret_cast<const T*>(second)) : 0.0f;
     }
+    first += plane;
+    second += plane;
   }
 #pragma unroll
   for (int c = 0; c < kChannelBlock; ++c) {
     if (c < count) {
-      sums[c] = fmaf(values[c], weight, sums[c]);
+      sums[c] = fmaf(values[c], one.weight, sums[c]);
+      sums[c] = fmaf(more[c], two.weight, sums[c]);
     }
   }
 }
@@ -183,11 +189,13 @@ gather_planes(const WarpBackwardParams p) {
   WarpPlan& plan = *reinterpret_cast<WarpPlan*>(lists + p.capacity * kWarpThreads);
   Candidate* list = lists + thread;
   const int64_t plane_bytes = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
+  const int32_t unit_bytes = p.where_unit * static_cast<int32_t>(sizeof(T));
   const TilePlace place = place_in_plane_tile<T>(thread);
   for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
     const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.dx.size[1]));
     copy_plan(p.scratch, at.image, &plan);
-    const T* grad = plane_at<const T>(p.grad, at.image, at.channel);
+    const char* grad =
+        reinterpret_cast<const char*>(plane_at<const T>(p.grad, at.image, at.channel));
     T* dx = plane_at<T>(p.dx, at.image, at.channel);
     for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
       const int32_t column = at.tile_x * kPlaneTileX + place.x;
@@ -198,7 +206,7 @@ gather_planes(const WarpBackwardParams p) {
         continue;
       }
       T* to = dx + (row * p.dx.stride[2] + column * p.dx.stride[3]);
-      const T* from = grad;
+      const char* from = grad;
       int32_t found = 0;
       for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
         const int32_t count = at.channel_end - c;
@@ -209,11 +217,11 @@ gather_planes(const WarpBackwardParams p) {
             found = list_candidates<Nearest>(p, plan, column, row, list, kWarpThreads, listed);
           }
           const int32_t entries = lesser(found - listed, p.capacity);
-#pragma unroll 2
-          for (int32_t k = 0; k < entries; ++k) {
-            const Candidate one = list[k * kWarpThreads];
-            add_planes(from + static_cast<int64_t>(one.where) * p.where_unit, plane_bytes, count,
-                       one.weight, sums);
+#pragma unroll 1
+          for (int32_t k = 0; k < entries; k += 2) {
+            const bool both = k + 1 < entries;
+            add_pair<T>(from, plane_bytes, count, unit_bytes, list[k * kWarpThreads],
+                        list[(both ? k + 1 : k) * kWarpThreads], both, sums);
           }
           listed += p.capacity;
         } while (listed < found);
@@ -223,7 +231,7 @@ gather_planes(const WarpBackwardParams p) {
             to[k * p.dx.stride[1]] = from_float<T>(sums[k]);
           }
         }
-        from += kChannelBlock * p.grad.stride[1];
+        from += kChannelBlock * plane_bytes;
         to += kChannelBlock * p.dx.stride[1];
       }
     }
@@ -242,7 +250,7 @@ FASTALIGN_DEVICE void add_vector(const T* grad, float weight, float (&sums)[N]) 
 
 // Lanes along channels, which are neighbours in memory, N at a time.
 template <class T, int N, bool Nearest>
-FASTALIGN_KERNEL(kWarpThreads, 3)
+FASTALIGN_KERNEL(kWarpThreads, Nearest ? 2 : 3)
 gather_pixels(const WarpBackwardParams p) {
   FASTALIGN_DYNAMIC_SHARED(Candidate, lists);
   WarpPlan& plan = *reinterpret_cast<WarpPlan*>(lists + p.capacity * kTilePixels);

@@ -49,8 +49,8 @@ FASTALIGN_DEVICE int32_t fold_span(int32_t size, bool align_corners) {
 }
 
 // Where pixel `pixel` of the image lies in copy `fold`, odd copies being mirrored.
-FASTALIGN_DEVICE int64_t unfolded(int32_t pixel, int32_t fold, int32_t size, int32_t span) {
-  const int64_t start = static_cast<int64_t>(fold) * span;
+FASTALIGN_DEVICE int32_t unfolded(int32_t pixel, int32_t fold, int32_t size, int32_t span) {
+  const int32_t start = fold * span;
   return start + ((fold & 1) != 0 ? size - 1 - pixel : pixel);
 }
 
@@ -65,7 +65,9 @@ FASTALIGN_DEVICE bool count_folds(double low, double high, int32_t size, const W
   const double start = frame.align_corners ? 0.0 : -0.5, slack = 1e-4;
   const double first = floor_of((low - start - slack) / span);
   const double last = floor_of((high - start + slack) / span);
-  if (!(first > -1e6 && last < 1e6)) {
+  // Copies of the plane stay below 2^30 pixels.
+  if (!(first > -1e6 && last < 1e6 && magnitude(first - 1) * span < kFixedRange &&
+        magnitude(last + 1) * span < kFixedRange)) {
     return false;
   }
   *folds = {static_cast<int32_t>(first), static_cast<int32_t>(last)};

@@ -23,7 +23,8 @@ CurrentStream current_stream_function() {
 cuda::Stream current_stream(int32_t device) {
   static const CurrentStream function = current_stream_function();
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(function(device, &stream));
+  FASTALIGN_CHECK(function(device, &stream) == AOTI_TORCH_SUCCESS,
+                  "torch gave no current stream of cuda:", device);
   return stream;
 }
 

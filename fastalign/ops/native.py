@@ -8,6 +8,7 @@ for CUDA tensors.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -67,16 +68,21 @@ def _cannot_run(op: str, device: torch.device, dtype: torch.dtype) -> str | None
 def _not_built_for(capability: tuple[int, int]) -> str | None:
     """Why no code in the library runs on GPUs of this compute capability, or None.
 
-    Machine code runs on later minor versions of its own major version; PTX on all later ones.
+    Machine code runs on later minor versions of its own major version, PTX on all later ones, and
+    what was compiled for the special features of one architecture ("90a") there alone.
     """
     from fastalign import _C
 
     targets = _C.cuda_targets().split()
     for target in targets:
-        kind, number = target.split("_")
-        major, minor = int(number[:-1]), int(number[-1])
-        later = (major, minor) <= capability
-        if later and (kind == "compute" or major == capability[0]):
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", target)
+        if found is None:
+            continue
+        compiled = int(found[2]), int(found[3])
+        if compiled == capability:
+            return None
+        portable = found[4] == "" and compiled < capability
+        if portable and (found[1] == "compute" or compiled[0] == capability[0]):
             return None
     return (
         f"the native library was built for {', '.join(targets)} and this GPU has compute "

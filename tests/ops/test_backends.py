@@ -250,3 +250,26 @@ def test_without_triton(monkeypatch):
 def test_stems():
     assert {stem_of(op) for op in SCHEMAS} == set(STEMS)
     assert stem_of("dense_similarity_loss") == stem_of("dense_similarity_backward")
+
+
+@pytest.mark.parametrize(
+    ("targets", "capability", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 9), True),
+        ("sm_80", (9, 0), False),
+        ("sm_80 compute_80", (12, 0), True),
+        ("sm_90a", (9, 0), True),
+        ("sm_90a compute_90a", (10, 0), False),
+        ("sm_100 compute_120", (10, 3), True),
+        ("sm_120", (7, 5), False),
+    ],
+)
+def test_code_for_another_gpu_is_no_code(targets, capability, runs, monkeypatch):
+    library = types.SimpleNamespace(cuda_targets=lambda: targets)
+    monkeypatch.setitem(sys.modules, "fastalign._C", library)
+    monkeypatch.setattr("fastalign._C", library, raising=False)
+    reason = native._not_built_for(capability)
+    assert (reason is None) == runs
+    if not runs:
+        assert f"TORCH_CUDA_ARCH_LIST={capability[0]}.{capability[1]}" in reason
