@@ -133,10 +133,12 @@ def _workers(context: Context) -> dict[str, int]:
 def _suite(context: Context, limit: float) -> list[Job]:
     jobs = []
     for backend, workers in _workers(context).items():
-        command = suite.command(context.python, backend, context.device, workers)
-        stream = context.scratch / f"suite-{backend}.jsonl"
-        env = suite.environment(stream, backend)
-        jobs.append(context.job(f"suite-{backend}", command, limit, env=env))
+        for name, properties in (("suite", False), ("properties", True)):
+            own = 1 if properties else workers
+            command = suite.command(context.python, backend, context.device, own, properties)
+            stream = context.scratch / f"{name}-{backend}.jsonl"
+            env = suite.environment(stream, backend)
+            jobs.append(context.job(f"{name}-{backend}", command, limit, env=env))
     return jobs
 
 
@@ -144,14 +146,14 @@ def _suite_results(context: Context, jobs: list[Job]) -> Found:
     found: Found = {"backends": {}}
     good = True
     for job in jobs:
-        backend = job.name.partition("-")[2]
+        name, _, backend = job.name.partition("-")
         counts = suite.summary(context.scratch / f"{job.name}.jsonl")
         counts["seconds"], counts["stopped"] = round(job.seconds, 1), job.stopped
         if not job.running and counts["passed"] + counts["failed"] == 0:
             counts["error"] = job.tail(800)
             good = False
         good = good and counts["failed"] == 0
-        found["backends"][backend] = counts
+        found["backends"][backend if name == "suite" else f"{backend}, {name}"] = counts
     return {"state": _state(jobs, good), **found}
 
 
