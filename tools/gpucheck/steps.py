@@ -87,7 +87,7 @@ def _build(context: Context, limit: float) -> list[Job]:
 
 def _built(context: Context, jobs: list[Job]) -> Found:
     good = jobs[0].status == 0
-    found: Found = {"state": _state(jobs, good), "architectures": context.archs}
+    found: Found = {"state": _state(jobs, good or jobs[0].stopped), "architectures": context.archs}
     if not good and not jobs[0].running:
         found["error"] = first_errors(jobs[0].tail(20000)) or jobs[0].tail(600)
         library = inplace.ROOT / "fastalign" / "_C.abi3.so"
@@ -149,7 +149,8 @@ def _suite_results(context: Context, jobs: list[Job]) -> Found:
         name, _, backend = job.name.partition("-")
         counts = suite.summary(context.scratch / f"{job.name}.jsonl")
         counts["seconds"], counts["stopped"] = round(job.seconds, 1), job.stopped
-        if not job.running and counts["passed"] + counts["failed"] == 0:
+        ended = not job.running and not job.stopped
+        if ended and counts["passed"] + counts["failed"] == 0:
             counts["error"] = job.tail(800)
             good = False
         good = good and counts["failed"] == 0
@@ -326,7 +327,10 @@ def _demo(context: Context, limit: float) -> list[Job]:
 
 
 def _shown(context: Context, jobs: list[Job]) -> Found:
-    return {"state": _state(jobs, jobs[0].status == 0), "output": jobs[0].tail(1500)}
+    return {
+        "state": _state(jobs, jobs[0].status == 0 or jobs[0].stopped),
+        "output": jobs[0].tail(1500),
+    }
 
 
 STEPS = {
