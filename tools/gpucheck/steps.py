@@ -16,6 +16,8 @@ from gpucheck import environment, inplace, records, sanitizer, suite
 from gpucheck.jobs import Job
 
 Found = dict[str, Any]
+# torch's switch for deterministic algorithms asks for it; products may be slower with it.
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 PASSED, FAILED, STOPPED, SKIPPED = "passed", "failed", "out of time", "skipped"
 
 
@@ -40,8 +42,6 @@ class Context:
             "PYTHONUNBUFFERED": "1",
             "FASTALIGN_BACKEND": "",
             "OMP_NUM_THREADS": "1",
-            # torch's switch for deterministic algorithms asks for it.
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
             # Many processes compile at once here, each of which would start one per core.
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
@@ -137,7 +137,7 @@ def _suite(context: Context, limit: float) -> list[Job]:
             own = 1 if properties else workers
             command = suite.command(context.python, backend, context.device, own, properties)
             stream = context.scratch / f"{name}-{backend}.jsonl"
-            env = suite.environment(stream, backend)
+            env = {**suite.environment(stream, backend), **DETERMINISTIC}
             jobs.append(context.job(f"{name}-{backend}", command, limit, env=env))
     return jobs
 
@@ -158,6 +158,10 @@ def _suite_results(context: Context, jobs: list[Job]) -> Found:
     return {"state": _state(jobs, good), **found}
 
 
+# A lost CUDA context, an abort and a segmentation fault: the process goes on behind the check.
+CHECKS: dict[str, Any] = {"again": {records.AGAIN: 30, -6: 5, -11: 5}, "env": DETERMINISTIC}
+
+
 def _parts(context: Context, most: int) -> int:
     return max(1, min(most, context.cores // 4))
 
@@ -169,8 +173,7 @@ def _shapes(context: Context, limit: float) -> list[Job]:
         out = str(context.scratch / f"{name}.jsonl")
         arguments = ["--device", context.device, "--out", out, "--part", f"{part}/{parts}"]
         arguments += ["--backends", *context.backends]
-        again = {records.AGAIN: 30, -6: 5, -11: 5}
-        jobs.append(context.module(name, "gpucheck.shapes", *arguments, limit=limit, again=again))
+        jobs.append(context.module(name, "gpucheck.shapes", *arguments, limit=limit, **CHECKS))
     return jobs
 
 
@@ -180,10 +183,7 @@ def _behaviour(context: Context, limit: float) -> list[Job]:
         name = f"behaviour-{backend}"
         out = str(context.scratch / f"{name}.jsonl")
         arguments = ["--device", context.device, "--backend", backend, "--out", out]
-        again = {records.AGAIN: 30, -6: 5, -11: 5}
-        jobs.append(
-            context.module(name, "gpucheck.behaviour", *arguments, limit=limit, again=again)
-        )
+        jobs.append(context.module(name, "gpucheck.behaviour", *arguments, limit=limit, **CHECKS))
     return jobs
 
 
