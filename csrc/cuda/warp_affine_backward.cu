@@ -109,7 +109,10 @@ Error theta_sums(WarpBackwardParams p, double* partial, Stream stream) {
   if (layout.pixels) {
     return FASTALIGN_LAUNCH((theta_pixels<T, 1>), grid, block, pixel_bytes, stream, params);
   }
-  return FASTALIGN_LAUNCH((theta_planes<T>), grid, block, plane_bytes, stream, params);
+  if (unit_columns(p.x)) {
+    return FASTALIGN_LAUNCH((theta_planes<T, true>), grid, block, plane_bytes, stream, params);
+  }
+  return FASTALIGN_LAUNCH((theta_planes<T, false>), grid, block, plane_bytes, stream, params);
 }
 
 // Sums of theta's gradient per image; nearest samples do not move with the map.
