@@ -14,7 +14,7 @@ constexpr int64_t kStage = 24 * 1024;           // bytes of a stage of larger fa
 constexpr int64_t kDeviations = 24 * 1024;      // bytes of the tile of deviations, forward
 constexpr int64_t kDeviationsMost = 64 * 1024;  // where two blocks fit a multiprocessor with it
 constexpr int64_t kGradientTile = 48 * 1024;    // bytes of deviations, y and dx, backward
-constexpr int64_t kPartBytes = 32 * 1024;       // least share of a factor that is worth a block
+constexpr int64_t kPartBytes = 16 * 1024;       // least share of a factor that is worth a block
 constexpr int kBlocksPerProcessor = 4;          // that a grid should have at least
 
 struct GaussianLaunch {
