@@ -263,7 +263,7 @@ FASTALIGN_DEVICE float pair_image(const PairLocation<T>& at, int place, float* f
 }
 
 template <class T>
-FASTALIGN_KERNEL(kPairThreads)
+FASTALIGN_KERNEL(kPairThreads, 6)
 pair_any(PairTask<T> task, int64_t tiles) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const int threads = static_cast<int>(blockDim.x);
