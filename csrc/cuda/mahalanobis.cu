@@ -10,10 +10,17 @@ template <class W>
 Error launch_as(const GaussianLaunch& launch, const GaussianWork& work, Stream stream) {
   const dim3 grid(static_cast<unsigned>(launch.blocks), static_cast<unsigned>(work.plan.parts));
   const auto shared = static_cast<size_t>(launch.shared_bytes);
-  return launch.images_per_read == 4 ? FASTALIGN_LAUNCH((mahalanobis_forward<W, 4>), grid,
-                                                        launch.threads, shared, stream, work)
-                                     : FASTALIGN_LAUNCH((mahalanobis_forward<W, 1>), grid,
-                                                        launch.threads, shared, stream, work);
+  switch (launch.images_per_read) {
+    case kManyImages:
+      return FASTALIGN_LAUNCH((mahalanobis_forward<W, kManyImages>), grid, launch.threads, shared,
+                              stream, work);
+    case 4:
+      return FASTALIGN_LAUNCH((mahalanobis_forward<W, 4>), grid, launch.threads, shared, stream,
+                              work);
+    default:
+      return FASTALIGN_LAUNCH((mahalanobis_forward<W, 1>), grid, launch.threads, shared, stream,
+                              work);
+  }
 }
 
 Error forward(const MahalanobisArgs& args, Stream stream) {
@@ -50,6 +57,9 @@ int64_t mahalanobis_scratch(const MahalanobisArgs& args) {
 }
 
 Error mahalanobis(const MahalanobisArgs& args, Stream stream) {
+  if (args.x.size[2] * args.x.size[3] > INT32_MAX - 16) {
+    return kTooManyLocations;  // kernels count them in 32 bits
+  }
   return args.grad.data != nullptr ? mahalanobis_backward(args, stream) : forward(args, stream);
 }
 

@@ -9,7 +9,8 @@
 //
 // A warp multiplies eight rows at once, lanes along the columns, for one image or for four: an
 // entry is read once per four images, a deviation once per eight rows, and the 8 x 4 products of
-// the lanes are summed with 31 shuffles.
+// the lanes are summed with 31 shuffles. From five images on, where a stage is a whole factor, a
+// thread takes a row for eight images instead, and nothing is summed between lanes.
 //
 // A block takes up to eight neighbouring locations, one after the other, and reads their pixels
 // together: in NCHW the channels of one location are H*W apart, and one float of each 32-byte
@@ -20,8 +21,9 @@
 // Bytes it must move: the factors once, H*W C(C+1)/2 entries; x and mean once; 4 B H*W out.
 // At C = 100, 64 x 64, one image: 82.7 MB of float32 factors (41.4 in 16 bits), 3.3 MB the rest.
 // Bytes it moves: from device memory the same, as long as one tile of images holds the batch: the
-// tile has 24 KB, 48 images of 128 channels, 12 of 512; larger batches stream the factors once
-// per tile. Through L2, x and mean cost up to 32 / (locations * bytes per element) times as much.
+// tile has 24 KB (64 where two blocks still fit a multiprocessor): 48 images of 128 channels, 12
+// of 512; larger batches stream the factors once per tile. Through L2, x and mean cost up to 32 /
+// (locations * bytes per element) times as much.
 //
 // Ladder. (1) Naive: a warp per location and image, x - mean formed for every row, 4-byte loads:
 // factors once per image, x C/2 times through L1. (2) Tiled: deviations in shared memory, row
@@ -38,8 +40,9 @@
 
 namespace fastalign::cuda {
 
+// N: images that share the read of an entry; kManyImages only where a stage is a whole factor.
 template <class W, int N>
-FASTALIGN_KERNEL(kGaussianThreads)
+FASTALIGN_KERNEL(kGaussianThreads, kGaussianBlocks)
 mahalanobis_forward(GaussianWork work) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const GaussianPlan& plan = work.plan;
@@ -50,15 +53,16 @@ mahalanobis_forward(GaussianWork work) {
     return reinterpret_cast<W*>(shared + slot * plan.stage_bytes);
   };
 
-  const int64_t batch = work.args.x.size[0], pixels = work.args.x.size[2] * work.args.x.size[3];
-  const int64_t location = int64_t{blockIdx.x} * plan.locations;
-  const int count =
-      static_cast<int>(pixels - location < plan.locations ? pixels - location : plan.locations);
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
+  const int location = static_cast<int>(blockIdx.x) * plan.locations;
+  const int left = static_cast<int>(pixels) - location;
+  const int count = left < plan.locations ? left : plan.locations;
   const int part = static_cast<int>(blockIdx.y);
   const int top = plan.part_row[part], bottom = plan.part_row[part + 1];
 
   clear_sums(plan, sums);
-  for (int64_t image = 0; image < batch; image += plan.images) {
+  for (int image = 0; image < batch; image += plan.images) {
     int place = 0, row = top, end = stage_end(top, bottom, plan.capacity), slot = 0;
     stage_rows(work, location, row, end, stage_at(0));
     end_of_copies();
@@ -75,7 +79,11 @@ mahalanobis_forward(GaussianWork work) {
       __syncthreads();
       const W* staged =
           stage_at(slot) + stage_shift(work, factor_rows<W>(work, location + place, row));
-      whiten<W, N, false>(plan, staged, row, end, deviation + place * one, sums, nullptr);
+      if constexpr (N == kManyImages) {
+        whiten_by_row<W, N>(plan, staged, end, deviation + place * one, sums);
+      } else {
+        whiten<W, N, false>(plan, staged, row, end, deviation + place * one, sums, nullptr);
+      }
       __syncthreads();
       if (done) {
         for (int b = static_cast<int>(threadIdx.x); b < plan.images;
@@ -88,7 +96,7 @@ mahalanobis_forward(GaussianWork work) {
           if (plan.parts == 1) {
             work.args.value[at] = work.args.squared ? sum.plain : length_of(sum);
           } else {
-            float* to = plan.partial + (part * batch * pixels + at) * 3;
+            float* to = plan.partial + (int64_t{part} * batch * pixels + at) * 3;
             to[0] = sum.plain;
             to[1] = sum.reduced;
             to[2] = sum.raised;

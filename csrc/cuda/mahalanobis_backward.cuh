@@ -37,9 +37,9 @@ struct GaussianGradientTile {
 
 // Lengths of the images' y at a location, and the gradients that came for their distances.
 FASTALIGN_DEVICE void read_upstream(const GaussianWork& work, const GaussianGradientTile& tile,
-                                    int64_t location, int64_t image) {
+                                    int location, int image) {
   const View3& grad = work.args.grad;
-  const int64_t width = work.args.x.size[3];
+  const int width = static_cast<int>(work.args.x.size[3]);
   const float* from = static_cast<const float*>(grad.data) + location / width * grad.stride[1] +
                       location % width * grad.stride[2];
   for (int b = static_cast<int>(threadIdx.x); b < work.plan.images;
@@ -53,6 +53,7 @@ FASTALIGN_DEVICE void read_upstream(const GaussianWork& work, const GaussianGrad
 template <int N>
 FASTALIGN_DEVICE void white_gradient(const GaussianWork& work, const GaussianGradientTile& tile) {
   const int channels = static_cast<int>(work.args.x.size[1]);
+#pragma unroll 1
   for (int g = 0; g < work.plan.images / N; ++g) {
     for (int i = static_cast<int>(threadIdx.x); i < channels * N;
          i += static_cast<int>(blockDim.x)) {
@@ -73,9 +74,11 @@ template <class W, int N>
 FASTALIGN_DEVICE void transposed_product(const GaussianWork& work, const GaussianGradientTile& tile,
                                          const W* staged, int row, int end) {
   const int before = triangle(row), lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll 1
   for (int g = 0; g < work.plan.images / N; ++g) {
     const float* white = tile.white + tile_index<N>(work.plan, g, 0);
     float* gradient = tile.gradient + tile_index<N>(work.plan, g, 0);
+#pragma unroll 1
     for (int column = static_cast<int>(threadIdx.x); column - lane < end;
          column += static_cast<int>(blockDim.x)) {
       float sum[N] = {};
@@ -92,6 +95,7 @@ FASTALIGN_DEVICE void transposed_product(const GaussianWork& work, const Gaussia
       };
       int i = row > column - lane ? row : column - lane;
       const int square = column - lane + 31 < end ? column - lane + 31 : end;
+#pragma unroll 1
       for (; i < square; ++i) {
         add(i, Constant<true>{});
       }
@@ -113,7 +117,7 @@ FASTALIGN_DEVICE void transposed_product(const GaussianWork& work, const Gaussia
 // dL of one location, a warp per four rows, lanes along the columns.
 template <class W, int N>
 FASTALIGN_DEVICE void factor_gradient(const GaussianWork& work, const GaussianGradientTile& tile,
-                                      const float* deviation, int64_t location, int64_t image) {
+                                      const float* deviation, int location, int image) {
   const GaussianPlan& plan = work.plan;
   const int channels = static_cast<int>(work.args.x.size[1]);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -123,9 +127,12 @@ FASTALIGN_DEVICE void factor_gradient(const GaussianWork& work, const GaussianGr
   float* sums = sizeof(W) == sizeof(float) ? reinterpret_cast<float*>(out)
                                            : plan.factor_sums + location * size;
   const bool first = image == 0, last = image + plan.images >= work.args.x.size[0];
+#pragma unroll 1
   for (int top = warp * kOuterRows; top < channels; top += step) {
+#pragma unroll 1
     for (int column = lane; column - lane < top + kOuterRows; column += 32) {
       float outer[kOuterRows] = {};
+#pragma unroll 1
       for (int g = 0; g < plan.images / N; ++g) {
         const float* group = deviation + tile_index<N>(plan, g, 0);
         const float* white = tile.white + tile_index<N>(plan, g, 0);
@@ -160,41 +167,48 @@ FASTALIGN_DEVICE void factor_gradient(const GaussianWork& work, const GaussianGr
 // Writes the gradients by x of the tile's locations, and minus their sums over the images.
 template <class S, int N>
 FASTALIGN_DEVICE void write_gradients_as(const GaussianWork& work, const float* gradient,
-                                         int64_t location, int count, int64_t image) {
+                                         int location, int count, int image) {
   const MahalanobisArgs& args = work.args;
   const View4& dx = args.dx;
   const GaussianPlan& plan = work.plan;
   const int one = plan.images * plan.padded;
-  const int64_t pixels = args.x.size[2] * args.x.size[3], batch = args.x.size[0];
-  const int left =
-      static_cast<int>(batch - image < plan.images ? batch - image : int64_t{plan.images});
-  for_each_channel(plan, dx.data != nullptr ? dx : args.x, count, [&](int c, int place) {
+  const int64_t pixels = args.x.size[2] * args.x.size[3];
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int left = batch - image < plan.images ? batch - image : plan.images;
+  S* pixel = nullptr;
+  const auto arrive = [&](int place) {
+    pixel = static_cast<S*>(dx.data) + image * dx.stride[0] +
+            (dx.data != nullptr ? plane_offset(dx, location + place) : 0);
+  };
+  for_each_channel(plan, dx.data != nullptr ? dx : args.x, count, arrive, [&](int c, int place) {
     const float* from = gradient + place * one;
+    S* to = pixel + c * dx.stride[1];
     float sum = 0.0f;
+#pragma unroll 1
     for (int g = 0; g < plan.images / N; ++g) {
-      const Vec<float, N> values = load_vec<N>(from + tile_index<N>(plan, g, c));
+      float values[N];
+      load_group(from + tile_index<N>(plan, g, c), values);
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         const int b = g * N + n;
         if (b < left) {
           sum += values[n];
           if (dx.data != nullptr) {
-            static_cast<S*>(dx.data)[(image + b) * dx.stride[0] + c * dx.stride[1] +
-                                     plane_offset(dx, location + place)] = from_float<S>(values[n]);
+            to[b * dx.stride[0]] = from_float<S>(values[n]);
           }
         }
       }
     }
     if (args.dmean != nullptr) {
-      float& to = args.dmean[c * pixels + location + place];
-      to = image == 0 ? -sum : to - sum;
+      float& mean = args.dmean[c * pixels + location + place];
+      mean = image == 0 ? -sum : mean - sum;
     }
   });
 }
 
 template <int N>
-FASTALIGN_DEVICE void write_gradients(const GaussianWork& work, const float* gradient,
-                                      int64_t location, int count, int64_t image) {
+FASTALIGN_DEVICE void write_gradients(const GaussianWork& work, const float* gradient, int location,
+                                      int count, int image) {
   switch (work.args.x.dtype) {
     case DType::float16:
       return write_gradients_as<Half, N>(work, gradient, location, count, image);
@@ -208,7 +222,7 @@ FASTALIGN_DEVICE void write_gradients(const GaussianWork& work, const float* gra
 // Once L d of a location is complete: g, and with it dL.
 template <class W, int N>
 FASTALIGN_DEVICE void finish_white(const GaussianWork& work, const GaussianGradientTile& tile,
-                                   const float* deviation, int64_t location, int64_t image) {
+                                   const float* deviation, int location, int image) {
   __syncthreads();
   read_upstream(work, tile, location, image);
   __syncthreads();
@@ -219,8 +233,26 @@ FASTALIGN_DEVICE void finish_white(const GaussianWork& work, const GaussianGradi
   }
 }
 
+// Rows in the order in which they are staged: of each location first all rows for L d, then, unless
+// one stage held them or nobody wants L^T g, all rows again.
+struct Position {
+  int place, row, end;
+  bool again;
+};
+
+FASTALIGN_DEVICE Position following(const GaussianPlan& plan, const Position& at, int channels,
+                                    bool by_x) {
+  Position next{at.place, at.end, 0, at.again};
+  if (at.end == channels) {
+    const bool done = at.again || at.row == 0 || !by_x;
+    next = Position{done ? at.place + 1 : at.place, 0, 0, !done};
+  }
+  next.end = stage_end(next.row, channels, plan.capacity);
+  return next;
+}
+
 template <class W, int N>
-FASTALIGN_KERNEL(kGaussianThreads)
+FASTALIGN_KERNEL(kGaussianThreads, kGaussianBlocks)
 mahalanobis_gradients(GaussianWork work) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const GaussianPlan& plan = work.plan;
@@ -236,31 +268,26 @@ mahalanobis_gradients(GaussianWork work) {
     return reinterpret_cast<W*>(shared + slot * plan.stage_bytes);
   };
 
-  const int64_t batch = work.args.x.size[0], pixels = work.args.x.size[2] * work.args.x.size[3];
-  const int64_t location = int64_t{blockIdx.x} * plan.locations;
-  const int count =
-      static_cast<int>(pixels - location < plan.locations ? pixels - location : plan.locations);
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
+  const int location = static_cast<int>(blockIdx.x) * plan.locations;
+  const int left = static_cast<int>(pixels) - location;
+  const int count = left < plan.locations ? left : plan.locations;
   const int channels = static_cast<int>(work.args.x.size[1]);
   const bool by_x = work.args.dx.data != nullptr || work.args.dmean != nullptr;
-  const bool whole = triangle(channels) <= plan.capacity;
 
   clear_sums(plan, tile.sums);
-  for (int64_t image = 0; image < batch; image += plan.images) {
-    // Of each location first L d of all rows; then, unless one stage holds them, the rows again.
-    int place = 0, row = 0, end = stage_end(0, channels, plan.capacity), slot = 0;
-    bool again = false;
-    stage_rows(work, location, row, end, stage_at(0));
+  for (int image = 0; image < batch; image += plan.images) {
+    Position at{0, 0, stage_end(0, channels, plan.capacity), false};
+    int slot = 0;
+    stage_rows(work, location, at.row, at.end, stage_at(0));
     end_of_copies();
     load_deviations<N>(work, location, count, image, tile.deviation);
-    while (place < count) {
-      const bool pass_done = end == channels;
-      const bool place_done = pass_done && (again || whole || !by_x);
-      const int next_place = place_done ? place + 1 : place, next_row = pass_done ? 0 : end;
-      const bool next_again = pass_done ? !place_done : again;
-      const int next_end = stage_end(next_row, channels, plan.capacity);
+    while (at.place < count) {
       if (plan.stages == 2) {
-        if (next_place < count) {
-          stage_rows(work, location + next_place, next_row, next_end, stage_at(slot ^ 1));
+        const Position next = following(plan, at, channels, by_x);
+        if (next.place < count) {
+          stage_rows(work, location + next.place, next.row, next.end, stage_at(slot ^ 1));
         }
         end_of_copies();
         wait_for_copies<false>();
@@ -269,30 +296,31 @@ mahalanobis_gradients(GaussianWork work) {
       }
       __syncthreads();
       const W* staged =
-          stage_at(slot) + stage_shift(work, factor_rows<W>(work, location + place, row));
-      float* deviation = tile.deviation + place * one;
-      if (!again) {
-        whiten<W, N, true>(plan, staged, row, end, deviation, tile.sums, tile.white);
-        if (pass_done) {
-          finish_white<W, N>(work, tile, deviation, location + place, image);
+          stage_at(slot) + stage_shift(work, factor_rows<W>(work, location + at.place, at.row));
+      float* deviation = tile.deviation + at.place * one;
+      if (!at.again) {
+        whiten<W, N, true>(plan, staged, at.row, at.end, deviation, tile.sums, tile.white);
+        if (at.end == channels) {
+          finish_white<W, N>(work, tile, deviation, location + at.place, image);
         }
       }
-      if (by_x && (again || whole)) {
-        transposed_product<W, N>(work, tile, staged, row, end);
+      if (by_x && (at.again || at.end - at.row == channels)) {
+        transposed_product<W, N>(work, tile, staged, at.row, at.end);
       }
       __syncthreads();
-      if (place_done && by_x) {
+      const Position next = following(plan, at, channels, by_x);
+      if (next.place != at.place && by_x) {
         for (int i = static_cast<int>(threadIdx.x); i < one; i += static_cast<int>(blockDim.x)) {
           deviation[i] = tile.gradient[i];
         }
       }
       if (plan.stages == 1) {
-        if (next_place < count) {
-          stage_rows(work, location + next_place, next_row, next_end, stage_at(0));
+        if (next.place < count) {
+          stage_rows(work, location + next.place, next.row, next.end, stage_at(0));
         }
         end_of_copies();
       }
-      place = next_place, row = next_row, end = next_end, again = next_again;
+      at = next;
       slot ^= plan.stages - 1;
     }
     __syncthreads();

@@ -9,16 +9,17 @@
 
 namespace fastalign::cuda {
 
-constexpr int64_t kWholeFactor = 32 * 1024;   // bytes up to which a stage is a whole factor
-constexpr int64_t kStage = 24 * 1024;         // bytes of a stage of larger factors
-constexpr int64_t kDeviations = 24 * 1024;    // bytes of the tile of deviations, forward
-constexpr int64_t kGradientTile = 48 * 1024;  // bytes of deviations, y and dx, backward
-constexpr int64_t kPartBytes = 32 * 1024;     // least share of a factor that is worth a block
-constexpr int kBlocksPerProcessor = 4;        // that a grid should have at least
+constexpr int64_t kWholeFactor = 32 * 1024;     // bytes up to which a stage is a whole factor
+constexpr int64_t kStage = 24 * 1024;           // bytes of a stage of larger factors
+constexpr int64_t kDeviations = 24 * 1024;      // bytes of the tile of deviations, forward
+constexpr int64_t kDeviationsMost = 64 * 1024;  // where two blocks fit a multiprocessor with it
+constexpr int64_t kGradientTile = 48 * 1024;    // bytes of deviations, y and dx, backward
+constexpr int64_t kPartBytes = 16 * 1024;       // least share of a factor that is worth a block
+constexpr int kBlocksPerProcessor = 4;          // that a grid should have at least
 
 struct GaussianLaunch {
   GaussianPlan plan;
-  int images_per_read;  // 1 or 4
+  int images_per_read;  // 1, 4 or kManyImages
   int threads;
   int64_t blocks;
   int64_t shared_bytes;  // 0: does not fit this device
@@ -80,10 +81,13 @@ inline GaussianLaunch plan_gaussian(const MahalanobisArgs& args, const Device& d
   launch.threads = at_most(plan.padded, kGaussianThreads);
 
   // One image where four do not fit; whole factors in one stage or two before parts of them.
-  for (int per_read : {batch == 1 ? 1 : 4, 1}) {
+  const bool by_row = !backward && batch > 4 && size * each <= kWholeFactor;
+  const int64_t spare = device.shared_bytes / 2 - 2 * at_most(size * each, kWholeFactor);
+  const int64_t deviations = at_most(at_least(spare, kDeviations), kDeviationsMost);
+  for (int per_read : {batch == 1 ? 1 : by_row ? kManyImages : 4, 1}) {
     launch.images_per_read = per_read;
     const int64_t image_bytes = int64_t{plan.padded} * 4;
-    const int64_t budget = backward ? kGradientTile / 3 : kDeviations;
+    const int64_t budget = backward ? kGradientTile / 3 : deviations;
     const int64_t fit = at_least<int64_t>(budget / image_bytes / per_read, 1);
     plan.images = static_cast<int>(at_most(ceil_div(batch, per_read), fit)) * per_read;
     plan.locations = 8;
@@ -104,7 +108,9 @@ inline GaussianLaunch plan_gaussian(const MahalanobisArgs& args, const Device& d
       }
       launch.shared_bytes = 0;
     }
-    for (int64_t bytes = kStage; launch.shared_bytes == 0 && bytes >= kStage / 4; bytes /= 2) {
+    const bool divisible = per_read != kManyImages;
+    for (int64_t bytes = kStage; divisible && launch.shared_bytes == 0 && bytes >= kStage / 4;
+         bytes /= 2) {
       plan.stages = 2;
       const int64_t tiles = at_most(kRowTile * channels, kWholeFactor / each);
       set_capacity(plan, at_least(at_least(bytes / each, bytes == kStage ? tiles : 0), channels),
@@ -119,6 +125,9 @@ inline GaussianLaunch plan_gaussian(const MahalanobisArgs& args, const Device& d
     }
   }
 
+  while (1 << plan.location_bits < plan.locations) {
+    ++plan.location_bits;
+  }
   launch.blocks = ceil_div(pixels, plan.locations);
   int64_t parts = 1;
   if (!backward && launch.blocks * 2 < wanted_blocks) {

@@ -12,15 +12,18 @@
 namespace fastalign::cuda {
 
 constexpr int kGaussianThreads = 128;  // at most; fewer for fewer channels
+constexpr int kGaussianBlocks = 5;     // of a multiprocessor; more would cost spilled registers
 constexpr int kRowTile = 8;            // rows of the factor that a warp multiplies at once
+constexpr int kManyImages = 8;         // that a thread takes at once where it has a whole row
 constexpr int kMaxParts = 32;
 
 // How a launch is cut; chosen by the launcher (mahalanobis_plan.h), the same for all blocks.
 struct GaussianPlan {
-  int padded;     // channels, rounded up to a warp
-  int locations;  // neighbouring locations of a block: 1, 2, 4 or 8
-  int images;     // of a tile, a multiple of the images that share a read of an entry
-  int capacity;   // entries of a stage
+  int padded;         // channels, rounded up to a warp
+  int locations;      // neighbouring locations of a block: 1, 2, 4 or 8
+  int location_bits;  // their logarithm
+  int images;         // of a tile, a multiple of the images that share a read of an entry
+  int capacity;       // entries of a stage
   int stage_bytes;
   int stages;                   // 2: the next rows travel while these are multiplied
   int parts;                    // blocks that share the rows of a location; forward only
@@ -91,7 +94,7 @@ FASTALIGN_DEVICE int stage_end(int row, int last, int capacity) {
 }
 
 template <class W>
-FASTALIGN_DEVICE const W* factor_rows(const GaussianWork& work, int64_t location, int row) {
+FASTALIGN_DEVICE const W* factor_rows(const GaussianWork& work, int location, int row) {
   return static_cast<const W*>(work.args.whitener) + location * work.args.whitener_stride[0] +
          int64_t{triangle(row)} * work.args.whitener_stride[1];
 }
@@ -108,7 +111,7 @@ FASTALIGN_DEVICE int stage_shift(const GaussianWork& work, const W* from) {
 // Starts the copy of rows [row, end) of a location. They are neighbours in memory: one run of
 // vectors, and up to kVec - 1 single entries at either end.
 template <class W>
-FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int64_t location, int row, int end,
+FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int location, int row, int end,
                                  W* stage) {
   const int count = triangle(end) - triangle(row);
   const W* from = factor_rows<W>(work, location, row);
@@ -137,26 +140,28 @@ FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int64_t location, int
   }
 }
 
+// Offset of a location in a map's plane.
+FASTALIGN_DEVICE int64_t plane_offset(const View4& map, int location) {
+  const int width = static_cast<int>(map.size[3]), row = location / width;
+  return row * map.stride[2] + (location - row * width) * map.stride[3];
+}
+
 // Calls visit(channel, place) for all channels of the tile's locations, neighbouring threads at
-// neighbouring addresses of a tensor with these strides.
-template <class Visit>
+// neighbouring addresses of a tensor like this one; arrive(place) goes before a place's channels.
+template <class Arrive, class Visit>
 FASTALIGN_DEVICE void for_each_channel(const GaussianPlan& plan, const View4& like, int count,
-                                       Visit&& visit) {
+                                       Arrive&& arrive, Visit&& visit) {
   const int channels = static_cast<int>(like.size[1]);
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const bool by_channel = plan.locations == 1 || like.stride[1] == 1;
-  const int width = by_channel ? 1 : plan.locations;
-  for (int place = thread % width; place < count; place += width) {
-    for (int c = thread / width; c < channels; c += threads / width) {
+  const int bits = like.stride[1] == 1 ? 0 : plan.location_bits;
+#pragma unroll 1
+  for (int place = thread & ((1 << bits) - 1); place < count; place += 1 << bits) {
+    arrive(place);
+#pragma unroll 1
+    for (int c = thread >> bits; c < channels; c += threads >> bits) {
       visit(c, place);
     }
   }
-}
-
-// Offset of a location in a map's plane.
-FASTALIGN_DEVICE int64_t plane_offset(const View4& map, int64_t location) {
-  const int64_t width = map.size[3];
-  return location / width * map.stride[2] + location % width * map.stride[3];
 }
 
 // Deviations and what becomes of them lie as [group of N images][padded channels][N]: one vector
@@ -166,35 +171,62 @@ FASTALIGN_DEVICE int tile_index(const GaussianPlan& plan, int group, int channel
   return (group * plan.padded + channel) * N;
 }
 
+template <int N>
+FASTALIGN_DEVICE void load_group(const float* from, float (&values)[N]) {
+  constexpr int width = N < 4 ? N : 4;
+#pragma unroll
+  for (int n = 0; n < N; n += width) {
+    const Vec<float, width> part = load_vec<width>(from + n);
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      values[n + i] = part[i];
+    }
+  }
+}
+
+template <int N>
+FASTALIGN_DEVICE void store_group(float* to, const float (&values)[N]) {
+  constexpr int width = N < 4 ? N : 4;
+#pragma unroll
+  for (int n = 0; n < N; n += width) {
+    Vec<float, width> part;
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      part[i] = values[n + i];
+    }
+    store_vec(to + n, part);
+  }
+}
+
 // x - mean of `count` locations and plan.images images, zero behind the last image and channel.
 template <class S, int N>
-FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int64_t location, int count,
-                                         int64_t image, float* deviation) {
+FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location, int count,
+                                         int image, float* deviation) {
   const View4& x = work.args.x;
   const View4& mean = work.args.mean;
   const GaussianPlan& plan = work.plan;
   const int one = plan.images * plan.padded, groups = plan.images / N;
-  int64_t in_x = 0, in_mean = 0;
-  int known = -1;
-  for_each_channel(plan, x, count, [&](int c, int place) {
-    if (place != known) {
-      in_x = plane_offset(x, location + place);
-      in_mean = plane_offset(mean, location + place);
-      known = place;
-    }
-    const float middle = static_cast<const float*>(mean.data)[in_mean + c * mean.stride[1]];
-    const S* from = static_cast<const S*>(x.data) + in_x + c * x.stride[1] + image * x.stride[0];
-    const int left = static_cast<int>(x.size[0] - image < plan.images ? x.size[0] - image
-                                                                      : int64_t{plan.images});
+  const int batch = static_cast<int>(work.args.x.size[0]);
+  const int left = batch - image < plan.images ? batch - image : plan.images;
+  const S* pixel = nullptr;
+  const float* middles = nullptr;
+  const auto arrive = [&](int place) {
+    pixel = static_cast<const S*>(x.data) + image * x.stride[0] + plane_offset(x, location + place);
+    middles = static_cast<const float*>(mean.data) + plane_offset(mean, location + place);
+  };
+  for_each_channel(plan, x, count, arrive, [&](int c, int place) {
+    const float middle = middles[c * mean.stride[1]];
+    const S* from = pixel + c * x.stride[1];
     float* to = deviation + place * one;
+#pragma unroll 1
     for (int g = 0; g < groups; ++g) {
-      Vec<float, N> values;
+      float values[N];
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         const int b = g * N + n;
         values[n] = b < left ? to_float(from[b * x.stride[0]]) - middle : 0.0f;
       }
-      store_vec(to + tile_index<N>(plan, g, c), values);
+      store_group(to + tile_index<N>(plan, g, c), values);
     }
   });
   const int channels = static_cast<int>(x.size[1]), behind = plan.padded - channels;
@@ -209,8 +241,8 @@ FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int64_t locat
 }
 
 template <int N>
-FASTALIGN_DEVICE void load_deviations(const GaussianWork& work, int64_t location, int count,
-                                      int64_t image, float* deviation) {
+FASTALIGN_DEVICE void load_deviations(const GaussianWork& work, int location, int count, int image,
+                                      float* deviation) {
   switch (work.args.x.dtype) {
     case DType::float16:
       return load_deviations_as<Half, N>(work, location, count, image, deviation);
@@ -269,14 +301,17 @@ FASTALIGN_DEVICE void whiten(const GaussianPlan& plan, const W* staged, int row,
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int warps = static_cast<int>(blockDim.x / 32);
   const int before = triangle(row);
+#pragma unroll 1
   for (int g = 0; g < plan.images / N; ++g) {
     const float* columns = deviation + tile_index<N>(plan, g, 0);
     Squares total{0.0f, 0.0f, 0.0f};
+#pragma unroll 1
     for (int top = row + warp * kRowTile; top < end; top += warps * kRowTile) {
       float products[kRowTile * N] = {};
       const W* entries = staged + triangle(top) - before;
       const auto multiply = [&](int column, auto guarded) {
-        const Vec<float, N> d = load_vec<N>(columns + column * N);
+        float d[N];
+        load_group(columns + column * N, d);
 #pragma unroll
         for (int k = 0; k < kRowTile; ++k) {
           // Row top + k starts k * top + triangle(k) entries behind row top.
@@ -298,6 +333,7 @@ FASTALIGN_DEVICE void whiten(const GaussianPlan& plan, const W* staged, int row,
         }
       }
       const int last = top + kRowTile < end ? top + kRowTile : end;
+#pragma unroll 1
       for (; column - lane < last; column += 32) {
         multiply(column, Constant<true>{});
       }
@@ -323,6 +359,62 @@ FASTALIGN_DEVICE void whiten(const GaussianPlan& plan, const W* staged, int row,
       slot.plain += total.plain;
       slot.reduced += total.reduced;
       slot.raised += total.raised;
+    }
+  }
+}
+
+// The same for a whole staged factor and many images: a thread per row, the deviations of a column
+// the same for all of them. No products to add between lanes, which is half the work above; the
+// lanes' entries lie T(row) + column apart, and 32 triangular numbers T are a permutation modulo
+// 32: every lane finds a bank of its own.
+template <class W, int N>
+FASTALIGN_DEVICE void whiten_by_row(const GaussianPlan& plan, const W* staged, int rows,
+                                    const float* deviation, Squares* sums) {
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+#pragma unroll 1
+  for (int g = 0; g < plan.images / N; ++g) {
+    const float* columns = deviation + tile_index<N>(plan, g, 0);
+#pragma unroll 1
+    for (int top = warp * 32; top < rows; top += static_cast<int>(blockDim.x)) {
+      const int row = top + lane < rows ? top + lane : rows - 1;
+      const W* entries = staged + triangle(row);
+      float y[N] = {};
+      const auto multiply = [&](int column, auto guarded) {
+        const float entry =
+            !decltype(guarded)::value || column <= row ? to_float(entries[column]) : 0.0f;
+        float d[N];
+        load_group(columns + column * N, d);
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          y[n] = fmaf(entry, d[n], y[n]);
+        }
+      };
+#pragma unroll 4
+      for (int column = 0; column < top; ++column) {
+        multiply(column, Constant<false>{});
+      }
+      const int last = top + 32 < rows ? top + 32 : rows;
+#pragma unroll 1
+      for (int column = top; column < last; ++column) {
+        multiply(column, Constant<true>{});
+      }
+      float plain[N], reduced[N], raised[N];
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const float mine = top + lane < rows ? y[n] : 0.0f;
+        const float low = mine * kReduce, high = mine * kRaise;
+        plain[n] = mine * mine;
+        reduced[n] = low * low;
+        raised[n] = high * high;
+      }
+      const Squares total{sum_over_warp(plain), sum_over_warp(reduced), sum_over_warp(raised)};
+      constexpr int sharing = 32 / N;  // lanes that were left with the same image
+      if (lane % sharing == 0) {
+        Squares& slot = sums[warp * plan.images + g * N + lane / sharing];
+        slot.plain += total.plain;
+        slot.reduced += total.reduced;
+        slot.raised += total.raised;
+      }
     }
   }
 }

@@ -8,14 +8,19 @@ template <class T, bool Nearest>
 Error launch_planes(WarpParams p, Stream stream) {
   p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(),
                          kPlaneTileX, kPlaneTileY, 16, current_device());
-  return FASTALIGN_LAUNCH((warp_planes<T, Nearest>), grid_of(p.tiling), dim3(kWarpThreads),
-                          sizeof(WarpMap), stream, p);
+  const dim3 grid = grid_of(p.tiling), block(kWarpThreads);
+  if (unit_columns(p.x)) {
+    return FASTALIGN_LAUNCH((warp_planes<T, Nearest, true>), grid, block, sizeof(WarpMap), stream,
+                            p);
+  }
+  return FASTALIGN_LAUNCH((warp_planes<T, Nearest, false>), grid, block, sizeof(WarpMap), stream,
+                          p);
 }
 
 template <class T, int N, bool Nearest>
 Error launch_pixels(WarpParams p, Stream stream) {
   p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), kPixelTile,
-                         kPixelTile, 32 * N, current_device());
+                         kPixelTile, 16 * N, current_device());
   p.tiling.lanes_per_pixel = lanes_for(ceil_div(p.tiling.chunk, N));
   return FASTALIGN_LAUNCH((warp_pixels<T, N, Nearest>), grid_of(p.tiling), dim3(kWarpThreads),
                           sizeof(StoredSample) * kTilePixels + sizeof(WarpMap), stream, p);

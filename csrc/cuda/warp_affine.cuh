@@ -28,43 +28,24 @@ struct WarpParams {
   WarpTiling tiling;
 };
 
-struct PlaneTaps {
-  int64_t offset;        // of the upper left tap
-  int64_t right, below;  // steps to the next column and row
-  float weight[4];       // upper left, upper right, lower left, lower right
-  TapsInside inside;
-};
-
 // Up to four channels of one output pixel. `Checked`: some tap of some lane lies outside.
-template <class T, bool Nearest, bool Checked>
-FASTALIGN_DEVICE void sample_channels(const T* x, int64_t x_channel, T* out, int64_t out_channel,
-                                      const PlaneTaps& taps, int32_t count, bool active) {
-  constexpr int kTaps = Nearest ? 1 : 4;
-  const int64_t offsets[4] = {0, taps.right, taps.below, taps.below + taps.right};
-  const bool inside[4] = {taps.inside.top && taps.inside.left, taps.inside.top && taps.inside.right,
-                          taps.inside.low && taps.inside.left,
-                          taps.inside.low && taps.inside.right};
-  float values[kChannelBlock][kTaps];
-#pragma unroll
-  for (int c = 0; c < kChannelBlock; ++c) {
-#pragma unroll
-    for (int k = 0; k < kTaps; ++k) {
-      values[c][k] = 0.0f;
-      if (c < count && (!Checked || inside[k])) {
-        values[c][k] = to_float(x[c * x_channel + offsets[k]]);
-      }
-    }
-  }
+template <class T, bool Nearest, bool Checked, bool Unit>
+FASTALIGN_DEVICE void sample_channels(const char* from, const QuadSteps<T, Unit>& steps,
+                                      const bool (&exists)[4], const float (&weight)[4], char* to,
+                                      int64_t to_plane, int32_t count, bool active) {
+  float values[kChannelBlock][4];
+  load_quads<T, Nearest, Checked>(from, steps, exists, count, values);
 #pragma unroll
   for (int c = 0; c < kChannelBlock; ++c) {
     if (c < count && active) {
-      float sum = values[c][0] * taps.weight[0];
+      float sum = values[c][0] * weight[0];
 #pragma unroll
-      for (int k = 1; k < kTaps; ++k) {
-        sum = fmaf(values[c][k], taps.weight[k], sum);
+      for (int k = 1; k < (Nearest ? 1 : 4); ++k) {
+        sum = fmaf(values[c][k], weight[k], sum);
       }
-      out[c * out_channel] = from_float<T>(sum);
+      *reinterpret_cast<T*>(to) = from_float<T>(sum);
     }
+    to += to_plane;
   }
 }
 
@@ -83,11 +64,13 @@ FASTALIGN_DEVICE void set_weights(const WarpSample& sample, float (&weight)[4]) 
 }
 
 // Lanes along pixels, any strides.
-template <class T, bool Nearest>
+template <class T, bool Nearest, bool Unit>
 FASTALIGN_KERNEL(kWarpThreads, 4)
 warp_planes(const WarpParams p) {
   FASTALIGN_DYNAMIC_SHARED(WarpMap, map);
   const TilePlace place = place_in_plane_tile<T>(static_cast<int>(threadIdx.x));
+  const QuadSteps<T, Unit> steps(p.x);
+  const int64_t out_plane = p.out.stride[1] * static_cast<int64_t>(sizeof(T));
   for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
     const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.x.size[1]));
     prepare_map(p.theta, at.image, p.frame, map);
@@ -101,26 +84,26 @@ warp_planes(const WarpParams p) {
       const int32_t oy = lesser(wanted_y, p.frame.out_height - 1);
       const bool active = ox == wanted_x && oy == wanted_y;
       const WarpSample sample = sample_at(*map, p.frame, ox, oy);
-      PlaneTaps taps;
-      set_weights<Nearest>(sample, taps.weight);
-      taps.right = p.x.stride[3];
-      taps.below = p.x.stride[2];
-      taps.inside = taps_inside(sample.x.pixel, sample.y.pixel, p.frame);
-      const bool whole = Nearest ? taps.inside.left && taps.inside.top : taps.inside.all();
-      const bool interior = __all_sync(kAllLanes, whole);
-      const T* from = x + (sample.y.pixel * p.x.stride[2] + sample.x.pixel * p.x.stride[3]);
-      T* to = out + (oy * p.out.stride[2] + ox * p.out.stride[3]);
+      float weight[4];
+      set_weights<Nearest>(sample, weight);
+      const TapsInside inside = taps_inside(sample.x.pixel, sample.y.pixel, p.frame);
+      bool exists[4];
+      inside.each(exists);
+      const bool interior = __all_sync(kAllLanes, Nearest ? exists[0] : inside.all());
+      const char* from = reinterpret_cast<const char*>(
+          x + (sample.y.pixel * p.x.stride[2] + sample.x.pixel * p.x.stride[3]));
+      char* to = reinterpret_cast<char*>(out + (oy * p.out.stride[2] + ox * p.out.stride[3]));
       for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
         const int32_t count = at.channel_end - c;
         if (interior) {
-          sample_channels<T, Nearest, false>(from, p.x.stride[1], to, p.out.stride[1], taps, count,
+          sample_channels<T, Nearest, false>(from, steps, exists, weight, to, out_plane, count,
                                              active);
         } else {
-          sample_channels<T, Nearest, true>(from, p.x.stride[1], to, p.out.stride[1], taps, count,
+          sample_channels<T, Nearest, true>(from, steps, exists, weight, to, out_plane, count,
                                             active);
         }
-        from += kChannelBlock * p.x.stride[1];
-        to += kChannelBlock * p.out.stride[1];
+        from += kChannelBlock * steps.plane;
+        to += kChannelBlock * out_plane;
       }
     }
     __syncthreads();  // the next task's map overwrites this one
@@ -136,11 +119,9 @@ struct alignas(16) StoredSample {
 // N channels of one output pixel: all loads first, then the arithmetic.
 template <int N, bool Nearest, class T>
 FASTALIGN_DEVICE Vec<T, N> sample_vector(const T* from, int64_t right, int64_t below,
-                                         const TapsInside& inside, const float (&weight)[4]) {
+                                         const bool (&exists)[4], const float (&weight)[4]) {
   constexpr int kTaps = Nearest ? 1 : 4;
   const int64_t offsets[4] = {0, right, below, below + right};
-  const bool exists[4] = {inside.top && inside.left, inside.top && inside.right,
-                          inside.low && inside.left, inside.low && inside.right};
   Vec<T, N> taps[kTaps];
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
@@ -190,12 +171,13 @@ warp_pixels(const WarpParams p) {
         const StoredSample s = samples[pixel];
         float weight[4];
         set_weights<Nearest>({{0, s.right, 0.0f, 0}, {0, s.low, 0.0f, 0}}, weight);
-        const TapsInside inside = taps_inside(s.column, s.row, p.frame);
+        bool exists[4];
+        taps_inside(s.column, s.row, p.frame).each(exists);
         const T* from = x + (s.row * p.x.stride[2] + s.column * p.x.stride[3]);
         T* to = out + (oy * p.out.stride[2] + ox * p.out.stride[3]);
         for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
           store_vec(to + c, sample_vector<N, Nearest>(from + c, p.x.stride[3], p.x.stride[2],
-                                                      inside, weight));
+                                                      exists, weight));
         }
       }
       __syncthreads();

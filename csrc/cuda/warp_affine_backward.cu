@@ -2,6 +2,8 @@
 // and, where that does not do, swept (warp_sweep.cuh), then theta's (warp_theta.cuh).
 //
 // Scratch: plans, then the sums of the tasks of theta's gradient.
+#include <numeric>
+
 #include "warp_gather.cuh"
 #include "warp_sweep.cuh"
 #include "warp_theta.cuh"
@@ -32,9 +34,32 @@ WarpTiling tiling_for(const Layout<T>& layout, const View4& over) {
   }
   const int64_t lane = layout.vectors ? kVec<T> : 1;
   WarpTiling tiling = tile_pixels(over.batch(), over.channels(), over.height(), over.width(),
-                                  kPixelTile, kPixelTile, 32 * lane, current_device());
+                                  kPixelTile, kPixelTile, 16 * lane, current_device());
   tiling.lanes_per_pixel = lanes_for(ceil_div(tiling.chunk, lane));
   return tiling;
+}
+
+// Sets how lists name the places of grad; false if 32 bits do not do.
+bool name_places(WarpBackwardParams* p) {
+  const int64_t row = p->grad.stride[2], column = p->grad.stride[3];
+  const int64_t unit = std::gcd(row, column);
+  if (unit == 0) {  // one value for the whole plane
+    p->where_unit = 1;
+    p->where_row = p->where_column = 0;
+    return true;
+  }
+  const auto reach = [&](int64_t step, int64_t count) {
+    const int64_t size = (step < 0 ? -step : step) / unit;
+    return size < INT32_MAX ? size * (count - 1) : int64_t{INT32_MAX};
+  };
+  if (unit > INT32_MAX / 4 ||
+      reach(row, p->grad.height()) + reach(column, p->grad.width()) >= INT32_MAX) {
+    return false;
+  }
+  p->where_unit = static_cast<int32_t>(unit);
+  p->where_row = static_cast<uint32_t>(row / unit);
+  p->where_column = static_cast<uint32_t>(column / unit);
+  return true;
 }
 
 template <class T, bool Nearest>
@@ -84,7 +109,10 @@ Error theta_sums(WarpBackwardParams p, double* partial, Stream stream) {
   if (layout.pixels) {
     return FASTALIGN_LAUNCH((theta_pixels<T, 1>), grid, block, pixel_bytes, stream, params);
   }
-  return FASTALIGN_LAUNCH((theta_planes<T>), grid, block, plane_bytes, stream, params);
+  if (unit_columns(p.x)) {
+    return FASTALIGN_LAUNCH((theta_planes<T, true>), grid, block, plane_bytes, stream, params);
+  }
+  return FASTALIGN_LAUNCH((theta_planes<T, false>), grid, block, plane_bytes, stream, params);
 }
 
 // Sums of theta's gradient per image; nearest samples do not move with the map.
@@ -143,9 +171,10 @@ Error warp_affine_backward(const WarpAffineBackwardArgs& args, Stream stream) {
   p.dx = args.dx;
   p.frame = frame_of(args.x, args.grad, args.mode, args.padding, args.align_corners);
   p.scratch = args.scratch;
+  const bool gatherable = name_places(&p);
   if (const Error error =
           FASTALIGN_LAUNCH(make_plans, dim3(1), dim3(kPlanThreads), kPlanThreads * sizeof(int32_t),
-                           stream, args.theta, p.frame, args.x.batch(), args.scratch)) {
+                           stream, args.theta, p.frame, args.x.batch(), gatherable, args.scratch)) {
     return error;
   }
   switch (args.x.dtype) {

@@ -4,8 +4,8 @@
 // Usual maps are gathered (warp_gather.cuh): the output pixels that touch a pixel lie in a small
 // box around its image under the inverse map. Reflection unfolds the plane into mirrored copies of
 // the image, each with its own box. The rest is swept (warp_sweep.cuh): singular, runaway or
-// extremely magnifying maps, and with border padding the outer pixels of every image, on which all
-// that lies outside lands.
+// extremely magnifying maps, and with border padding or reflection the outer pixels of every image,
+// on which samples from outside are held.
 #pragma once
 
 #include "warp_tiles.cuh"
@@ -23,11 +23,11 @@ struct WarpPlan {
   int64_t half_width, half_height;      // of the box of output pixels that touch a pixel
   double low_x, high_x, low_y, high_y;  // positions of the whole output
   Folds folds_x, folds_y;
-  int32_t gathered;       // pixels are gathered, but the outer ones with border padding
+  int32_t gathered;       // pixels are gathered, but the outer ones unless padded with zeros
   int32_t folds_counted;  // the folds are few enough to be walked through
 };
 
-constexpr int32_t kMostFolds = 64;
+constexpr double kFewFolds = 64.0;
 constexpr double kMostCandidates = 1024.0;   // of a pixel; beyond, lanes share a pixel
 constexpr int32_t kLargestGathered = 65536;  // output axes: coordinates are stored in 16 bits
 
@@ -49,12 +49,12 @@ FASTALIGN_DEVICE int32_t fold_span(int32_t size, bool align_corners) {
 }
 
 // Where pixel `pixel` of the image lies in copy `fold`, odd copies being mirrored.
-FASTALIGN_DEVICE int64_t unfolded(int32_t pixel, int32_t fold, int32_t size, int32_t span) {
-  const int64_t start = static_cast<int64_t>(fold) * span;
+FASTALIGN_DEVICE int32_t unfolded(int32_t pixel, int32_t fold, int32_t size, int32_t span) {
+  const int32_t start = fold * span;
   return start + ((fold & 1) != 0 ? size - 1 - pixel : pixel);
 }
 
-// False if they are too many to walk through.
+// Whether they can be counted at all.
 FASTALIGN_DEVICE bool count_folds(double low, double high, int32_t size, const WarpFrame& frame,
                                   Folds* folds) {
   *folds = {0, 0};
@@ -65,7 +65,9 @@ FASTALIGN_DEVICE bool count_folds(double low, double high, int32_t size, const W
   const double start = frame.align_corners ? 0.0 : -0.5, slack = 1e-4;
   const double first = floor_of((low - start - slack) / span);
   const double last = floor_of((high - start + slack) / span);
-  if (!(last - first < kMostFolds && first > -1e6 && last < 1e6)) {
+  // Copies of the plane stay below 2^30 pixels.
+  if (!(first > -1e6 && last < 1e6 && magnitude(first - 1) * span < kFixedRange &&
+        magnitude(last + 1) * span < kFixedRange)) {
     return false;
   }
   *folds = {static_cast<int32_t>(first), static_cast<int32_t>(last)};
@@ -88,11 +90,12 @@ FASTALIGN_DEVICE bool well_conditioned(const AffinePixels& m) {
 }
 
 // Fills in the inverse; false if pixels cannot be gathered by it.
-FASTALIGN_DEVICE bool invert(const WarpFrame& frame, WarpPlan* plan) {
+FASTALIGN_DEVICE bool invert(const WarpFrame& frame, bool gatherable, WarpPlan* plan) {
   const AffinePixels& m = plan->map.exact;
   const bool small = frame.height <= (1 << 20) && frame.width <= (1 << 20) &&
                      frame.out_height <= kLargestGathered && frame.out_width <= kLargestGathered;
-  if (plan->map.kind != MapKind::fixed || !plan->folds_counted || !small || !well_conditioned(m)) {
+  if (!gatherable || plan->map.kind != MapKind::fixed || !plan->folds_counted || !small ||
+      !well_conditioned(m)) {
     return false;
   }
   const double determinant = determinant_of(m);
@@ -119,17 +122,26 @@ FASTALIGN_DEVICE bool invert(const WarpFrame& frame, WarpPlan* plan) {
 }
 
 FASTALIGN_DEVICE void make_plan(const Theta& theta, int64_t image, const WarpFrame& frame,
-                                WarpPlan* plan) {
+                                bool gatherable, WarpPlan* plan) {
   const double bound = prepare_axis(theta, image, frame, 0, &plan->map) +
                        prepare_axis(theta, image, frame, 1, &plan->map);
   plan->map.kind = kind_of(bound);
   const AffinePixels& m = plan->map.exact;
   extent(m.xx, m.xy, m.x0, frame, &plan->low_x, &plan->high_x);
   extent(m.yx, m.yy, m.y0, frame, &plan->low_y, &plan->high_y);
-  const bool few_x = count_folds(plan->low_x, plan->high_x, frame.width, frame, &plan->folds_x);
-  const bool few_y = count_folds(plan->low_y, plan->high_y, frame.height, frame, &plan->folds_y);
-  plan->folds_counted = few_x && few_y && plan->map.kind == MapKind::fixed ? 1 : 0;
-  plan->gathered = invert(frame, plan) ? 1 : 0;
+  const bool counted_x = count_folds(plan->low_x, plan->high_x, frame.width, frame, &plan->folds_x);
+  const bool counted_y =
+      count_folds(plan->low_y, plan->high_y, frame.height, frame, &plan->folds_y);
+  const double copies = static_cast<double>(plan->folds_x.last - plan->folds_x.first + 1) *
+                        (plan->folds_y.last - plan->folds_y.first + 1);
+  // Walking through the copies must be less than walking through the output.
+  const bool few =
+      copies <= kFewFolds || 16 * copies <= static_cast<double>(frame.out_width) * frame.out_height;
+  plan->folds_counted = plan->map.kind == MapKind::fixed && counted_x && counted_y && few ? 1 : 0;
+  if (plan->folds_counted == 0) {
+    plan->folds_x = plan->folds_y = {0, 0};
+  }
+  plan->gathered = invert(frame, gatherable, plan) ? 1 : 0;
 }
 
 FASTALIGN_DEVICE WarpPlan* plans_of(void* scratch) {
@@ -140,13 +152,14 @@ constexpr int kPlanThreads = 128;
 
 // One block: a thread per image, and whether any image is swept.
 FASTALIGN_KERNEL(kPlanThreads)
-make_plans(const Theta theta, const WarpFrame frame, int64_t batch, void* scratch) {
+make_plans(const Theta theta, const WarpFrame frame, int64_t batch, bool gatherable,
+           void* scratch) {
   FASTALIGN_DYNAMIC_SHARED(int32_t, swept);
   WarpPlan* plans = plans_of(scratch);
-  int32_t mine = frame.padding == Padding::border ? 1 : 0;
+  int32_t mine = frame.padding == Padding::zeros ? 0 : 1;
   for (int64_t image = threadIdx.x; image < batch; image += kPlanThreads) {
     WarpPlan plan{};
-    make_plan(theta, image, frame, &plan);
+    make_plan(theta, image, frame, gatherable, &plan);
     plans[image] = plan;
     mine |= plan.gathered == 0 ? 1 : 0;
   }
@@ -181,10 +194,16 @@ struct WarpBackwardParams {
   WarpTiling tiling;
   void* scratch;
   int32_t capacity;  // candidates that a pixel's list holds
+  // Output pixel (ox, oy) lies (oy * where_row + ox * where_column) * where_unit elements from the
+  // start of a plane of grad; the factors fit 32 bits, else nothing is gathered.
+  int32_t where_unit;
+  uint32_t where_row, where_column;
 };
 
-FASTALIGN_DEVICE bool on_ring(int32_t column, int32_t row, const WarpFrame& frame) {
-  return column == 0 || row == 0 || column == frame.width - 1 || row == frame.height - 1;
+// Outer pixels, which padding with the border or reflection gives samples from outside.
+FASTALIGN_DEVICE bool swept_outside(int32_t column, int32_t row, const WarpFrame& frame) {
+  return frame.padding != Padding::zeros &&
+         (column == 0 || row == 0 || column == frame.width - 1 || row == frame.height - 1);
 }
 
 // The weight that a sample gives to a pixel along one axis.

@@ -7,9 +7,9 @@
 // reflection each mirrored copy of the image has its intervals; if the copies are too many to
 // count, all output pixels are candidates.
 //
-// Used for the outer pixels under border padding, on which all that lies outside lands, and for
-// whole images whose map the gathering kernels leave out. With nothing to sweep the kernel reads
-// one number and ends.
+// Used for the outer pixels under border padding, on which all that lies outside lands, and under
+// reflection, and for whole images whose map the gathering kernels leave out. With nothing to sweep
+// the kernel reads one number and ends.
 #pragma once
 
 #include "warp_plan.cuh"
@@ -140,6 +140,9 @@ FASTALIGN_DEVICE void sweep_pixel(const WarpBackwardParams& p, const WarpPlan& p
       for (int32_t fold_x = plan.folds_x.first; fold_x <= plan.folds_x.last; ++fold_x) {
         const Reach x =
             reach_of(pixel.column, fold_x, p.frame.width, plan.low_x, plan.high_x, plan, p.frame);
+        if (!(x.low < x.high && y.low < y.high)) {
+          continue;  // the output stays away from the pixel
+        }
         const Interval rows = rows_of(plan.map.exact, x, y, p.frame);
         if (rows.first < rows.last) {
           sweep_rows<T>(p, plan, pixel, {fold_x, fold_y}, rows, x, y, sums);
@@ -199,7 +202,7 @@ sweep(const WarpBackwardParams p) {
   for (int64_t image = 0; image < p.dx.size[0]; ++image) {
     const WarpPlan& plan = plans[image];
     const bool ring = plan.gathered != 0;
-    if (ring && p.frame.padding != Padding::border) {
+    if (ring && p.frame.padding == Padding::zeros) {
       continue;
     }
     const int64_t pixels =

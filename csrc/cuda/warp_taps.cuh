@@ -19,6 +19,7 @@ namespace fastalign::cuda {
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int64_t kOnePixel = int64_t{1} << 32;
 constexpr int64_t kHalfPixel = kOnePixel / 2;
+constexpr int kChannelBlock = 4;              // channels whose loads are in flight together
 constexpr double kFixedRange = 1073741824.0;  // pixels; axes are shorter than this
 
 enum class MapKind : int32_t { fixed, wide, not_finite };
@@ -244,6 +245,13 @@ struct TapsInside {
   bool left, right, top, low;
 
   FASTALIGN_DEVICE bool all() const { return left && right && top && low; }
+  // In the order of the taps.
+  FASTALIGN_DEVICE void each(bool (&exists)[4]) const {
+    exists[0] = top && left;
+    exists[1] = top && right;
+    exists[2] = low && left;
+    exists[3] = low && right;
+  }
 };
 
 FASTALIGN_DEVICE bool on_axis(int32_t pixel, int32_t size) {
@@ -253,6 +261,12 @@ FASTALIGN_DEVICE bool on_axis(int32_t pixel, int32_t size) {
 FASTALIGN_DEVICE TapsInside taps_inside(int32_t column, int32_t row, const WarpFrame& frame) {
   return {on_axis(column, frame.width), on_axis(column + 1, frame.width),
           on_axis(row, frame.height), on_axis(row + 1, frame.height)};
+}
+
+// An input that nobody writes: such loads may overtake stores.
+template <class T>
+FASTALIGN_DEVICE float load_float(const T* from) {
+  return load_vec<1, Cache::readonly>(from).as_float(0);
 }
 
 // Zeros where the tap does not exist.
@@ -267,6 +281,41 @@ FASTALIGN_DEVICE Vec<T, N> load_where(bool exists, const T* from) {
     none[i] = T{};
   }
   return none;
+}
+
+// How the four taps of a sample lie in memory, in bytes: upper left, upper right, lower left,
+// lower right. `Unit`: neighbouring columns are neighbours in memory.
+template <class T, bool Unit>
+struct QuadSteps {
+  int64_t right, below, plane;
+
+  explicit FASTALIGN_DEVICE QuadSteps(const View4& x)
+      : right(Unit ? sizeof(T) : x.stride[3] * static_cast<int64_t>(sizeof(T))),
+        below(x.stride[2] * static_cast<int64_t>(sizeof(T))),
+        plane(x.stride[1] * static_cast<int64_t>(sizeof(T))) {}
+};
+
+// The taps of up to kChannelBlock channels; zeros where a tap does not exist, unless all do.
+template <class T, bool Nearest, bool Checked, bool Unit>
+FASTALIGN_DEVICE void load_quads(const char* corner, const QuadSteps<T, Unit>& steps,
+                                 const bool (&exists)[4], int32_t count,
+                                 float (&values)[kChannelBlock][4]) {
+  const char* top = corner;
+  const char* low = corner + steps.below;
+#pragma unroll
+  for (int c = 0; c < kChannelBlock; ++c) {
+    const char* const at[4] = {top, top + (Unit ? static_cast<int64_t>(sizeof(T)) : steps.right),
+                               low, low + (Unit ? static_cast<int64_t>(sizeof(T)) : steps.right)};
+#pragma unroll
+    for (int k = 0; k < (Nearest ? 1 : 4); ++k) {
+      values[c][k] = 0.0f;
+      if (c < count && (!Checked || exists[k])) {
+        values[c][k] = load_float(reinterpret_cast<const T*>(at[k]));
+      }
+    }
+    top += steps.plane;
+    low += steps.plane;
+  }
 }
 
 template <class T>

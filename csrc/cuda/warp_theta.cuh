@@ -81,13 +81,33 @@ struct Slopes {
   }
 };
 
-template <class T>
+// The gradients of up to kChannelBlock channels by the position of one sample.
+template <class T, bool Checked, bool Unit>
+FASTALIGN_DEVICE void add_channels(const char* from, const QuadSteps<T, Unit>& steps,
+                                   const bool (&exists)[4], const char* grad, int64_t grad_plane,
+                                   int32_t count, float right, float low, Slopes& slopes) {
+  float values[kChannelBlock][4], upstream[kChannelBlock];
+  load_quads<T, false, Checked>(from, steps, exists, count, values);
+#pragma unroll
+  for (int c = 0; c < kChannelBlock; ++c) {
+    upstream[c] = c < count ? load_float(reinterpret_cast<const T*>(grad)) : 0.0f;
+    grad += grad_plane;
+  }
+#pragma unroll
+  for (int c = 0; c < kChannelBlock; ++c) {
+    slopes.add(upstream[c], values[c], right, low);
+  }
+}
+
+template <class T, bool Unit>
 FASTALIGN_KERNEL(kWarpThreads, 4)
 theta_planes(const ThetaParams params) {
   FASTALIGN_DYNAMIC_SHARED(double, shared);
   WarpMap& map = *reinterpret_cast<WarpMap*>(shared + kThetaShared);
   const WarpBackwardParams& p = params.warp;
   const TilePlace place = place_in_plane_tile<T>(static_cast<int>(threadIdx.x));
+  const QuadSteps<T, Unit> steps(p.x);
+  const int64_t grad_plane = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
   for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
     const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.x.size[1]));
     copy_plan(p.scratch, at.image, &map);
@@ -100,32 +120,19 @@ theta_planes(const ThetaParams params) {
         continue;
       }
       const WarpSample s = sample_at(map, p.frame, ox, oy);
-      const TapsInside in = taps_inside(s.x.pixel, s.y.pixel, p.frame);
-      const bool inside[4] = {in.top && in.left, in.top && in.right, in.low && in.left,
-                              in.low && in.right};
-      const int64_t right = p.x.stride[3], below = p.x.stride[2];
-      const int64_t offsets[4] = {0, right, below, below + right};
-      const T* from = x + (s.y.pixel * below + s.x.pixel * right);
-      const T* upstream = grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]);
+      const TapsInside inside = taps_inside(s.x.pixel, s.y.pixel, p.frame);
+      bool exists[4];
+      inside.each(exists);
+      const char* from = reinterpret_cast<const char*>(
+          x + (s.y.pixel * p.x.stride[2] + s.x.pixel * p.x.stride[3]));
+      const char* upstream =
+          reinterpret_cast<const char*>(grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]));
       Slopes slopes;
       for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-        float taps[kChannelBlock][4], grads[kChannelBlock];
-#pragma unroll
-        for (int k = 0; k < kChannelBlock; ++k) {
-          const bool wanted = c + k < at.channel_end;
-          grads[k] = wanted ? to_float(upstream[k * p.grad.stride[1]]) : 0.0f;
-#pragma unroll
-          for (int t = 0; t < 4; ++t) {
-            taps[k][t] =
-                wanted && inside[t] ? to_float(from[k * p.x.stride[1] + offsets[t]]) : 0.0f;
-          }
-        }
-#pragma unroll
-        for (int k = 0; k < kChannelBlock; ++k) {
-          slopes.add(grads[k], taps[k], s.x.share, s.y.share);
-        }
-        from += kChannelBlock * p.x.stride[1];
-        upstream += kChannelBlock * p.grad.stride[1];
+        add_channels<T, true>(from, steps, exists, upstream, grad_plane, at.channel_end - c,
+                              s.x.share, s.y.share, slopes);
+        from += kChannelBlock * steps.plane;
+        upstream += kChannelBlock * grad_plane;
       }
       sums.add(slopes.by_x * s.x.slope, slopes.by_y * s.y.slope, place.x,
                (tile - at.tile_y) * kPlaneTileY + place.y);
@@ -176,9 +183,8 @@ theta_pixels(const ThetaParams params) {
           continue;
         }
         const SlopedSample s = samples[pixel];
-        const TapsInside in = taps_inside(s.column, s.row, p.frame);
-        const bool inside[4] = {in.top && in.left, in.top && in.right, in.low && in.left,
-                                in.low && in.right};
+        bool exists[4];
+        taps_inside(s.column, s.row, p.frame).each(exists);
         const T* from = x + (s.row * below + s.column * right);
         const T* upstream = grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]);
         Slopes slopes;
@@ -187,7 +193,7 @@ theta_pixels(const ThetaParams params) {
           Vec<T, N> taps[4];
 #pragma unroll
           for (int t = 0; t < 4; ++t) {
-            taps[t] = load_where<N>(inside[t], from + offsets[t] + c);
+            taps[t] = load_where<N>(exists[t], from + offsets[t] + c);
           }
 #pragma unroll
           for (int i = 0; i < N; ++i) {

@@ -7,7 +7,6 @@
 namespace fastalign::cuda {
 
 constexpr int kWarpThreads = 256;
-constexpr int kChannelBlock = 4;  // channels whose loads are in flight together
 
 // Tiles of pixels, side by side. A task is a run of tiles, one below the other, of one image for
 // one chunk of channels; blocks take tasks in turn.
@@ -111,6 +110,9 @@ template <class T>
 bool channels_last(const View4& view) {
   return view.stride[1] == 1 && view.channels() * static_cast<int64_t>(sizeof(T)) >= 16;
 }
+
+// Neighbouring columns are neighbours in memory.
+inline bool unit_columns(const View4& view) { return view.stride[3] == 1; }
 
 template <class T>
 bool whole_vectors(const View4& view) {

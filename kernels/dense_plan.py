@@ -1,0 +1,71 @@
+"""How dense_similarity is cut into programs: a fixed list and one rule."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+
+# Elements of a vector that one program can hold, and of all that it holds of one image at once.
+LONGEST = 4096
+_TILE = 8192
+_LARGEST_TILE = 16384
+# Elements of the blocks in which longer vectors are walked through.
+_BLOCK = 512
+# A warp holds so many elements of a tile: 32 in each lane.
+_PER_WARP = 1024
+# Warps that keep a processor busy.
+_WARPS = 8
+# Images of a program at least: each program reads the partial sums of all others.
+_LEAST_CHUNK = 4
+# Bytes that one access fetches at least.
+_SECTOR = 32
+
+
+class Plan(NamedTuple):
+    """Sizes of a launch of dense_similarity."""
+
+    block_c: int
+    block_x: int
+    blocks: int  # of locations
+    chunk: int  # images of a program
+    chunks: int
+    warps: int
+    stages: int  # loads under way ahead of their use
+    whole: bool  # a vector fits into a block
+
+    @property
+    def programs(self) -> int:
+        return self.blocks * self.chunks
+
+
+def plan(
+    images: int,
+    channels: int,
+    locations: int,
+    itemsize: int,
+    channels_inside: bool,
+    processors: int,
+) -> Plan:
+    """The sizes for one launch.
+
+    A program takes as many locations as make a tile, fewer while there are not two programs for
+    each processor, but never fewer than a memory access fetches; where even that leaves processors
+    idle, the images are dealt out as well.
+    """
+    whole = channels <= LONGEST
+    block_c = triton.next_power_of_2(channels) if whole else _BLOCK
+    least = 1 if channels_inside else _SECTOR // itemsize
+    most = 16 if channels_inside else 128
+    block_x = max(1, min(most, _TILE // block_c))
+    if not channels_inside:
+        block_x = max(block_x, min(least, _LARGEST_TILE // block_c))
+    wanted = 2 * processors
+    while block_x > least and triton.cdiv(locations, block_x) < wanted:
+        block_x //= 2
+    block_x = min(block_x, triton.next_power_of_2(locations))
+    blocks = triton.cdiv(locations, block_x)
+    warps = min(16, max(1, block_c * block_x // _PER_WARP))
+    parts = max(1, _WARPS * processors // (blocks * warps)) if whole else 1
+    chunk = min(images, max(_LEAST_CHUNK, triton.cdiv(images, parts)))
+    return Plan(block_c, block_x, blocks, chunk, triton.cdiv(images, chunk), warps, 3, whole)

@@ -1,0 +1,62 @@
+"""How pairwise_distance is cut into programs: a fixed list and one rule."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+
+# Channels up to which several images are held at once.
+COLOURS = 4
+_IMAGES = 8
+_LOCATIONS = 128
+_FEWEST_LOCATIONS = 32
+# Elements of an image that a program of longer vectors holds; 32 in each lane.
+_TILE = 2048
+_PER_WARP = 1024
+_SECTOR = 32
+
+
+class Plan(NamedTuple):
+    """Sizes of a launch of pairwise_distance."""
+
+    block_c: int
+    block_a: int  # images of a program
+    block_x: int
+    blocks: int  # of locations
+    chunks: int  # of images
+    warps: int
+
+    @property
+    def programs(self) -> int:
+        return self.blocks * self.chunks
+
+
+def plan(
+    images: int,
+    channels: int,
+    locations: int,
+    itemsize: int,
+    channels_inside: bool,
+    processors: int,
+) -> Plan:
+    """The sizes for one launch: smaller blocks where the usual ones leave processors idle."""
+    whole = triton.next_power_of_2(locations)
+    if channels <= COLOURS:
+        block_a = min(_IMAGES, triton.next_power_of_2(images))
+        chunks = triton.cdiv(images, block_a)
+        block_x = _LOCATIONS
+        while block_x > _FEWEST_LOCATIONS and (
+            triton.cdiv(locations, block_x) * chunks < 4 * processors
+        ):
+            block_x //= 2
+        warps = max(1, block_a * block_x // 256)
+        blocks = triton.cdiv(locations, block_x)
+        return Plan(1, block_a, block_x, blocks, chunks, warps)
+    block_c = min(_TILE, triton.next_power_of_2(channels))
+    block_x = _TILE // block_c
+    if not channels_inside:
+        block_x = max(block_x, _SECTOR // itemsize)
+    block_x = min(block_x, whole)
+    warps = min(16, max(1, block_c * block_x // _PER_WARP))
+    return Plan(block_c, 1, block_x, triton.cdiv(locations, block_x), images, warps)
