@@ -138,7 +138,7 @@ struct DenseLane {
   // As many steps at once as keep loads on their way without crowding the registers.
   template <class Step>
   FASTALIGN_DEVICE void for_each_step(Step&& step) const {
-#pragma unroll(2)
+#pragma unroll(V == 8 ? 1 : 2)
     for (int k = 0; k < task.steps; ++k) {
       step(k);
     }
