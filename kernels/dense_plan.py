@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     chunks: int
     warps: int
     stages: int  # loads under way ahead of their use
+    whole: bool  # a vector fits into a block
 
     @property
     def programs(self) -> int:
@@ -67,4 +68,4 @@ def plan(
     warps = min(16, max(1, block_c * block_x // _PER_WARP))
     parts = max(1, _WARPS * processors // (blocks * warps)) if whole else 1
     chunk = min(images, max(_LEAST_CHUNK, triton.cdiv(images, parts)))
-    return Plan(block_c, block_x, blocks, chunk, triton.cdiv(images, chunk), warps, 3)
+    return Plan(block_c, block_x, blocks, chunk, triton.cdiv(images, chunk), warps, 3, whole)

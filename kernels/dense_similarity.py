@@ -30,11 +30,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from fastalign.kernels.common import (
     ALONG_CHANNELS,
-    Addressing,
     addressing,
     float64_limit,
     group_order,
@@ -44,7 +41,10 @@ from fastalign.kernels.common import (
     processors,
     sum_parts,
 )
-from fastalign.kernels.dense_plan import Plan, plan
+from fastalign.kernels.dense_long import inverse_length, looped_kernel
+from fastalign.kernels.dense_plan import plan
+from torch import Tensor
+
 from fastalign.ops.layout import (
     empty_locations,
     empty_maps,
@@ -58,18 +58,11 @@ CONSTANT, BY_IMAGE, BY_PARTNER = 0, 1, 2
 
 
 @triton.jit
-def _inverse_length(squares):
-    """One over the length, 0 for a vector of zeros; NaN stays NaN."""
-    zero = squares < 1.1754944e-38
-    return tl.where(zero, 0.0, tl.rsqrt(tl.where(zero, 1.0, squares)))
-
-
-@triton.jit
 def _unit(ptr, offsets, inside, POLICY: tl.constexpr):
     """Vectors ``[C,X]`` in float32 and one over their lengths ``[X]``."""
     vectors = tl.load(ptr + offsets, mask=inside, other=0.0, eviction_policy=POLICY)
     vectors = vectors.to(tl.float32)
-    return vectors, _inverse_length(tl.sum(vectors * vectors, 0))
+    return vectors, inverse_length(tl.sum(vectors * vectors, 0))
 
 
 @triton.jit
@@ -390,7 +383,7 @@ def _launch(
     values: Tensor | None = None,
     value: int = NO_VALUE,
 ) -> Tensor | None:
-    """Run the kernels for one pair of roles; for ``VALUE_SUM`` returns the sums to be added."""
+    """Run the kernels for one pair of roles; the values, for ``VALUE_SUM`` sums to be added."""
     images, channels, height, width = u.shape
     maps = addressing(u, v, u if out is None else out)
     sizes = plan(
@@ -402,74 +395,80 @@ def _launch(
         processors(u),
     )
     weight_strides = (0, 0, 0) if weight is None else weight.stride()
+    shared = {
+        "VECTOR": maps.vector,
+        "CHANNEL_VECTOR": maps.channel_vector,
+        "ROW_VECTOR": maps.row_vector,
+        "WIDE": maps.wide,
+        "WEIGHTED": weighted,
+        "BLOCK_C": sizes.block_c,
+        "BLOCK_X": sizes.block_x,
+        "num_warps": sizes.warps,
+    }
+    options = {
+        "U_ORDER": maps.maps[0].order,
+        "V_ORDER": maps.maps[1].order,
+        "OUT_ORDER": maps.maps[2].order,
+        "GROUPED": groups is not None,
+        "VALUE": value,
+        "GRADIENT": out is not None,
+    }
+    strides = (*maps.maps[0][1:], *maps.maps[1][1:], *maps.maps[2][1:4], *weight_strides)
+    counts = (images, maps.channels, maps.locations, width)
+
+    def scratch(*shape: int) -> Tensor:
+        return u.new_empty(shape, dtype=torch.float32)
+
     with on_device_of(u):
-        order = None if groups is None else group_order(groups)
-        summed = groups is None and sizes.chunks > 1
-        parts = None
-        if summed:
-            parts = u.new_empty((sizes.chunks, channels, height * width), dtype=torch.float32)
-            _partial_sums_kernel[(sizes.programs,)](
-                v,
-                v if weight is None else weight,
-                parts,
-                images,
-                maps.channels,
-                maps.locations,
-                width,
-                sizes.chunk,
-                sizes.chunks,
-                *maps.maps[1][1:],
-                *weight_strides,
-                V_ORDER=maps.maps[1].order,
-                WEIGHTED=weighted,
-                **_constants(maps, sizes),
-            )
-        sums = None
+        order = u if groups is None else group_order(groups)
         if value == VALUE_SUM:
-            sums = values = u.new_empty((sizes.programs,), dtype=torch.float32)
-        _similarity_kernel[(sizes.programs,)](
+            values = scratch(sizes.programs)
+        # Where a kernel takes a tensor that this launch does not have, another stands in, unread.
+        tensors = (
             u,
             v,
             u if weight is None else weight,
             u if out is None else out,
             u if values is None else values,
-            u if order is None else order,
-            u if parts is None else parts,
-            images,
-            maps.channels,
-            maps.locations,
-            width,
-            sizes.chunk,
-            sizes.chunks,
-            constant,
-            *maps.maps[0][1:],
-            *maps.maps[1][1:],
-            *maps.maps[2][1:4],
-            *weight_strides,
-            U_ORDER=maps.maps[0].order,
-            V_ORDER=maps.maps[1].order,
-            OUT_ORDER=maps.maps[2].order,
-            GROUPED=groups is not None,
-            SUMMED=summed,
-            VALUE=value,
-            GRADIENT=out is not None,
-            WEIGHTED=weighted,
-            **_constants(maps, sizes),
+            order,
         )
-    return sums
-
-
-def _constants(maps: Addressing, sizes: Plan) -> dict[str, int | bool]:
-    return {
-        "VECTOR": maps.vector,
-        "CHANNEL_VECTOR": maps.channel_vector,
-        "ROW_VECTOR": maps.row_vector,
-        "WIDE": maps.wide,
-        "BLOCK_C": sizes.block_c,
-        "BLOCK_X": sizes.block_x,
-        "STAGES": sizes.stages,
-        "num_warps": sizes.warps,
-    }
+        grid = (sizes.programs,)
+        if not sizes.whole:
+            sums, factors = scratch(channels, height * width), scratch(images, height * width)
+            looped_kernel[grid](
+                *tensors, sums, factors, *counts, constant, *strides, **options, **shared
+            )
+            return values
+        summed = groups is None and sizes.chunks > 1
+        parts = u
+        dealt = (sizes.chunk, sizes.chunks)
+        if summed:
+            parts = scratch(sizes.chunks, channels, height * width)
+            _partial_sums_kernel[grid](
+                v,
+                tensors[2],
+                parts,
+                *counts,
+                *dealt,
+                *maps.maps[1][1:],
+                *weight_strides,
+                V_ORDER=options["V_ORDER"],
+                STAGES=sizes.stages,
+                **shared,
+            )
+        _similarity_kernel[grid](
+            *tensors,
+            parts,
+            *counts,
+            *dealt,
+            constant,
+            *strides,
+            SUMMED=summed,
+            STAGES=sizes.stages,
+            **options,
+            **shared,
+        )
+    return values
 
 
 def can_run(op: str, *tensors: Tensor) -> str | None:

@@ -26,8 +26,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from fastalign.kernels.common import (
     ALONG_CHANNELS,
     addressing,
@@ -39,6 +37,8 @@ from fastalign.kernels.common import (
     sum_parts,
 )
 from fastalign.kernels.pairwise_plan import COLOURS, plan
+from torch import Tensor
+
 from fastalign.ops.layout import empty_locations, empty_maps, empty_scalar, no_gradient
 
 # How many partners an image has: the same everywhere, counted at each location, or from a map.

@@ -39,6 +39,14 @@ def replace_text(path: Path, text: str) -> None:
     beside.replace(path)
 
 
+def without_paths(text: str) -> str:
+    """Results are committed: where a machine keeps the checkout is nobody's business."""
+    for folder, name in ((inplace.ROOT, "."), (Path(sys.prefix), "PREFIX"), (Path.home(), "~")):
+        if len(str(folder)) > 1:
+            text = text.replace(str(folder), name)
+    return text + "\n"
+
+
 class Check:
     """The steps one group after the other, and the document that grows with them."""
 
@@ -55,8 +63,9 @@ class Check:
     def save(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         stem = self.out / self.name
-        replace_text(Path(f"{stem}.json"), json.dumps(self.document, indent=1) + "\n")
-        replace_text(Path(f"{stem}.md"), report.markdown(self.document, self.context.scratch))
+        replace_text(Path(f"{stem}.json"), without_paths(json.dumps(self.document, indent=1)))
+        text = report.markdown(self.document, self.context.scratch)
+        replace_text(Path(f"{stem}.md"), without_paths(text.removesuffix("\n")))
         table = self.context.scratch / "ops.csv"
         if table.exists() and "benchmarks" in self.document["steps"]:
             replace_text(Path(f"{stem}.csv"), table.read_text())

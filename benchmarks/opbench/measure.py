@@ -67,7 +67,7 @@ def measure(case: Case, device: str, backends: Sequence[str], seconds: float) ->
             works[name] = lambda work=work: work(*inputs)
     del against
     gc.collect()
-    _times(works, found, device, seconds)
+    _times(works, found, device, seconds, case.small)
     for name, work in works.items():
         if name not in _WITHOUT_RESULT:
             found[name]["peak_bytes"] = memory.peak_bytes(work, device)
@@ -76,7 +76,9 @@ def measure(case: Case, device: str, backends: Sequence[str], seconds: float) ->
     return row
 
 
-def _times(works: timing.Works, found: dict[str, Any], device: str, seconds: float) -> None:
+def _times(
+    works: timing.Works, found: dict[str, Any], device: str, seconds: float, small: bool
+) -> None:
     if device != "cuda":
         for name, ms in timing.on_cpu(works, seconds).items():
             found[name]["ms"] = ms
@@ -94,7 +96,7 @@ def _times(works: timing.Works, found: dict[str, Any], device: str, seconds: flo
             torch.cuda.synchronize()
     for name, ms in timing.on_cuda(replays, seconds).items():
         found[name]["graph_ms"] = ms
-        if found[name]["ms"] < 0.5:
+        if small:
             found[name]["graph_back_to_back_us"] = timing.back_to_back(replays[name])
 
 

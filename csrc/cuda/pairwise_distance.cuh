@@ -220,54 +220,63 @@ pair_tiles(PairTask<T> task) {
   finish_pairs(task, total, shared);
 }
 
-// Any number of channels and images: a thread takes one image at one location and reads h through
-// the caches; the factors of its pairs wait in shared memory (or `spill`) for the gradient.
+// Value and gradient of one image at one location, for any number of channels and images: h comes
+// through the caches, and the factors of the pairs, [places][threads], wait for the gradient in
+// shared memory (or in `spill`).
 template <class T>
-FASTALIGN_KERNEL(kPairThreads)
-pair_any(PairTask<T> task, int64_t tiles) {
-  FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
-  const int batch = task.batch, threads = static_cast<int>(blockDim.x);
+FASTALIGN_DEVICE float pair_image(const PairLocation<T>& at, int place, float* factors) {
+  const PairTask<T>& task = at.task;
   const bool backward = task.dh.data != nullptr;
-  float* factors = reinterpret_cast<float*>(shared + kSumBytes);
-  if (task.spill != nullptr) {
-    factors = task.spill + static_cast<int64_t>(blockIdx.x) * batch * threads;
+  const int batch = task.batch, threads = static_cast<int>(blockDim.x);
+  const int image = task.groups.image(place);
+  const int first = task.groups.first_of(place), end = task.groups.end_of(place, batch);
+  const float share = pair_share(at.members(first, end));
+  const bool paired = at.active && share > 0.0f && at.valid(image);
+  float sum = 0.0f;
+  for (int other = first; paired && other < end; ++other) {
+    const int partner = task.groups.image(other);
+    const Reach reach =
+        other == place || !at.valid(partner) ? Reach{0.0f, 0.0f} : at.reach(image, partner);
+    sum += reach.length;
+    if (backward) {
+      const float weight = at.weight(image, share) + at.weight(partner, share);
+      factors[(other - first) * threads] = reach.inverse == 0.0f ? 0.0f : weight * reach.inverse;
+    }
   }
-  factors += threadIdx.x;  // [places][threads]
-  double total = 0;
-  for (int64_t unit = blockIdx.x; unit < tiles * batch; unit += gridDim.x) {
-    const int place = static_cast<int>(unit / tiles);
-    const PairLocation<T> at(task, unit % tiles * threads + threadIdx.x);
-    const int image = task.groups.image(place);
-    const int first = task.groups.first_of(place), end = task.groups.end_of(place, batch);
-    const float share = pair_share(at.members(first, end));
-    const bool paired = at.active && share > 0.0f && at.valid(image);
-    float sum = 0.0f;
+  if (!at.active) {
+    return 0.0f;
+  }
+  const float value = paired ? sum * share : 0.0f;
+  at.write_value(image, value);
+  for (int c = 0; backward && c < task.channels; ++c) {
+    const float own = at.read(image, c);
+    float gradient = 0.0f;
     for (int other = first; paired && other < end; ++other) {
       const int partner = task.groups.image(other);
-      const Reach reach =
-          other == place || !at.valid(partner) ? Reach{0.0f, 0.0f} : at.reach(image, partner);
-      sum += reach.length;
-      if (backward) {
-        const float weight = at.weight(image, share) + at.weight(partner, share);
-        factors[(other - first) * threads] = reach.inverse == 0.0f ? 0.0f : weight * reach.inverse;
+      if (other != place && at.valid(partner)) {
+        gradient = fmaf(own - at.read(partner, c), factors[(other - first) * threads], gradient);
       }
     }
-    if (!at.active) {
-      continue;
-    }
-    const float value = paired ? sum * share : 0.0f;
-    total += static_cast<double>(value);
-    at.write_value(image, value);
-    for (int c = 0; backward && c < task.channels; ++c) {
-      const float own = at.read(image, c);
-      float gradient = 0.0f;
-      for (int other = first; paired && other < end; ++other) {
-        const int partner = task.groups.image(other);
-        if (other != place && at.valid(partner)) {
-          gradient = fmaf(own - at.read(partner, c), factors[(other - first) * threads], gradient);
-        }
-      }
-      at.write_gradient(image, c, gradient);
+    at.write_gradient(image, c, gradient);
+  }
+  return value;
+}
+
+template <class T>
+FASTALIGN_KERNEL(kPairThreads, 6)
+pair_any(PairTask<T> task, int64_t tiles) {
+  FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
+  const int threads = static_cast<int>(blockDim.x);
+  float* factors = reinterpret_cast<float*>(shared + kSumBytes);
+  if (task.spill != nullptr) {
+    const int64_t block = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    factors = task.spill + block * task.batch * threads;
+  }
+  double total = 0;
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const PairLocation<T> at(task, tile * threads + threadIdx.x);
+    for (int place = blockIdx.y; place < task.batch; place += static_cast<int>(gridDim.y)) {
+      total += static_cast<double>(pair_image(at, place, factors + threadIdx.x));
     }
   }
   finish_pairs(task, total, shared);

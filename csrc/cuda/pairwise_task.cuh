@@ -21,7 +21,8 @@ struct PairTask {
   float* value;             // [B, H*W] or null
   double* partial;          // [blocks] or null
   GroupOrder groups;
-  int batch, channels, width;
+  int batch, channels;
+  Rows rows;
   int64_t pixels;
   float weight;
   float* spill;  // for what shared memory does not hold, or null
@@ -63,7 +64,7 @@ struct PairLocation {
 
   FASTALIGN_DEVICE PairLocation(const PairTask<T>& given, int64_t index)
       : task(given), location(index), active(index < given.pixels) {
-    const Pixel pixel = pixel_at(active ? location : 0, task.width);
+    const Pixel pixel = pixel_at(active ? location : 0, task.rows);
     h = pixel.in(task.h);
     dh = pixel.in(task.dh);
     mask = pixel.in(task.mask);

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from typing import Any
 
-TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # Every access to shared memory is watched: many times slower than the others.
 SLOW = {"racecheck"}
 _TOTAL = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards?)")
@@ -17,10 +16,13 @@ _FINDING = re.compile(
 _WHERE = re.compile(r"^=+\s+(?:at|and \w+ Access at|by thread) (.*)$")
 
 
-def command(executable: str, tool: str, python: str, backend: str, port: int) -> list[str]:
+def command(
+    executable: str, tool: str, python: str, backend: str, only: str, port: int
+) -> list[str]:
+    """``only``: the beginning of the names of the ops that are called, empty for all."""
     arguments = [executable, "--tool", tool, "--error-exitcode", "9", "--print-limit", "200"]
     arguments += ["--target-processes", "all", "--port", str(port)]
-    arguments += [python, "-m", "gpucheck.small_run", "--backend", backend]
+    arguments += [python, "-m", "gpucheck.small_run", "--backend", backend, "--only", only]
     return arguments + (["--few"] if tool in SLOW else [])
 
 
@@ -35,7 +37,7 @@ def summary(text: str) -> dict[str, Any]:
     ``total`` is None where the tool did not come to its end.
     """
     total = _TOTAL.search(text)
-    calls = re.search(r"^calls: (\d+)$", text, re.M)
+    calls = re.findall(r"^calls: (\d+)$", text, re.M)
     groups: Counter = Counter()
     lines = text.splitlines()
     for number, line in enumerate(lines):
@@ -49,6 +51,6 @@ def summary(text: str) -> dict[str, Any]:
         groups[re.sub(r"\(\d+,\d+,\d+\)", "(..)", key)[:220]] += 1
     return {
         "total": int(total[1]) if total else None,
-        "calls": int(calls[1]) if calls else 0,
+        "calls": int(calls[-1]) if calls else 0,
         "findings": [f"{count}x {what}" for what, count in groups.most_common(12)],
     }

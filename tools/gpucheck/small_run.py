@@ -1,7 +1,7 @@
 """A few small calls of every op on one backend, and nothing else: what compute-sanitizer watches.
 
 ``compute-sanitizer ... python -m gpucheck.small_run --backend cuda``. Inputs are made on the CPU,
-so that few kernels of others are watched as well. Prints the number of calls.
+so that few kernels of others are watched as well. Prints the number of calls so far.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backend", default="cuda")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", default="", help="ops whose name begins with it")
     parser.add_argument("--few", action="store_true", help="one shape; for the slow tools")
     options = parser.parse_args()
+    chosen = [case for case in CASES if case.op.startswith(options.only)]
     calls = 0
     for shape in SHAPES[:1] if options.few else SHAPES:
-        for turn, case in enumerate(CASES):
+        for turn, case in enumerate(chosen):
             # All kinds for the first shape unless few are wanted, then in turns.
             kinds = KINDS if shape == SHAPES[0] and not options.few else (KINDS[turn % 3],)
             for dtype, layout in kinds:
@@ -60,9 +62,9 @@ def main() -> None:
                 op = getattr(torch.ops.fastalign, case.op)
                 results = as_tuple(op(*placed, backend=options.backend))
                 calls += len(results) > 0
-    if options.device == "cuda":
-        torch.cuda.synchronize()
-    print(f"calls: {calls}", flush=True)
+                if options.device == "cuda":
+                    torch.cuda.synchronize()
+            print(f"calls: {calls}", flush=True)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def _suite_results(context: Context, jobs: list[Job]) -> Found:
 
 
 def _parts(context: Context, most: int) -> int:
-    return max(1, min(most, context.cores // 6))
+    return max(1, min(most, context.cores // 4))
 
 
 def _shapes(context: Context, limit: float) -> list[Job]:
@@ -283,15 +283,20 @@ def _sanitizer(context: Context, limit: float) -> list[Job]:
     executable = shutil.which("compute-sanitizer")
     if executable is None or context.device != "cuda":
         return []
-    wanted = [(tool, "cuda") for tool in sanitizer.TOOLS] + [("memcheck", "triton")]
+    # The two that matter most run op by op, side by side, where there are cores enough.
+    parts = suite.STEMS if context.cores >= 12 else ("",)
+    wanted = [(tool, "cuda", part) for tool in ("memcheck", "racecheck") for part in parts]
+    wanted += [("synccheck", "cuda", ""), ("initcheck", "cuda", ""), ("memcheck", "triton", "")]
     return [
         context.job(
-            f"{tool}-{backend}",
-            sanitizer.command(executable, tool, context.python, backend, 49152 + 100 * number),
+            f"{tool}-{backend}{'-' if part else ''}{part}",
+            sanitizer.command(
+                executable, tool, context.python, backend, part, 49152 + 100 * number
+            ),
             limit,
             env=sanitizer.environment(tool),
         )
-        for number, (tool, backend) in enumerate(wanted)
+        for number, (tool, backend, part) in enumerate(wanted)
         if backend in context.backends
     ]
 

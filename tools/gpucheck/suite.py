@@ -19,6 +19,7 @@ from gpucheck import inplace, records
 
 _STREAM = "GPUCHECK_STREAM"
 _LOST = ("CUDA error", "illegal memory access", "misaligned address", "launch failure")
+STEMS = ("dense_similarity", "pairwise_distance", "warp_affine", "mahalanobis")
 OPS = (
     "dense_similarity_backward",
     "dense_similarity_loss",

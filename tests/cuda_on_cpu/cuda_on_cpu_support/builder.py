@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,8 @@ def _finish(command: list[str], path: Path) -> None:
 
 def _object(source: Path, csrc: Path, kind: Kind) -> Path:
     command = [str(compiler()), *_FLAGS, *kind.flags, f"-I{HERE / 'harness'}", f"-I{csrc / 'cuda'}"]
+    if source.parent.name == "harness":
+        command.append("-O2")
     preprocessed = _run([*command, "-E", "-x", "c++", str(source)])
     path = _place(kind.name, [preprocessed, " ".join(command).encode()], ".o")
     if not path.exists():
@@ -120,7 +123,8 @@ def library(sources: Iterable[Path], kind: Kind = PLAIN, csrc: Path = CSRC) -> P
         BuildError: a source does not compile, or names something that no source has.
     """
     sources = [*sources, *sorted((HERE / "harness").glob("*.cpp"))]
-    objects = [_object(source, csrc, kind) for source in sources]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 2))) as compilers:
+        objects = list(compilers.map(lambda source: _object(source, csrc, kind), sources))
     path = _place(kind.name, [str(o).encode() for o in objects], ".so")
     if not path.exists():
         flags = [*kind.flags, "-shared", "-Wl,-z,defs", "-Wl,-Bsymbolic"]

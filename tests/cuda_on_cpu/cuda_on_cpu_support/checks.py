@@ -26,7 +26,7 @@ def _edges(case: Case, arguments: tuple[object, ...]) -> Tensor | None:
     return None
 
 
-def check_case(case: Case, backend: Backend, inputs: Inputs) -> None:
+def check_case(case: Case, backend: Backend, inputs: Inputs, ulps: float = ULPS) -> None:
     """Assert that the backend is as accurate as plain PyTorch on these inputs.
 
     Gradients of a warp are not compared where a sample lies on a pixel edge; all the same the
@@ -45,11 +45,13 @@ def check_case(case: Case, backend: Backend, inputs: Inputs) -> None:
     ignore = None if band is None else band.unsqueeze(1)
     for index, (out, best, same) in enumerate(zip(found, wanted, plain, strict=True)):
         name = f"{case} result {index}"
+        if out.dtype == torch.float64:  # theta's, summed in float32 over float32 values
+            out, same = out.float(), best + (same - best) * 2**29
         # A loss is a mean of values of either sign: rounding goes by their size, not by its own.
-        ulps = 64 if out.dim() == 0 else ULPS
-        assert_accurate(out, best, same, ulps=ulps, ignore=ignore, name=name)
+        more = 64 if out.dim() == 0 else ulps
+        assert_accurate(out, best, same, ulps=more, ignore=ignore, name=name)
         if out.numel() > 0 and "backward" in case.op:
-            relative = torch.finfo(out.dtype).eps
+            relative = ulps * torch.finfo(out.dtype).eps
             assert_gradient_aggregate(out, best, same, relative=relative, name=name)
 
 
