@@ -17,6 +17,8 @@ from cuda_compile.toolchain import (
     kernels,
     opcodes,
 )
+from cuda_compile.triton_launches import rows as triton_rows
+from cuda_compile.triton_launches import triton_version
 
 PAGE = REPOSITORY / "docs" / "kernels.md"
 
@@ -49,10 +51,28 @@ allow it.
 """
 
 
+_TRITON = """
+## Triton
+
+The same calls by the Triton twins, compiled ahead of time by Triton {version} for a large and a
+small chip, with the grid for the usual number of multiprocessors. Spilled bytes and loads of 16
+bytes as the machine code has them.
+"""
+
+
+def _recorded(pattern: str) -> str | None:
+    found = re.search(pattern, PAGE.read_text()) if PAGE.exists() else None
+    return found[1] if found else None
+
+
 def recorded_version() -> str | None:
     """The nvcc that the committed page was written with."""
-    found = re.search(r"with nvcc ([\d.]+):", PAGE.read_text()) if PAGE.exists() else None
-    return found[1] if found else None
+    return _recorded(r"with nvcc ([\d.]+):")
+
+
+def recorded_triton() -> str | None:
+    """The Triton of the committed page."""
+    return _recorded(r"by Triton ([\w.+]+) for")
 
 
 def _size(count: int) -> str:
@@ -135,8 +155,8 @@ def _kernels() -> Iterable[str]:
     yield from _table(head, rows)
 
 
-def page() -> str:
-    """The text of docs/kernels.md.
+def cuda_part() -> str:
+    """The page up to the Triton kernels.
 
     Raises:
         ToolError: nvcc or cuobjdump is missing, or a source does not compile.
@@ -144,3 +164,31 @@ def page() -> str:
     lines = [_HEAD.format(version=compiler_version()), _CALLS.strip("\n"), *_calls()]
     lines += [_KERNELS.rstrip("\n"), *_kernels()]
     return "\n".join(lines) + "\n"
+
+
+def triton_part() -> str:
+    """The rest of the page; needs Triton."""
+    lines = [_TRITON.rstrip("\n").format(version=triton_version())]
+    head = (
+        "chip",
+        "kernel",
+        "grid",
+        "registers",
+        "shared",
+        "occupancy",
+        "limit",
+        "spilled",
+        "wide",
+    )
+    for name, rows in triton_rows():
+        lines += [f"\n### {name}, Triton\n", *_table(head, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The text of docs/kernels.md; without Triton, the committed page keeps what it says of it."""
+    if triton_version() is not None:
+        return cuda_part() + triton_part()
+    known = PAGE.read_text() if PAGE.exists() else ""
+    _, found, rest = known.partition("\n## Triton")
+    return cuda_part() + found + rest
