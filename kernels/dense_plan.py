@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import triton
 
-# Elements of a vector that one program can hold, and of all that it holds of one image at once.
+# Elements of a vector that one program can hold, and of all vectors of one image together.
 LONGEST = 4096
 _TILE = 8192
-_LARGEST_TILE = 16384
 # Elements of the blocks in which longer vectors are walked through.
 _BLOCK = 512
-# A warp holds so many elements of a tile: 32 in each lane.
-_PER_WARP = 1024
+# A warp holds so many elements of a tile: 16 in each lane.
+_PER_WARP = 512
+# Bytes of a tile up to which two are under way ahead of their use, and not one.
+_DEEP = 16384
 # Warps that keep a processor busy.
 _WARPS = 8
 # Images of a program at least: each program reads the partial sums of all others.
@@ -58,14 +59,13 @@ def plan(
     least = 1 if channels_inside else _SECTOR // itemsize
     most = 16 if channels_inside else 128
     block_x = max(1, min(most, _TILE // block_c))
-    if not channels_inside:
-        block_x = max(block_x, min(least, _LARGEST_TILE // block_c))
     wanted = 2 * processors
     while block_x > least and triton.cdiv(locations, block_x) < wanted:
         block_x //= 2
     block_x = min(block_x, triton.next_power_of_2(locations))
     blocks = triton.cdiv(locations, block_x)
     warps = min(16, max(1, block_c * block_x // _PER_WARP))
+    stages = 3 if block_c * block_x * itemsize <= _DEEP else 2
     parts = max(1, _WARPS * processors // (blocks * warps)) if whole else 1
     chunk = min(images, max(_LEAST_CHUNK, triton.cdiv(images, parts)))
-    return Plan(block_c, block_x, blocks, chunk, triton.cdiv(images, chunk), warps, 3, whole)
+    return Plan(block_c, block_x, blocks, chunk, triton.cdiv(images, chunk), warps, stages, whole)

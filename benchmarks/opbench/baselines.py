@@ -53,6 +53,15 @@ def chunked_distance_loss(h: Tensor, total=distances_to_all, images: int = 4):
     return value, gradient.to(h.dtype)
 
 
+def cdist_loss(h: Tensor) -> Tensor:
+    """The same by torch.cdist at every location: all pairs in memory, in one call."""
+    batch, channels, height, width = h.shape
+    vectors = widened(h).permute(2, 3, 0, 1).reshape(height * width, batch, channels)
+    # The other mode takes differences of squares and loses the small distances.
+    distance = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance.sum() / (batch * (batch - 1) * height * width)
+
+
 def inverse_covariance_distance(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     """Batched products with the full inverse covariance ``[H*W,C,C]``, as anomalib scores."""
     batch, channels, height, width = x.shape

@@ -194,7 +194,13 @@ def _distance(backend: str | None, h: Tensor) -> Results:
 
 def _distance_baselines() -> dict[str, Work]:
     compiled = _compiled(baselines.distances_to_all)
+
+    def cdist(h: Tensor) -> Results:
+        loss = baselines.cdist_loss(h)
+        return loss.detach(), *torch.autograd.grad(loss, h)
+
     return {
+        "cdist": cdist,
         "compiled": lambda h: baselines.chunked_distance_loss(h, compiled),
         "eager": baselines.chunked_distance_loss,
     }
@@ -319,7 +325,7 @@ GOALS = (
     Goal("dense_similarity", LOSS, ("memcpy",), at_most=2.5, beyond_cache=True),
     Goal("warp_affine", FORWARD, ("eager", "compiled"), at_least=3),
     Goal("warp_affine", BOTH, ("eager", "compiled"), at_least=5),
-    Goal("pairwise_distance", LOSS, ("eager",), at_least=10),
+    Goal("pairwise_distance", LOSS, ("eager", "cdist"), at_least=10),
     Goal("mahalanobis", FORWARD, ("eager",), at_least=6, batch=1),
     Goal("mahalanobis", FORWARD, ("eager",), at_least=5, batch=8),
 )

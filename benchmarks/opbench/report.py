@@ -14,7 +14,7 @@ from opbench.cases import CASES, GOALS, Goal
 from opbench.measure import OURS
 
 Row = dict[str, Any]
-BASELINES = ("compiled", "eager", "loop", "memcpy")
+BASELINES = ("compiled", "eager", "loop", "cdist", "memcpy")
 
 
 def ours(row: Row) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -138,7 +138,7 @@ def cases_table(rows: list[Row], copy: float | None, cuda: bool) -> list[str]:
                 cells.append(_number(entry.get("graph_ms")))
             peaks = [
                 row["contestants"][name].get("peak_bytes")
-                for name in ("compiled", "eager")
+                for name in ("compiled", "eager", "cdist")
                 if name in row["contestants"]
             ]
             least = min((peak for peak in peaks if peak is not None), default=None)
@@ -219,8 +219,8 @@ def _legend(cuda: bool) -> str:
         "Medians, contestants in turns in one process. `compiled` and the like: how many times the "
         "baseline's time is ours (above 1 we are faster). `of copy`: the bytes that the op has to "
         "move over its time, as a part of the bandwidth of a copy. MB: peak beyond the inputs, "
-        "results included; the baseline's is the smaller of compiled and eager. Error: the largest "
-        "relative distance of a result from the float64 reference."
+        "results included; the baseline's is the smallest of compiled, eager and cdist. Error: the "
+        "largest relative distance of a result from the float64 reference."
     )
     if cuda:
         text += (

@@ -204,8 +204,9 @@ def test_every_step_leaves_time_to_later_ones(budget, tmp_path):
 def test_all_commands_of_a_gpu_machine_can_be_made(tmp_path, monkeypatch):
     monkeypatch.setattr(steps.shutil, "which", lambda name: f"bin/{name}")
     made = {step.name: step.jobs(context(tmp_path, device="cuda"), 100) for step in STEPS.values()}
-    assert {job.name for job in made["suite"]} == {"suite-cuda", "suite-triton"}
-    assert all("-n" in job.command for job in made["suite"])
+    names = {f"{kind}-{name}" for kind in ("suite", "properties") for name in ("cuda", "triton")}
+    assert {job.name for job in made["suite"]} == names
+    assert sum("-n" in job.command for job in made["suite"]) == 2
     assert made["build"][0].env["TORCH_CUDA_ARCH_LIST"] == "90"
     assert len(made["sanitizer"]) == 4 + 4 + 3
     logs = [job.name for of_step in made.values() for job in of_step]

@@ -16,6 +16,8 @@ from gpucheck import environment, inplace, records, sanitizer, suite
 from gpucheck.jobs import Job
 
 Found = dict[str, Any]
+# torch's switch for deterministic algorithms asks for it; products may be slower with it.
+DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 PASSED, FAILED, STOPPED, SKIPPED = "passed", "failed", "out of time", "skipped"
 
 
@@ -40,8 +42,6 @@ class Context:
             "PYTHONUNBUFFERED": "1",
             "FASTALIGN_BACKEND": "",
             "OMP_NUM_THREADS": "1",
-            # torch's switch for deterministic algorithms asks for it.
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
             # Many processes compile at once here, each of which would start one per core.
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
@@ -87,7 +87,7 @@ def _build(context: Context, limit: float) -> list[Job]:
 
 def _built(context: Context, jobs: list[Job]) -> Found:
     good = jobs[0].status == 0
-    found: Found = {"state": _state(jobs, good), "architectures": context.archs}
+    found: Found = {"state": _state(jobs, good or jobs[0].stopped), "architectures": context.archs}
     if not good and not jobs[0].running:
         found["error"] = first_errors(jobs[0].tail(20000)) or jobs[0].tail(600)
         library = inplace.ROOT / "fastalign" / "_C.abi3.so"
@@ -133,10 +133,12 @@ def _workers(context: Context) -> dict[str, int]:
 def _suite(context: Context, limit: float) -> list[Job]:
     jobs = []
     for backend, workers in _workers(context).items():
-        command = suite.command(context.python, backend, context.device, workers)
-        stream = context.scratch / f"suite-{backend}.jsonl"
-        env = suite.environment(stream, backend)
-        jobs.append(context.job(f"suite-{backend}", command, limit, env=env))
+        for name, properties in (("suite", False), ("properties", True)):
+            own = 1 if properties else workers
+            command = suite.command(context.python, backend, context.device, own, properties)
+            stream = context.scratch / f"{name}-{backend}.jsonl"
+            env = {**suite.environment(stream, backend), **DETERMINISTIC}
+            jobs.append(context.job(f"{name}-{backend}", command, limit, env=env))
     return jobs
 
 
@@ -144,15 +146,20 @@ def _suite_results(context: Context, jobs: list[Job]) -> Found:
     found: Found = {"backends": {}}
     good = True
     for job in jobs:
-        backend = job.name.partition("-")[2]
+        name, _, backend = job.name.partition("-")
         counts = suite.summary(context.scratch / f"{job.name}.jsonl")
         counts["seconds"], counts["stopped"] = round(job.seconds, 1), job.stopped
-        if not job.running and counts["passed"] + counts["failed"] == 0:
+        ended = not job.running and not job.stopped
+        if ended and counts["passed"] + counts["failed"] == 0:
             counts["error"] = job.tail(800)
             good = False
         good = good and counts["failed"] == 0
-        found["backends"][backend] = counts
+        found["backends"][backend if name == "suite" else f"{backend}, {name}"] = counts
     return {"state": _state(jobs, good), **found}
+
+
+# A lost CUDA context, an abort and a segmentation fault: the process goes on behind the check.
+CHECKS: dict[str, Any] = {"again": {records.AGAIN: 30, -6: 5, -11: 5}, "env": DETERMINISTIC}
 
 
 def _parts(context: Context, most: int) -> int:
@@ -166,8 +173,7 @@ def _shapes(context: Context, limit: float) -> list[Job]:
         out = str(context.scratch / f"{name}.jsonl")
         arguments = ["--device", context.device, "--out", out, "--part", f"{part}/{parts}"]
         arguments += ["--backends", *context.backends]
-        again = {records.AGAIN: 30, -6: 5, -11: 5}
-        jobs.append(context.module(name, "gpucheck.shapes", *arguments, limit=limit, again=again))
+        jobs.append(context.module(name, "gpucheck.shapes", *arguments, limit=limit, **CHECKS))
     return jobs
 
 
@@ -177,10 +183,7 @@ def _behaviour(context: Context, limit: float) -> list[Job]:
         name = f"behaviour-{backend}"
         out = str(context.scratch / f"{name}.jsonl")
         arguments = ["--device", context.device, "--backend", backend, "--out", out]
-        again = {records.AGAIN: 30, -6: 5, -11: 5}
-        jobs.append(
-            context.module(name, "gpucheck.behaviour", *arguments, limit=limit, again=again)
-        )
+        jobs.append(context.module(name, "gpucheck.behaviour", *arguments, limit=limit, **CHECKS))
     return jobs
 
 
@@ -324,7 +327,10 @@ def _demo(context: Context, limit: float) -> list[Job]:
 
 
 def _shown(context: Context, jobs: list[Job]) -> Found:
-    return {"state": _state(jobs, jobs[0].status == 0), "output": jobs[0].tail(1500)}
+    return {
+        "state": _state(jobs, jobs[0].status == 0 or jobs[0].stopped),
+        "output": jobs[0].tail(1500),
+    }
 
 
 STEPS = {

@@ -112,16 +112,24 @@ def dtype_of(test: str) -> str:
     return found[1] if found else "float32"
 
 
-def command(python: str, backend: str, device: str, workers: int) -> list[str]:
-    """pytest over the tests that this backend has a part in."""
+# Few tests with hundreds of shapes each, for which Triton compiles long: in a process of its own.
+PROPERTIES = "tests/ops/test_properties.py"
+
+
+def command(
+    python: str, backend: str, device: str, workers: int, properties: bool = False
+) -> list[str]:
+    """pytest over the tests that this backend has a part in, those of properties or all others."""
     chosen = backend if backend == device == "cpu" else f"{backend}-{device}"
     arguments = [python, "-m", "pytest", "-p", "gpucheck.suite", "-p", "no:cacheprovider"]
-    arguments += ["tests/ops", "-q", "-k", chosen, "--durations=5", "--no-header", "--tb=short"]
-    if importlib.util.find_spec("pytest_timeout") is not None:
+    arguments += [PROPERTIES] if properties else ["tests/ops", f"--ignore={PROPERTIES}"]
+    arguments += ["-q", "-k", chosen, "--durations=5", "--no-header", "--tb=short"]
+    arguments += ["--disable-warnings"]
+    if not properties and importlib.util.find_spec("pytest_timeout") is not None:
         # A kernel that never ends holds its process; xdist goes on with another.
         arguments += ["--timeout=90", "--timeout-method=thread"]
     if workers > 1:
-        arguments += ["-n", str(workers), "--max-worker-restart=200"]
+        arguments += ["-n", str(workers), "--dist=worksteal", "--max-worker-restart=200"]
     return arguments
 
 
