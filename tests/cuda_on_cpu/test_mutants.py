@@ -78,6 +78,7 @@ MUTANTS = [
     ),
     Mutant("warp_affine", "removed barrier", "warp_affine.cuh", BARRIER, "", 1),
     Mutant("warp_affine", "removed barrier", "warp_gather.cuh", BARRIER, "", 1),
+    Mutant("warp_affine", "removed barrier", "warp_gather.cuh", BARRIER, "", 2),
     Mutant("warp_affine", "removed barrier", "warp_theta.cuh", BARRIER, "", 0),
     Mutant(
         "warp_affine",

@@ -25,6 +25,7 @@ SHAPES = {
     "many images": (37, 8, 2, 3),
     "many channels": (2, 136, 3, 2),
     "one image": (1, 192, 1, 2),
+    "tall images": (13, 8, 18, 6),
 }
 CROWD = (520, 8, 1, 2)  # of images: what a block keeps of each does not fit the least device
 

@@ -21,8 +21,8 @@ def _edges(case: Case, arguments: tuple[object, ...]) -> Tensor | None:
         x, theta, size, mode, _, corners = arguments
         return edge_band(theta, x.shape[2:], size, corners, mode) if mode == "nearest" else None
     if case.op == "warp_affine_backward":
-        _, x, theta, mode, _, corners, *_ = arguments
-        return edge_band(theta, x.shape[2:], OTHER_SIZE, corners, mode)
+        grad, x, theta, mode, _, corners, *_ = arguments
+        return edge_band(theta, x.shape[2:], grad.shape[2:], corners, mode)
     return None
 
 
@@ -59,7 +59,7 @@ def check_case(case: Case, backend: Backend, inputs: Inputs, ulps: float = ULPS)
 
 
 def _extra() -> list[Case]:
-    """Choices of dtypes that tests/ops walks over elsewhere."""
+    """Choices that tests/ops walks over elsewhere."""
     cases = [
         Case(
             "warp_affine_backward",
@@ -71,7 +71,18 @@ def _extra() -> list[Case]:
                 *("bilinear", "zeros", False),
                 *(True, True, True),
             ),
-        )
+        ),
+        Case(
+            "warp_affine_backward",
+            "same size",
+            lambda i: (
+                i.features(),
+                i.features(),
+                i.theta(),
+                *("bilinear", "zeros", False),
+                *(True, True, True),
+            ),
+        ),
     ]
     for stored in HALVES:
         cases += [

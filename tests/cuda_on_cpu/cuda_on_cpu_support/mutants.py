@@ -24,6 +24,7 @@ from cuda_on_cpu_support.builder import (
     RANDOM,
     REVERSE,
     UNOPTIMISED,
+    Device,
     Library,
     library,
     op_sources,
@@ -31,8 +32,10 @@ from cuda_on_cpu_support.builder import (
 from cuda_on_cpu_support.checks import ALL_CASES, check_case
 from cuda_on_cpu_support.kernels import Kernels
 
-# Sizes that leave lanes, rows and tiles partly filled, and one that vectors fill.
-SHAPES = ((3, 16, 3, 8), (5, 7, 3, 13), (9, 3, 4, 18), (1, 192, 1, 2))
+# Sizes that leave lanes, rows and tiles partly filled, one that vectors fill, and many tiles, which
+# a block takes in turn.
+SHAPES = ((3, 16, 3, 8), (5, 7, 3, 13), (9, 3, 4, 18), (1, 192, 1, 2), (13, 8, 18, 6))
+ONE_PROCESSOR = Device(1, 99 * 1024)
 LAYOUTS = ("contiguous", "channels_last")
 
 
@@ -95,6 +98,7 @@ def caught(op: str, kernels: Kernels) -> str | None:
     serve(kernels)
     cases = [case for case in ALL_CASES if case.op.startswith(op)]
     schedules = (IN_ORDER, REVERSE, RANDOM[0], RANDOM[1])
+    kernels.library(op).device(ONE_PROCESSOR)
     for step, (shape, layout) in enumerate(itertools.product(SHAPES, LAYOUTS)):
         for turn, case in enumerate(cases):
             kernels.library(op).schedule(schedules[(step + turn) % 4])
