@@ -54,7 +54,7 @@ UNOPTIMISED = Kind("unoptimised", ("-O0",))  # compiles fastest, for what runs o
 SANITIZED = Kind(
     "sanitized",
     (
-        "-O1",
+        "-O0",  # optimised, the checks take three times as long to compile
         "-fno-omit-frame-pointer",
         "-fsanitize=address,undefined",
         "-fno-sanitize-recover=all",
