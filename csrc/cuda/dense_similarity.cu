@@ -39,7 +39,7 @@ DenseTask<T> dense_task(const DenseSimilarityArgs& args, const DensePlan& plan,
   task.groups = groups;
   task.batch = static_cast<int>(args.p.batch());
   task.channels = static_cast<int>(args.p.channels());
-  task.width = static_cast<int>(args.p.width());
+  task.rows = rows_of(args.p.width());
   task.pixels = args.p.pixels();
   task.weight = static_cast<float>(-1.0 / elements);
   task.lanes = plan.lanes;

@@ -24,7 +24,8 @@ struct DenseTask {
   float* value;     // [B, H*W] or null
   double* partial;  // [blocks] or null
   GroupOrder groups;
-  int batch, channels, width;
+  int batch, channels;
+  Rows rows;
   int64_t pixels;
   float weight;
   // From DensePlan.
@@ -109,7 +110,7 @@ struct DenseLane {
     channel = row * (V / N);
     channel_step = task.lanes * (V / N);
     active = location() < task.pixels;
-    pixel = pixel_at(active ? location() : 0, task.width);
+    pixel = pixel_at(active ? location() : 0, task.rows);
     own_steps = active ? (task.channels - channel + channel_step - 1) / channel_step : 0;
     const bool spill = V == 1 && task.spill != nullptr;
     const DenseShared layout = dense_shared(task.batch, warps(), task.steps, locations(), V,
@@ -137,7 +138,7 @@ struct DenseLane {
   // As many steps at once as keep loads on their way without crowding the registers.
   template <class Step>
   FASTALIGN_DEVICE void for_each_step(Step&& step) const {
-#pragma unroll(2)
+#pragma unroll(V == 8 ? 1 : 2)
     for (int k = 0; k < task.steps; ++k) {
       step(k);
     }
@@ -357,7 +358,7 @@ struct DenseLane {
     if (task.grad.data == nullptr || !active) {
       return task.weight;
     }
-    const Pixel here = N == 1 ? pixel : pixel_at(location() + n, task.width);
+    const Pixel here = N == 1 ? pixel : pixel_at(location() + n, task.rows);
     return task.grad.data[image * task.grad.image + here.in(task.grad)];
   }
 

@@ -42,12 +42,25 @@ struct Pixel {
   }
 };
 
-FASTALIGN_DEVICE Pixel pixel_at(int64_t location, int width) {
-  if (location < (int64_t{1} << 31)) {  // the usual case: no 64-bit division
-    const auto small = static_cast<unsigned>(location), by = static_cast<unsigned>(width);
+// The width of a plane, and what stands for a division of 64 bits by it, which would be a call.
+struct Rows {
+  int width;
+  double inverse;
+};
+
+inline Rows rows_of(int64_t width) {
+  return {static_cast<int>(width), 1.0 / static_cast<double>(width)};
+}
+
+FASTALIGN_DEVICE Pixel pixel_at(int64_t location, const Rows& rows) {
+  if (location < (int64_t{1} << 31)) {
+    const auto small = static_cast<unsigned>(location), by = static_cast<unsigned>(rows.width);
     return {static_cast<int>(small / by), static_cast<int>(small % by)};
   }
-  return {static_cast<int>(location / width), static_cast<int>(location % width)};
+  int64_t row = static_cast<int64_t>(static_cast<double>(location) * rows.inverse);
+  row -= row * rows.width > location ? 1 : 0;
+  row += (row + 1) * rows.width <= location ? 1 : 0;
+  return {static_cast<int>(row), static_cast<int>(location - row * rows.width)};
 }
 
 // What these kernels cannot count to, in words; null for all else.

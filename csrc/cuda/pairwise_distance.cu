@@ -29,7 +29,6 @@ int threads_that_fit(int64_t each, int64_t limit) {
 PairPlan pair_plan(const PairwiseDistanceArgs& args, const Device& device) {
   const int64_t batch = args.h.batch(), channels = args.h.channels(), pixels = args.h.pixels();
   const int64_t limit = device.shared_bytes;
-  constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
   PairPlan plan{};
   plan.splits = 1;
   if (!args.squared && (channels == 1 || channels == 3)) {
@@ -53,9 +52,15 @@ PairPlan pair_plan(const PairwiseDistanceArgs& args, const Device& device) {
   const bool spill = plan.threads == 0;
   plan.threads = spill ? 32 : plan.threads;
   plan.tiles = ceil_div(pixels, plan.threads);
-  plan.blocks = args.squared ? plan.tiles : plan.tiles * batch;
-  const int64_t most = spill && !args.squared ? 4 * device.multiprocessors : kMostBlocks;
-  plan.blocks = plan.blocks < most ? plan.blocks : most;
+  plan.blocks = plan.tiles;
+  if (!args.squared) {
+    constexpr int64_t kMostRows = 65535;  // of a grid
+    plan.splits = batch < kMostRows ? batch : kMostRows;
+  }
+  if (spill && !args.squared) {  // each block in flight needs its own memory
+    plan.splits = 1;
+    plan.blocks = plan.tiles < 4 * device.multiprocessors ? plan.tiles : 4 * device.multiprocessors;
+  }
   plan.shared = kSumBytes + (kept && !spill ? batch * 4 * plan.threads : 0);
   plan.spilled = spill ? batch * plan.threads : 0;
   return plan;
@@ -73,7 +78,7 @@ PairScratch pair_scratch(const PairwiseDistanceArgs& args, const PairPlan& plan)
   PairScratch scratch{};
   scratch.groups = pieces.take<int>(args.groups.data == nullptr ? 0 : 3 * args.h.batch());
   scratch.partial = pieces.take<double>(args.loss == nullptr ? 0 : plan.blocks * plan.splits);
-  scratch.spill = pieces.take<float>(plan.blocks * plan.spilled);
+  scratch.spill = pieces.take<float>(plan.blocks * plan.splits * plan.spilled);
   scratch.bytes = pieces.used;
   return scratch;
 }
@@ -95,7 +100,7 @@ PairTask<T> pair_task(const PairwiseDistanceArgs& args, const PairPlan& plan,
   task.groups = groups;
   task.batch = static_cast<int>(args.h.batch());
   task.channels = static_cast<int>(args.h.channels());
-  task.width = static_cast<int>(args.h.width());
+  task.rows = rows_of(args.h.width());
   task.pixels = args.h.pixels();
   task.weight = static_cast<float>(1.0 / pair_elements(args));
   task.spill = plan.spilled > 0 ? scratch.spill : nullptr;

@@ -13,7 +13,8 @@
 // Why ordered pairs, each distance computed from both sides. Meeting once would halve the
 // arithmetic, but the partner's sums and gradient would have to lie in shared memory too, read and
 // written by every pair: twice the shared memory, half the threads on a multiprocessor. Here 384
-// bytes a location at B = 32 leave 16 warps on an H100's multiprocessor and 8 on a small chip's.
+// bytes a location at B = 32 leave 12 to 16 warps on an H100's multiprocessor, 8 on a small chip's.
+// Only the pairs inside a tile of registers are met once.
 // The registers' tiles are independent: a small map's are spread over blocks (gridDim.y).
 //
 // Mask. Values that are not valid are copied as zeros, and their pairs are skipped or dropped by
@@ -47,14 +48,16 @@ template <class T, int C, bool Backward>
 struct PairTile {
   const PairLocation<T>& at;
   const float* column;  // of this thread: [images][C][threads]
+  const bool bounded;   // no entry there is large, infinite or NaN
   int start, count, threads;
   float share;
   float own[kPairImages][C], sum[kPairImages], weight[kPairImages], gradient[kPairImages][C];
 
-  FASTALIGN_DEVICE PairTile(const PairLocation<T>& location, const float* values, int first,
-                            int images, float pair_share)
+  FASTALIGN_DEVICE PairTile(const PairLocation<T>& location, const float* values, bool small,
+                            int first, int images, float pair_share)
       : at(location),
         column(values),
+        bounded(small),
         start(first),
         count(images),
         threads(static_cast<int>(blockDim.x)),
@@ -64,6 +67,13 @@ struct PairTile {
       const int image = at.task.groups.image(r < count ? start + r : start);
       read(image, own[r]);
       weight[r] = Backward ? at.weight(image, share) : 0.0f;
+    }
+    reset();
+  }
+
+  FASTALIGN_DEVICE void reset() {
+#pragma unroll
+    for (int r = 0; r < kPairImages; ++r) {
       sum[r] = 0.0f;
       fill<C>(gradient[r], 0.0f);
     }
@@ -103,13 +113,13 @@ struct PairTile {
       read(image, other);
       const float other_weight = Backward ? at.weight(image, share) : 0.0f;
       Difference<C> differences[kPairImages];
-      bool usual = true;
+      float lowest = bounded ? kHighSquare : 0.0f;
 #pragma unroll
       for (int r = 0; r < kPairImages; ++r) {
         differences[r] = difference(other, r);
-        usual = usual && (skipped<guarded>(r, place) || in_range(differences[r].square));
+        lowest = fminf(lowest, skipped<guarded>(r, place) ? kHighSquare : differences[r].square);
       }
-      if (usual) {
+      if (lowest >= kLowSquare) {
 #pragma unroll
         for (int r = 0; r < kPairImages; ++r) {
           gather(r, differences[r], 1.0f, skipped<guarded>(r, place), other_weight);
@@ -123,6 +133,36 @@ struct PairTile {
         const bool zero = scaled.square == 0.0f || skipped<guarded>(r, place);
         gather(r, scaled, inverse_of_power(scale), zero, other_weight);
       }
+    }
+  }
+
+  // The images of a full tile meet each other, each pair once; they are the first to meet, so that
+  // a pair out of range can be made good by a second start.
+  FASTALIGN_DEVICE void meet_inside() {
+    if (!bounded || at.task.mask.data != nullptr) {
+      return meet<true>(start, start + kPairImages);
+    }
+    float lowest = kHighSquare;
+#pragma unroll
+    for (int r = 0; r < kPairImages; ++r) {
+#pragma unroll
+      for (int s = r + 1; s < kPairImages; ++s) {
+        const Difference<C> d = difference(own[s], r);
+        lowest = fminf(lowest, d.square);
+        const Root root = root_of(d.square);
+        sum[r] += root.length;
+        sum[s] += root.length;
+        const float pull = (weight[r] + weight[s]) * root.inverse;
+#pragma unroll
+        for (int c = 0; Backward && c < C; ++c) {
+          gradient[r][c] = fmaf(-d.entry[c], pull, gradient[r][c]);
+          gradient[s][c] = fmaf(d.entry[c], pull, gradient[s][c]);
+        }
+      }
+    }
+    if (lowest < kLowSquare) {
+      reset();
+      meet<true>(start, start + kPairImages);
     }
   }
 
@@ -187,13 +227,16 @@ pair_tiles(PairTask<T> task) {
   const int batch = task.batch, threads = static_cast<int>(blockDim.x);
   const PairLocation<T> at(task, static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x);
   float* column = reinterpret_cast<float*>(shared + kSumBytes) + threadIdx.x;
+  bool bounded = true;
 #pragma unroll 4
   for (int image = 0; image < batch; ++image) {
     const bool valid = at.valid(image);
 #pragma unroll
     for (int c = 0; c < C; ++c) {
-      const float value = at.read(image, c);
-      column[(image * C + c) * threads] = valid ? value : 0.0f;
+      const float read = at.read(image, c);
+      const float value = valid ? read : 0.0f;
+      bounded = bounded && fabsf(value) <= kLargeEntry;
+      column[(image * C + c) * threads] = value;
     }
   }
   double total = 0;
@@ -206,10 +249,10 @@ pair_tiles(PairTask<T> task) {
         continue;
       }
       const int count = min(kPairImages, end - start);
-      PairTile<T, C, Backward> images(at, column, start, count, share);
+      PairTile<T, C, Backward> images(at, column, bounded, start, count, share);
       if (count == kPairImages) {
+        images.meet_inside();
         images.template meet<false>(first, start);
-        images.template meet<true>(start, start + kPairImages);
         images.template meet<false>(start + kPairImages, end);
       } else {
         images.template meet<true>(first, end);
@@ -220,54 +263,63 @@ pair_tiles(PairTask<T> task) {
   finish_pairs(task, total, shared);
 }
 
-// Any number of channels and images: a thread takes one image at one location and reads h through
-// the caches; the factors of its pairs wait in shared memory (or `spill`) for the gradient.
+// Value and gradient of one image at one location, for any number of channels and images: h comes
+// through the caches, and the factors of the pairs, [places][threads], wait for the gradient in
+// shared memory (or in `spill`).
 template <class T>
-FASTALIGN_KERNEL(kPairThreads)
-pair_any(PairTask<T> task, int64_t tiles) {
-  FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
-  const int batch = task.batch, threads = static_cast<int>(blockDim.x);
+FASTALIGN_DEVICE float pair_image(const PairLocation<T>& at, int place, float* factors) {
+  const PairTask<T>& task = at.task;
   const bool backward = task.dh.data != nullptr;
-  float* factors = reinterpret_cast<float*>(shared + kSumBytes);
-  if (task.spill != nullptr) {
-    factors = task.spill + static_cast<int64_t>(blockIdx.x) * batch * threads;
+  const int batch = task.batch, threads = static_cast<int>(blockDim.x);
+  const int image = task.groups.image(place);
+  const int first = task.groups.first_of(place), end = task.groups.end_of(place, batch);
+  const float share = pair_share(at.members(first, end));
+  const bool paired = at.active && share > 0.0f && at.valid(image);
+  float sum = 0.0f;
+  for (int other = first; paired && other < end; ++other) {
+    const int partner = task.groups.image(other);
+    const Reach reach =
+        other == place || !at.valid(partner) ? Reach{0.0f, 0.0f} : at.reach(image, partner);
+    sum += reach.length;
+    if (backward) {
+      const float weight = at.weight(image, share) + at.weight(partner, share);
+      factors[(other - first) * threads] = reach.inverse == 0.0f ? 0.0f : weight * reach.inverse;
+    }
   }
-  factors += threadIdx.x;  // [places][threads]
-  double total = 0;
-  for (int64_t unit = blockIdx.x; unit < tiles * batch; unit += gridDim.x) {
-    const int place = static_cast<int>(unit / tiles);
-    const PairLocation<T> at(task, unit % tiles * threads + threadIdx.x);
-    const int image = task.groups.image(place);
-    const int first = task.groups.first_of(place), end = task.groups.end_of(place, batch);
-    const float share = pair_share(at.members(first, end));
-    const bool paired = at.active && share > 0.0f && at.valid(image);
-    float sum = 0.0f;
+  if (!at.active) {
+    return 0.0f;
+  }
+  const float value = paired ? sum * share : 0.0f;
+  at.write_value(image, value);
+  for (int c = 0; backward && c < task.channels; ++c) {
+    const float own = at.read(image, c);
+    float gradient = 0.0f;
     for (int other = first; paired && other < end; ++other) {
       const int partner = task.groups.image(other);
-      const Reach reach =
-          other == place || !at.valid(partner) ? Reach{0.0f, 0.0f} : at.reach(image, partner);
-      sum += reach.length;
-      if (backward) {
-        const float weight = at.weight(image, share) + at.weight(partner, share);
-        factors[(other - first) * threads] = reach.inverse == 0.0f ? 0.0f : weight * reach.inverse;
+      if (other != place && at.valid(partner)) {
+        gradient = fmaf(own - at.read(partner, c), factors[(other - first) * threads], gradient);
       }
     }
-    if (!at.active) {
-      continue;
-    }
-    const float value = paired ? sum * share : 0.0f;
-    total += static_cast<double>(value);
-    at.write_value(image, value);
-    for (int c = 0; backward && c < task.channels; ++c) {
-      const float own = at.read(image, c);
-      float gradient = 0.0f;
-      for (int other = first; paired && other < end; ++other) {
-        const int partner = task.groups.image(other);
-        if (other != place && at.valid(partner)) {
-          gradient = fmaf(own - at.read(partner, c), factors[(other - first) * threads], gradient);
-        }
-      }
-      at.write_gradient(image, c, gradient);
+    at.write_gradient(image, c, gradient);
+  }
+  return value;
+}
+
+template <class T>
+FASTALIGN_KERNEL(kPairThreads, 6)
+pair_any(PairTask<T> task, int64_t tiles) {
+  FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
+  const int threads = static_cast<int>(blockDim.x);
+  float* factors = reinterpret_cast<float*>(shared + kSumBytes);
+  if (task.spill != nullptr) {
+    const int64_t block = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    factors = task.spill + block * task.batch * threads;
+  }
+  double total = 0;
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const PairLocation<T> at(task, tile * threads + threadIdx.x);
+    for (int place = blockIdx.y; place < task.batch; place += static_cast<int>(gridDim.y)) {
+      total += static_cast<double>(pair_image(at, place, factors + threadIdx.x));
     }
   }
   finish_pairs(task, total, shared);

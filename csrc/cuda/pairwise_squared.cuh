@@ -14,7 +14,7 @@
 namespace fastalign::cuda {
 
 template <class T>
-FASTALIGN_KERNEL(kPairThreads)
+FASTALIGN_KERNEL(kPairThreads, 6)
 pair_squared(PairTask<T> task) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   const int batch = task.batch, threads = static_cast<int>(blockDim.x);

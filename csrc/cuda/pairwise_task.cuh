@@ -10,6 +10,7 @@
 namespace fastalign::cuda {
 
 constexpr int kPairThreads = 128;
+constexpr float kLargeEntry = 0x1p29f;    // squares of differences stay far from overflow
 constexpr int kSumBytes = kMaxWarps * 8;  // of shared memory: a double for each warp
 
 template <class T>
@@ -21,7 +22,8 @@ struct PairTask {
   float* value;             // [B, H*W] or null
   double* partial;          // [blocks] or null
   GroupOrder groups;
-  int batch, channels, width;
+  int batch, channels;
+  Rows rows;
   int64_t pixels;
   float weight;
   float* spill;  // for what shared memory does not hold, or null
@@ -32,13 +34,11 @@ struct Root {
   float length, inverse;
 };
 
-// rsqrt is good to two units in the last place; one step of Newton's makes the root's length as
-// good as that of a division and a square root, for a third of the instructions.
+// The length takes the inverse root's two units in the last place; a mean over partners evens
+// them out, and a step of Newton's would cost a sixth of all instructions.
 FASTALIGN_DEVICE Root root_of(float square) {
-  const float inverse = rsqrtf(square);
-  const float length = square * inverse;
-  const float error = fmaf(-length, length, square);
-  return {fmaf(0.5f * inverse, error, length), inverse};
+  const float inverse = inverse_root(square);
+  return {square * inverse, inverse};
 }
 
 FASTALIGN_DEVICE float inverse_of_power(float power) {
@@ -63,7 +63,7 @@ struct PairLocation {
 
   FASTALIGN_DEVICE PairLocation(const PairTask<T>& given, int64_t index)
       : task(given), location(index), active(index < given.pixels) {
-    const Pixel pixel = pixel_at(active ? location : 0, task.width);
+    const Pixel pixel = pixel_at(active ? location : 0, task.rows);
     h = pixel.in(task.h);
     dh = pixel.in(task.dh);
     mask = pixel.in(task.mask);

@@ -10,6 +10,12 @@
 // Used for the outer pixels under border padding, on which all that lies outside lands, and under
 // reflection, and for whole images whose map the gathering kernels leave out. With nothing to sweep
 // the kernel reads one number and ends.
+//
+// Bytes: grad once per candidate, mostly from caches; dx once. A fallback that has to be right for
+// every map and bounded in time rather than fast: per pixel it costs the output rows within reach,
+// and with copies that cannot be counted the whole output, seconds for a megapixel. The intervals,
+// and the positions of runaway maps, are the only float64 work per row or candidate of a warp.
+
 #pragma once
 
 #include "warp_plan.cuh"
@@ -189,7 +195,7 @@ FASTALIGN_DEVICE TilePlace ring_pixel(int64_t index, const WarpFrame& f) {
 }
 
 template <class T>
-FASTALIGN_KERNEL(kSweepThreads)
+FASTALIGN_KERNEL(kSweepThreads, 3)
 sweep(const WarpBackwardParams p) {
   if (static_cast<const PlanHeader*>(p.scratch)->any_swept == 0) {
     return;

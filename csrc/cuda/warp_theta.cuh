@@ -7,7 +7,9 @@
 // blocks' sums in order and scales them to theta. No atomics; the same bits every time.
 //
 // Bytes: grad once and x once, as they must be, plus 48 bytes per block. Lanes along pixels or
-// along channels as in warp_affine.cuh.
+// along channels as in warp_affine.cuh. It is a pass of its own beside the gather: fused, both
+// would read grad through one walk over output pixels, which only atomics could turn into one over
+// input pixels. float64 is left to one thread per block, for chips that are slow at it.
 #pragma once
 
 #include "warp_plan.cuh"

@@ -197,6 +197,10 @@ FASTALIGN_KERNEL(64) reads_global_at(const float* in, float* out, int64_t index)
   out[threadIdx.x] = in[index];
 }
 
+FASTALIGN_KERNEL(64) reads_as_vector_at(const float* in, float* out, int64_t index) {
+  out[threadIdx.x] = reinterpret_cast<const float4*>(in + index)->y;
+}
+
 }  // namespace
 
 #define KERNEL(name)                                                                              \
@@ -224,6 +228,7 @@ KERNEL(reads_unwritten_shared)
 KERNEL(divides_by)
 KERNEL(follows_null)
 KERNEL(reads_global_at)
+KERNEL(reads_as_vector_at)
 #undef KERNEL
 
 #define KERNEL(name, argument)                                                                \

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,20 +16,19 @@ from fastalign.ops import backends
 
 NAME = "cuda_on_cpu"
 BACKEND = Backend(NAME, "cpu")
-# The sanitizers' library needs their runtime loaded first, so that a process has one kind.
-KIND = SANITIZED if os.environ.get("FASTALIGN_CUDA_ON_CPU") == SANITIZED.name else PLAIN
-
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 _served: Kernels | None = None
 
 
-def build(kind: Kind = KIND) -> Kernels:
-    """The kernels of the checkout; ops whose kernels are not written yet have no library."""
-    found = {}
-    for op in OPS:
-        if sources := op_sources(op):
-            found[op] = Library(library(sources, kind))
+def compiled(kind: Kind) -> dict[str, Path]:
+    """The libraries of the checkout by op; ops whose kernels are not written yet have none."""
+    return {op: library(sources, kind) for op in OPS if (sources := op_sources(op))}
+
+
+def build(kind: Kind = PLAIN) -> Kernels:
+    """The kernels of the checkout. Sanitized ones load where the sanitizers' runtimes are."""
+    found = {op: Library(path) for op, path in compiled(kind).items()}
     return Kernels(found, watched=kind is SANITIZED)
 
 

@@ -31,8 +31,7 @@ from fastalign.ops.layout import empty_locations, empty_maps, empty_scalar, no_g
 _MODES = ("bilinear", "nearest")
 _PADDINGS = ("zeros", "border", "reflection")
 _libc = ctypes.CDLL(None)
-_libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-_libc.aligned_alloc.restype = ctypes.c_void_p
+_libc.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
 _libc.free.argtypes = [ctypes.c_void_p]
 
 _SCRATCH_ALIGNMENT = 256
@@ -41,9 +40,11 @@ _SCRATCH_ALIGNMENT = 256
 @contextmanager
 def _allocated(size: int) -> Iterator[int]:
     """``size`` bytes that hold NaN, from the allocator that a sanitizer watches."""
-    address = _libc.aligned_alloc(_SCRATCH_ALIGNMENT, size)
+    address = ctypes.c_void_p()
+    if _libc.posix_memalign(ctypes.byref(address), _SCRATCH_ALIGNMENT, size) != 0:
+        raise MemoryError
     ctypes.memset(address, 0xFF, size)
-    yield address
+    yield address.value
     _libc.free(address)
 
 

@@ -144,7 +144,7 @@ int lanes_in_warp(const Thread& thread) {
 }
 
 bool same_place(const Place& a, const Place& b) {
-  return a.line == b.line && std::strcmp(a.file, b.file) == 0;
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
 }
 
 Thread* first_in(State state) {
