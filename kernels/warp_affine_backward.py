@@ -192,7 +192,7 @@ def _gradient_of_theta(
     last = lanes_along_channels(x, grad)
     unit = alignment(x, grad) if last else 1
     block_c = min(power_of_two(channels), 64) if last else min(power_of_two(channels), 4)
-    tile_h, tile_w = tile_for(max(16, 2048 // block_c) if last else 128, out_h, out_w)
+    tile_h, tile_w = tile_for(max(16, 1024 // block_c) if last else 128, out_h, out_w)
     tiles_x = triton.cdiv(out_w, tile_w)
     tiles = tiles_x * triton.cdiv(out_h, tile_h)
     ranges, per_range = channel_ranges(channels, block_c, batch * tiles)

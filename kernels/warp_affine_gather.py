@@ -28,7 +28,6 @@ from fastalign.kernels.warp_options import (
     image_strides,
     is_wide,
     lanes_along_channels,
-    position_type,
     power_of_two,
     tile_for,
 )
@@ -148,7 +147,7 @@ def gather_gradient(
             NEAREST=mode == "nearest",
             PADDING=PADDING_MODES[padding_mode],
             ALIGN=align_corners,
-            POS=position_type(theta, (in_h, in_w), mode, padding_mode == "zeros"),
+            POS=tl.float64,
             TILE_H=tile_h,
             TILE_W=tile_w,
             BLOCK_C=block_c,
