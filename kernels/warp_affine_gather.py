@@ -45,7 +45,7 @@ def _gather(
     channels, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges,
     g_b, g_c, g_h, g_w, d_b, d_c, d_h, d_w,  # all but those of channels, and channels: in UNITs
     t_b, t_r, t_c,
-    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr, POS: tl.constexpr,
+    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
@@ -100,11 +100,11 @@ def _gather(
 
     if PADDING == 1 or not SCAN:
         total = walk_boxes(
-            total, upstream_of, here, ix0, iy0, ix, iy, exists,
+            total, upstream_of, here, ix, iy, exists,
             xx, xy, x0, yx, yy, y0,
             ux, uy, vx, vy, half_x, half_y, n_rows, n_columns, copy_x, copy_y, n_across, n_copies,
             in_h, in_w, out_h, out_w, g_h, g_w,
-            NEAREST, PADDING, ALIGN, POS, TILE_H, TILE_W, UNIT, WIDE,
+            NEAREST, PADDING, ALIGN, UNIT, WIDE,
         )  # fmt: skip
     if SCAN:
         total = scan_rows(
@@ -147,7 +147,6 @@ def gather_gradient(
             NEAREST=mode == "nearest",
             PADDING=PADDING_MODES[padding_mode],
             ALIGN=align_corners,
-            POS=tl.float64,
             TILE_H=tile_h,
             TILE_W=tile_w,
             BLOCK_C=block_c,
