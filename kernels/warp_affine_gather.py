@@ -131,12 +131,15 @@ def gather_gradient(
     out_h, out_w = grad.shape[2:]
     last = lanes_along_channels(grad, to_x)
     unit = alignment(grad, to_x) if last else 1
-    block_c = min(power_of_two(channels), 128 if last else 8)
-    tile_h, tile_w = tile_for(max(16, 2048 // block_c) if last else 128, in_h, in_w)
+    most_channels = min(power_of_two(channels), 128 if last else 8)
+    # The same tiles in both launches: they are what is shared out.
+    tile_h, tile_w = tile_for(max(16, 2048 // most_channels) if last else 128, in_h, in_w)
     tiles_x = triton.cdiv(in_w, tile_w)
     tiles = tiles_x * triton.cdiv(in_h, tile_h)
-    ranges = triton.cdiv(channels, block_c)
     for scan in (False, True):
+        # Scans keep more in registers beside the sums.
+        block_c = max(1, most_channels // 2) if scan else most_channels
+        ranges = triton.cdiv(channels, block_c)
         _gather[(batch * ranges * tiles,)](
             grad,
             theta,
