@@ -20,7 +20,7 @@ CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name 
 NATIVE := $(filter csrc/%,$(CPP))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench sanitize wheel clean distclean
+.PHONY: help setup demo test lint format bench sanitize sanitize-threads wheel clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
@@ -29,6 +29,7 @@ help:
 	@echo "make format     let ruff and clang-format rewrite what they can"
 	@echo "make bench      run the benchmarks"
 	@echo "make sanitize   run the native kernels under the sanitizers"
+	@echo "make sanitize-threads  look for races between the threads of the native kernels"
 	@echo "make wheel      build wheel and sdist into dist/"
 	@echo "make clean      remove build products; make distclean removes $(VENV) too"
 
@@ -85,7 +86,11 @@ sanitize: $(VENV)/.test
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$(SANITIZED) FASTALIGN_TEST_BACKENDS=cpu $(VENV)/bin/pytest tests/native tests/ops \
 	  --deselect tests/native/test_binary.py --ignore tests/native/test_aarch64.py \
-	  --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
+	  --ignore tests/native/test_races.py --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
+
+# The kernels without torch, whose threads the detector cannot follow, at every instruction set.
+sanitize-threads: $(VENV)/.test
+	FASTALIGN_RACE_LEVELS="baseline avx2 avx512" $(PY) -m pytest tests/native/test_races.py $(PYTEST_ARGS)
 
 wheel: $(VENV)/.test
 	$(PY) -m build --no-isolation --outdir dist .
