@@ -6,6 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
 
 # What the build needs (build-system.requires of pyproject.toml; a test compares the two), and
@@ -20,7 +21,7 @@ CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name 
 NATIVE := $(filter csrc/%,$(CPP))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench sanitize sanitize-threads wheel clean distclean
+.PHONY: help setup demo test lint format bench sanitize sanitize-threads two-torches wheel clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
@@ -30,6 +31,7 @@ help:
 	@echo "make bench      run the benchmarks"
 	@echo "make sanitize   run the native kernels under the sanitizers"
 	@echo "make sanitize-threads  look for races between the threads of the native kernels"
+	@echo "make two-torches  one wheel under several torch releases, which it downloads (TORCHES=...)"
 	@echo "make wheel      build wheel and sdist into dist/"
 	@echo "make clean      remove build products; make distclean removes $(VENV) too"
 
@@ -91,6 +93,9 @@ sanitize: $(VENV)/.test
 # The kernels without torch, whose threads the detector cannot follow, at every instruction set.
 sanitize-threads: $(VENV)/.test
 	FASTALIGN_RACE_LEVELS="baseline avx2 avx512" $(PY) -m pytest tests/native/test_races.py $(PYTEST_ARGS)
+
+two-torches: $(VENV)/.test
+	$(PY) tools/two_torches.py $(TORCHES)
 
 wheel: $(VENV)/.test
 	$(PY) -m build --no-isolation --outdir dist .
