@@ -14,6 +14,7 @@
 //
 // Bytes: grad once (about 1.1 times at tiles of 32 x 32), x once if the map's gradient is wanted,
 // dx written once.
+#include "blocks.h"
 #include "warp_taps.h"
 
 namespace fastalign::FASTALIGN_ISA {
@@ -119,59 +120,6 @@ inline Interval find_intervals(const AffinePixels& map, const Plan& plan, const 
                             : Interval{0, 0};
   }
   return {static_cast<int32_t>(top), static_cast<int32_t>(bottom)};
-}
-
-// `pixels` neighbours of a row for the channels of one block, [pixel][Lanes], 0 beyond the last.
-template <class S, int Lanes>
-void read_block(const View4& view, int64_t image, int64_t channel, int64_t row, int64_t column,
-                int64_t pixels, Acc<S>* to) {
-  const int64_t channels = smaller<int64_t>(Lanes, view.channels() - channel);
-  const S* from =
-      plane_of<S>(view, image, channel) + row * view.stride[2] + column * view.stride[3];
-  const int64_t c_step = view.stride[1], p_step = view.stride[3];
-  if (c_step == 1 && channels == Lanes) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      for (int64_t c = 0; c < Lanes; c += smaller<int64_t>(Lanes, kLanes<Acc<S>>)) {
-        if constexpr (Lanes >= kLanes<Acc<S>>) {
-          store(to + i * Lanes + c, load_acc(from + i * p_step + c));
-        } else {
-          for (int64_t k = 0; k < Lanes; ++k) {
-            to[i * Lanes + k] = to_acc(from[i * p_step + k]);
-          }
-        }
-      }
-    }
-    return;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[i * Lanes + c] = to_acc(from[c * c_step + i * p_step]);
-    }
-  }
-  for (int64_t c = channels; c < Lanes; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[i * Lanes + c] = 0;
-    }
-  }
-}
-
-template <class S, int Lanes>
-void write_block(const View4& view, int64_t image, int64_t channel, int64_t row, int64_t column,
-                 int64_t pixels, const Acc<S>* from) {
-  const int64_t channels = smaller<int64_t>(Lanes, view.channels() - channel);
-  S* to = plane_of<S>(view, image, channel) + row * view.stride[2] + column * view.stride[3];
-  const int64_t c_step = view.stride[1], p_step = view.stride[3];
-  if (c_step == 1) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      write_stretch(to + i * p_step, 1, channels, from + i * Lanes);
-    }
-    return;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[c * c_step + i * p_step] = from_acc<S>(from[i * Lanes + c]);
-    }
-  }
 }
 
 // The taps of one output pixel that fall into the tile, as element offsets into [pixel][Lanes].
