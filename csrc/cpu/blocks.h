@@ -161,7 +161,9 @@ void write_block(const View4& view, int64_t image, int64_t channel, int64_t row,
   if (p_step == 1) {
     for (int64_t c = 0; c < channels; c += 4) {
       with_planes(smaller<int64_t>(channels - c, 4), [&](auto given) {
-        write_planes<S, Lanes, given()>(to + c * c_step, c_step, pixels, from + c);
+        if constexpr (given() > 0) {
+          write_planes<S, Lanes, given()>(to + c * c_step, c_step, pixels, from + c);
+        }
       });
     }
     return;
