@@ -30,6 +30,7 @@ STABLE_TORCH_LIBRARY(fastalign_native, m) {
   m.def(
       "warp_affine_backward(Tensor grad, Tensor x, Tensor theta, str mode, str padding_mode, "
       "bool align_corners, bool need_x, bool need_theta, bool deterministic) -> (Tensor, Tensor)");
+  m.def("scale_(Tensor(a!) x, Tensor factor) -> Tensor(a!)");
   m.def("mahalanobis(Tensor x, Tensor mean, Tensor whitener, bool squared) -> Tensor");
   m.def(
       "mahalanobis_backward(Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, "
@@ -61,5 +62,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastalign_native, CUDA, m) {
   m.impl("warp_affine_backward", TORCH_BOX(&host::on_cuda::warp_affine_backward));
   m.impl("mahalanobis", TORCH_BOX(&host::on_cuda::mahalanobis));
   m.impl("mahalanobis_backward", TORCH_BOX(&host::on_cuda::mahalanobis_backward));
+  m.impl("scale_", TORCH_BOX(&host::on_cuda::scale_));
 }
 #endif

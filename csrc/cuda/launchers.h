@@ -87,6 +87,14 @@ struct MahalanobisArgs {
   void* scratch;
 };
 
+// The gradient of a loss times the gradient that arrives at the loss.
+struct ScaleArgs {
+  void* data;  // [count], dense
+  DType dtype;
+  int64_t count;        // at least 1
+  const float* factor;  // one number
+};
+
 // Bytes of device scratch that the launcher of the same name needs; 0: none.
 int64_t dense_similarity_scratch(const DenseSimilarityArgs& args);
 int64_t pairwise_distance_scratch(const PairwiseDistanceArgs& args);
@@ -98,5 +106,6 @@ Error pairwise_distance(const PairwiseDistanceArgs& args, Stream stream);
 Error warp_affine(const WarpAffineArgs& args, Stream stream);
 Error warp_affine_backward(const WarpAffineBackwardArgs& args, Stream stream);
 Error mahalanobis(const MahalanobisArgs& args, Stream stream);
+Error scale(const ScaleArgs& args, Stream stream);
 
 }  // namespace fastalign::cuda

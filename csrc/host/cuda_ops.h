@@ -29,4 +29,7 @@ std::tuple<Tensor, Tensor, Tensor> mahalanobis_backward(Tensor grad, Tensor x, T
                                                         Tensor whitener, bool squared, bool need_x,
                                                         bool need_mean, bool need_whitener);
 
+// x times a float32 number on the same device, in place; moves nothing where that is 1.
+Tensor scale_(Tensor x, Tensor factor);
+
 }  // namespace fastalign::host::on_cuda
