@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 GPU_CHECK_ARGS ?=
+TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
 
 # What the build needs (build-system.requires of pyproject.toml; a test compares the two), and
@@ -21,7 +22,8 @@ CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name 
 NATIVE := $(filter csrc/%,$(CPP))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench gpu-check sanitize wheel clean distclean
+.PHONY: help setup demo test lint format bench gpu-check sanitize sanitize-threads two-torches wheel \
+	clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
@@ -32,6 +34,8 @@ help:
 	@echo "make gpu-check  build for this machine's GPU, check and measure (docs/gpu-check.md);"
 	@echo "                VENV=none takes the present environment and installs nothing"
 	@echo "make sanitize   run the native kernels under the sanitizers"
+	@echo "make sanitize-threads  look for races between the threads of the native kernels"
+	@echo "make two-torches  one wheel under several torch releases, which it downloads (TORCHES=...)"
 	@echo "make wheel      build wheel and sdist into dist/"
 	@echo "make clean      remove build products; make distclean removes $(VENV) too"
 
@@ -96,7 +100,14 @@ sanitize: $(VENV)/.test
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$(SANITIZED) FASTALIGN_TEST_BACKENDS=cpu $(VENV)/bin/pytest tests/native tests/ops \
 	  --deselect tests/native/test_binary.py --ignore tests/native/test_aarch64.py \
-	  --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
+	  --ignore tests/native/test_races.py --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
+
+# The kernels without torch, whose threads the detector cannot follow, at every instruction set.
+sanitize-threads: $(VENV)/.test
+	FASTALIGN_RACE_LEVELS="baseline avx2 avx512" $(PY) -m pytest tests/native/test_races.py $(PYTEST_ARGS)
+
+two-torches: $(VENV)/.test
+	$(PY) tools/two_torches.py $(TORCHES)
 
 wheel: $(VENV)/.test
 	$(PY) -m build --no-isolation --outdir dist .

@@ -3,9 +3,9 @@
 A map is six numbers in pixels, x = xx ox + xy oy + x0 and y = yx ox + yy oy + y0, computed by every
 program from theta in float64: theta stays where it is, and nothing waits for it.
 
-Positions are taken relative to an even integer near the place where a program works. That keeps
-float32 exact enough for images of any size; maps in float64, and everything that decides instead of
-blending (a nearest pixel, a fold), use float64 and no origin, so that all programs agree.
+Positions are float64 as well. They are computed once per pixel and used for all its channels; so
+maps that shrink or turn images of any size stay exact, and forward and backward, in whatever
+program, agree to the last bit on which pixel a nearest sample or a fold belongs to.
 
 A map that is not finite is replaced by one that sends everything to pixel (0, 0), and a NaN is
 added to the weights: it shows in the result, and no index can leave the image.
@@ -14,12 +14,7 @@ added to the weights: it shows in the result, and no index can leave the image.
 import triton
 import triton.language as tl
 
-ZEROS, BORDER, REFLECTION = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-
-# Largest origin: small enough for float32 to hold it, and the image around it, exactly.
-_FAR = tl.constexpr(4194304.0)
-# Steps and offsets beyond this mean "outside" as well, and their sums stay finite in float32.
-_LARGEST = tl.constexpr(1e30)
+# Padding in the kernels: 0 zeros, 1 border, 2 reflection.
 
 
 @triton.jit
@@ -98,20 +93,9 @@ def load_map(
 
 
 @triton.jit
-def _held(value):
-    return tl.minimum(tl.maximum(value, -_LARGEST), _LARGEST)
-
-
-@triton.jit
-def axis_at(step_x, step_y, offset, ox, oy, POS: tl.constexpr):
-    """One row of the map relative to output pixel (ox, oy): steps and rest in POS, even base."""
-    if POS == tl.float64:
-        return step_x, step_y, offset, ox * 0
-    at = tl.fma(step_x, ox.to(tl.float64), tl.fma(step_y, oy.to(tl.float64), offset))
-    near = tl.minimum(tl.maximum(at, -_FAR), _FAR)
-    base = tl.floor(near * 0.5) * 2.0
-    rest = _held(at - base)
-    return _held(step_x).to(POS), _held(step_y).to(POS), rest.to(POS), base.to(tl.int32)
+def position(step_x, step_y, offset, ox, oy):
+    """One coordinate of the source position of output pixel (ox, oy)."""
+    return tl.fma(ox.to(tl.float64), step_x, tl.fma(oy.to(tl.float64), step_y, offset))
 
 
 @triton.jit
@@ -131,40 +115,37 @@ def reflect(position, size, ALIGN: tl.constexpr):
 
 
 @triton.jit
-def pad_axis(at, base, size, PADDING: tl.constexpr, ALIGN: tl.constexpr):
-    """Position after padding, still relative to base, and the factor of its derivative."""
+def pad_axis(at, size, PADDING: tl.constexpr, ALIGN: tl.constexpr):
+    """Position after padding, and the factor of its derivative."""
+    last = (size - 1).to(tl.float64)
+    slope = tl.full(at.shape, 1.0, tl.float32)
     if PADDING == 0:
         # Two pixels outside nothing is sampled: a clamp there keeps the integers in range.
-        low = (-2 - base).to(at.dtype)
-        high = (size + 1 - base).to(at.dtype)
-        slope = tl.full(at.shape, 1.0, tl.float32)
+        padded = tl.minimum(tl.maximum(at, -2.0), last + 2.0)
     else:
-        low = (-base).to(at.dtype)
-        high = (size - 1 - base).to(at.dtype)
-        if PADDING == 2:  # in float64, where base is 0
+        if PADDING == 2:
             at, _, odd = reflect(at, size, ALIGN)
             slope = tl.where(odd, -1.0, 1.0)
-        else:
-            slope = tl.full(at.shape, 1.0, tl.float32)
-        slope = tl.where((at > low) & (at < high), slope, 0.0)
-    return tl.minimum(tl.maximum(at, low), high), slope
+        slope = tl.where((at > 0.0) & (at < last), slope, 0.0)
+        padded = tl.minimum(tl.maximum(at, 0.0), last)
+    return padded, slope
 
 
 @triton.jit
-def split_axis(padded, base, NEAREST: tl.constexpr):
+def split_axis(padded, NEAREST: tl.constexpr):
     """Pixel at or before a padded position, and the share of the next; or the nearest pixel."""
     whole = tl.floor(padded)
     share = padded - whole
-    pixel = whole.to(tl.int32) + base
+    pixel = whole.to(tl.int32)
     if NEAREST:  # halves go to the even pixel
         pixel += ((share > 0.5) | ((share == 0.5) & (pixel % 2 != 0))).to(tl.int32)
     return pixel, share.to(tl.float32)
 
 
 @triton.jit
-def share_of(at, base, pixel, NEAREST: tl.constexpr):
+def share_of(at, pixel, NEAREST: tl.constexpr):
     """How much of a padded position belongs to a pixel: 0 beyond its neighbours."""
-    distance = tl.abs(at - (pixel - base).to(at.dtype))
+    distance = tl.abs(at - pixel.to(tl.float64))
     if NEAREST:  # halves go to the even pixel
         share = ((distance < 0.5) | ((distance == 0.5) & (pixel % 2 == 0))).to(tl.float32)
     else:

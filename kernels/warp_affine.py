@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from fastalign.kernels.sampling import axis_at, load_map, pad_axis, split_axis
+from fastalign.kernels.sampling import load_map, pad_axis, position, split_axis
 from fastalign.kernels.warp_affine_backward import warp_affine_backward
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
@@ -23,7 +23,6 @@ from fastalign.kernels.warp_options import (
     image_strides,
     is_wide,
     lanes_along_channels,
-    position_type,
     power_of_two,
     tile_for,
 )
@@ -45,7 +44,7 @@ def _forward(
     channels, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges, per_range,
     x_b, x_c, x_h, x_w, o_b, o_c, o_h, o_w,  # all four of an image and channels: in UNITs
     t_b, t_r, t_c,
-    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr, POS: tl.constexpr,
+    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -58,8 +57,6 @@ def _forward(
     xx, xy, x0, yx, yy, y0, poison = load_map(
         theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN
     )
-    step_xx, step_xy, rest_x, base_x = axis_at(xx, xy, x0, ox0, oy0, POS)
-    step_yx, step_yy, rest_y, base_y = axis_at(yx, yy, y0, ox0, oy0, POS)
 
     pixel = tl.arange(0, TILE_H * TILE_W)
     lane = tl.arange(0, BLOCK_C)
@@ -69,22 +66,12 @@ def _forward(
     else:
         pixel = pixel[None, :]
         lane = lane[:, None]
-    dy = pixel // TILE_W
-    dx = pixel % TILE_W
-    oy = oy0 + dy
-    ox = ox0 + dx
-    if POS == tl.float64:  # no origin
-        dy = oy
-        dx = ox
-    dx = dx.to(POS)
-    dy = dy.to(POS)
-    at_x = tl.fma(dx, step_xx, tl.fma(dy, step_xy, rest_x))
-    at_y = tl.fma(dx, step_yx, tl.fma(dy, step_yy, rest_y))
-    at_x, _ = pad_axis(at_x, base_x, in_w, PADDING, ALIGN)
-    at_y, _ = pad_axis(at_y, base_y, in_h, PADDING, ALIGN)
-    left, right_share = split_axis(at_x, base_x, NEAREST)
-    top, low_share = split_axis(at_y, base_y, NEAREST)
-
+    oy = oy0 + pixel // TILE_W
+    ox = ox0 + pixel % TILE_W
+    at_x, _ = pad_axis(position(xx, xy, x0, ox, oy), in_w, PADDING, ALIGN)
+    at_y, _ = pad_axis(position(yx, yy, y0, ox, oy), in_h, PADDING, ALIGN)
+    left, right_share = split_axis(at_x, NEAREST)
+    top, low_share = split_axis(at_y, NEAREST)
     visible = (ox < out_w) & (oy < out_h)
     in_left = (left >= 0) & (left < in_w) & visible
     in_top = (top >= 0) & (top < in_h)
@@ -174,8 +161,7 @@ def warp_affine(
             NEAREST=mode == "nearest",
             PADDING=PADDING_MODES[padding_mode],
             ALIGN=align_corners,
-            POS=position_type(theta, (in_h, in_w), mode, padding_mode in ("zeros", "border")),
-            TILE_H=tile_h,
+                TILE_H=tile_h,
             TILE_W=tile_w,
             BLOCK_C=block_c,
             LAST=last,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from fastalign.kernels.sampling import axis_at, load_map, pad_axis, split_axis
+from fastalign.kernels.sampling import load_map, pad_axis, position, split_axis
 from fastalign.kernels.warp_affine_gather import gather_gradient
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
@@ -57,7 +57,7 @@ def _theta_gradient(
     channels, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges, per_range,
     g_b, g_c, g_h, g_w, x_b, x_c, x_h, x_w,  # all but those of channels: in UNITs
     t_b, t_r, t_c,
-    PADDING: tl.constexpr, ALIGN: tl.constexpr, POS: tl.constexpr,
+    PADDING: tl.constexpr, ALIGN: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
@@ -70,8 +70,6 @@ def _theta_gradient(
     xx, xy, x0, yx, yy, y0, poison = load_map(
         theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN
     )
-    step_xx, step_xy, rest_x, base_x = axis_at(xx, xy, x0, ox0, oy0, POS)
-    step_yx, step_yy, rest_y, base_y = axis_at(yx, yy, y0, ox0, oy0, POS)
 
     flat = tl.arange(0, TILE_H * TILE_W)
     lane = tl.arange(0, BLOCK_C)
@@ -81,22 +79,12 @@ def _theta_gradient(
     else:
         pixel = flat[None, :]
         lane = lane[:, None]
-    dy = pixel // TILE_W
-    dx = pixel % TILE_W
-    oy = oy0 + dy
-    ox = ox0 + dx
-    if POS == tl.float64:  # no origin
-        dy = oy
-        dx = ox
-    dx = dx.to(POS)
-    dy = dy.to(POS)
-    at_x = tl.fma(dx, step_xx, tl.fma(dy, step_xy, rest_x))
-    at_y = tl.fma(dx, step_yx, tl.fma(dy, step_yy, rest_y))
-    at_x, slope_x = pad_axis(at_x, base_x, in_w, PADDING, ALIGN)
-    at_y, slope_y = pad_axis(at_y, base_y, in_h, PADDING, ALIGN)
-    left, right_share = split_axis(at_x, base_x, False)
-    top, low_share = split_axis(at_y, base_y, False)
-
+    oy = oy0 + pixel // TILE_W
+    ox = ox0 + pixel % TILE_W
+    at_x, slope_x = pad_axis(position(xx, xy, x0, ox, oy), in_w, PADDING, ALIGN)
+    at_y, slope_y = pad_axis(position(yx, yy, y0, ox, oy), in_h, PADDING, ALIGN)
+    left, right_share = split_axis(at_x, False)
+    top, low_share = split_axis(at_y, False)
     visible = (ox < out_w) & (oy < out_h)
     in_left = (left >= 0) & (left < in_w) & visible
     in_top = (top >= 0) & (top < in_h)
@@ -192,7 +180,7 @@ def _gradient_of_theta(
     last = lanes_along_channels(x, grad)
     unit = alignment(x, grad) if last else 1
     block_c = min(power_of_two(channels), 64) if last else min(power_of_two(channels), 4)
-    tile_h, tile_w = tile_for(max(16, 2048 // block_c) if last else 128, out_h, out_w)
+    tile_h, tile_w = tile_for(max(16, 1024 // block_c) if last else 128, out_h, out_w)
     tiles_x = triton.cdiv(out_w, tile_w)
     tiles = tiles_x * triton.cdiv(out_h, tile_h)
     ranges, per_range = channel_ranges(channels, block_c, batch * tiles)
@@ -207,7 +195,6 @@ def _gradient_of_theta(
         *theta.stride(),
         PADDING=PADDING_MODES[padding_mode],
         ALIGN=align_corners,
-        POS=tl.float64,
         TILE_H=tile_h,
         TILE_W=tile_w,
         BLOCK_C=block_c,

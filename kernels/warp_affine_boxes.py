@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastalign.kernels.sampling import axis_at, pad_axis, reflect, share_of
+from fastalign.kernels.sampling import pad_axis, reflect, share_of
 
 
 @triton.jit
@@ -89,27 +89,16 @@ def plan_boxes(
 
 @triton.jit
 def walk_boxes(
-    total, upstream_of, here, ix0, iy0, ix, iy, exists,
+    total, upstream_of, here, ix, iy, exists,
     xx, xy, x0, yx, yy, y0,
     ux, uy, vx, vy, half_x, half_y, n_rows, n_columns, copy_x, copy_y, n_across, n_copies,
     in_h, in_w, out_h, out_w, g_h, g_w,
-    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr, POS: tl.constexpr,
-    TILE_H: tl.constexpr, TILE_W: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
+    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr,
+    UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """total and what the boxes of a tile's pixels give; with border only from inside the frame."""
-    # Positions relative to the output pixel that samples the middle of the tile.
-    middle_x = (ix0 + TILE_W // 2).to(tl.float64) - x0
-    middle_y = (iy0 + TILE_H // 2).to(tl.float64) - y0
     last_ox = (out_w - 1).to(tl.float64)
     last_oy = (out_h - 1).to(tl.float64)
-    ox0 = tl.minimum(tl.maximum(ux * middle_x + uy * middle_y, 0.0), last_ox).to(tl.int32)
-    oy0 = tl.minimum(tl.maximum(vx * middle_x + vy * middle_y, 0.0), last_oy).to(tl.int32)
-    step_xx, step_xy, rest_x, base_x = axis_at(xx, xy, x0, ox0, oy0, POS)
-    step_yx, step_yy, rest_y, base_y = axis_at(yx, yy, y0, ox0, oy0, POS)
-    if POS == tl.float64:  # no origin
-        ox0 = ox0 * 0
-        oy0 = oy0 * 0
-
     for copy in range(0, n_copies):
         if PADDING == 2:
             fold_x = copy_x + (copy % n_across).to(tl.float64)
@@ -131,26 +120,26 @@ def walk_boxes(
         any_reached = tl.max(tl.max(reached.to(tl.int32), axis=1), axis=0)
         for row in range(0, n_rows * any_reached):
             oy = first_oy + row
-            from_row = (oy - oy0).to(POS)
-            row_x = tl.fma(from_row, step_xy, rest_x)
-            row_y = tl.fma(from_row, step_yy, rest_y)
+            from_row = oy.to(tl.float64)
+            row_x = tl.fma(from_row, xy, x0)
+            row_y = tl.fma(from_row, yy, y0)
             for column in range(0, n_columns):
                 ox = first_ox + column
-                from_column = (ox - ox0).to(POS)
-                at_x = tl.fma(from_column, step_xx, row_x)
-                at_y = tl.fma(from_column, step_yx, row_y)
+                from_column = ox.to(tl.float64)
+                at_x = tl.fma(from_column, xx, row_x)
+                at_y = tl.fma(from_column, yx, row_y)
                 counts = exists
                 if PADDING == 1:
-                    inside_x = (at_x >= 0.0) & (at_x <= (in_w - 1).to(POS))
-                    inside_y = (at_y >= 0.0) & (at_y <= (in_h - 1).to(POS))
+                    inside_x = (at_x >= 0.0) & (at_x <= (in_w - 1).to(tl.float64))
+                    inside_y = (at_y >= 0.0) & (at_y <= (in_h - 1).to(tl.float64))
                     counts = counts & inside_x & inside_y
                 if PADDING == 2:
                     _, folded_x, _ = reflect(at_x, in_w, ALIGN)
                     _, folded_y, _ = reflect(at_y, in_h, ALIGN)
                     counts = counts & (folded_x == fold_x) & (folded_y == fold_y)
-                    at_x, _ = pad_axis(at_x, base_x, in_w, PADDING, ALIGN)
-                    at_y, _ = pad_axis(at_y, base_y, in_h, PADDING, ALIGN)
-                share = share_of(at_x, base_x, ix, NEAREST) * share_of(at_y, base_y, iy, NEAREST)
+                    at_x, _ = pad_axis(at_x, in_w, PADDING, ALIGN)
+                    at_y, _ = pad_axis(at_y, in_h, PADDING, ALIGN)
+                share = share_of(at_x, ix, NEAREST) * share_of(at_y, iy, NEAREST)
                 counts = counts & (share > 0.0)
                 if WIDE:
                     offset = (tl.cast(oy, tl.int64) * g_h + tl.cast(ox, tl.int64) * g_w) * UNIT

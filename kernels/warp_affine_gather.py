@@ -28,7 +28,6 @@ from fastalign.kernels.warp_options import (
     image_strides,
     is_wide,
     lanes_along_channels,
-    position_type,
     power_of_two,
     tile_for,
 )
@@ -46,7 +45,7 @@ def _gather(
     channels, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges,
     g_b, g_c, g_h, g_w, d_b, d_c, d_h, d_w,  # all but those of channels, and channels: in UNITs
     t_b, t_r, t_c,
-    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr, POS: tl.constexpr,
+    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr,
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
@@ -101,11 +100,11 @@ def _gather(
 
     if PADDING == 1 or not SCAN:
         total = walk_boxes(
-            total, upstream_of, here, ix0, iy0, ix, iy, exists,
+            total, upstream_of, here, ix, iy, exists,
             xx, xy, x0, yx, yy, y0,
             ux, uy, vx, vy, half_x, half_y, n_rows, n_columns, copy_x, copy_y, n_across, n_copies,
             in_h, in_w, out_h, out_w, g_h, g_w,
-            NEAREST, PADDING, ALIGN, POS, TILE_H, TILE_W, UNIT, WIDE,
+            NEAREST, PADDING, ALIGN, UNIT, WIDE,
         )  # fmt: skip
     if SCAN:
         total = scan_rows(
@@ -132,12 +131,15 @@ def gather_gradient(
     out_h, out_w = grad.shape[2:]
     last = lanes_along_channels(grad, to_x)
     unit = alignment(grad, to_x) if last else 1
-    block_c = min(power_of_two(channels), 128 if last else 8)
-    tile_h, tile_w = tile_for(max(16, 2048 // block_c) if last else 128, in_h, in_w)
+    most_channels = min(power_of_two(channels), 128 if last else 8)
+    # The same tiles in both launches: they are what is shared out.
+    tile_h, tile_w = tile_for(max(16, 2048 // most_channels) if last else 128, in_h, in_w)
     tiles_x = triton.cdiv(in_w, tile_w)
     tiles = tiles_x * triton.cdiv(in_h, tile_h)
-    ranges = triton.cdiv(channels, block_c)
     for scan in (False, True):
+        # Scans keep more in registers beside the sums.
+        block_c = max(1, most_channels // 2) if scan else most_channels
+        ranges = triton.cdiv(channels, block_c)
         _gather[(batch * ranges * tiles,)](
             grad,
             theta,
@@ -148,7 +150,6 @@ def gather_gradient(
             NEAREST=mode == "nearest",
             PADDING=PADDING_MODES[padding_mode],
             ALIGN=align_corners,
-            POS=position_type(theta, (in_h, in_w), mode, padding_mode == "zeros"),
             TILE_H=tile_h,
             TILE_W=tile_w,
             BLOCK_C=block_c,

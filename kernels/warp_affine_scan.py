@@ -135,7 +135,7 @@ def scan_rows(
                             at_y, _, _ = reflect(at_y, in_h, ALIGN)
                         at_x = tl.minimum(tl.maximum(at_x, 0.0), end_x)
                         at_y = tl.minimum(tl.maximum(at_y, 0.0), end_y)
-                    share = share_of(at_x, 0, ix, NEAREST) * share_of(at_y, 0, iy, NEAREST)
+                    share = share_of(at_x, ix, NEAREST) * share_of(at_y, iy, NEAREST)
                     if WIDE:
                         offset = (tl.cast(oy, tl.int64) * g_h + tl.cast(ox, tl.int64) * g_w) * UNIT
                     else:

@@ -1,33 +1,21 @@
-"""How the warp kernels are cut up: tiles, ranges of channels, offsets, the type of positions."""
+"""How the warp kernels are cut up: tiles, ranges of channels, offsets."""
 
 from __future__ import annotations
 
 import math
 
-import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
 # Programs that fill a large GPU several times over; beyond, channels are not split any more.
 _ENOUGH_PROGRAMS = 1056
-# Sides up to here keep float32 positions exact relative to an origin in the image.
-_LONGEST_SIDE = 1 << 20
 
 
 def power_of_two(count: int) -> int:
     """The smallest power of two that is at least ``count``."""
     return triton.next_power_of_2(count)
-
-
-def position_type(
-    theta: Tensor, input_size: tuple[int, int], mode: str, continuous: bool
-) -> tl.dtype:
-    """float32 where a position only blends and theta is no finer, else float64."""
-    narrow = theta.dtype == torch.float32 and max(input_size) <= _LONGEST_SIDE
-    return tl.float32 if narrow and continuous and mode == "bilinear" else tl.float64
 
 
 def lanes_along_channels(*maps: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Gradients that a loss has stored: scaled on the GPU where that is needed, moved where it is not."""
+"""Gradients that a loss has stored: scaled on the GPU if need be, handed over if not."""
 
 from __future__ import annotations
 

@@ -67,6 +67,17 @@ def with_triton(monkeypatch):
     module.__spec__ = importlib_spec(module.__name__)
     monkeypatch.setitem(sys.modules, "fastalign.kernels", package)
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    # The real kernels of the other ops are out of sight, however the package is installed.
+    real = triton_kernels.importlib.util.find_spec
+    monkeypatch.setattr(
+        triton_kernels.importlib.util,
+        "find_spec",
+        lambda name: (
+            None
+            if name.startswith("fastalign.kernels.") and name != module.__name__
+            else real(name)
+        ),
+    )
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     triton_kernels._module.cache_clear()
     yield
