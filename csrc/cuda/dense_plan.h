@@ -1,7 +1,7 @@
 // Which variant of dense_similarity serves a call, and how wide its tiles are. Host code.
 #pragma once
 
-#include "dense_tile.cuh"
+#include "dense_task.cuh"
 #include "device.h"
 
 namespace fastalign::cuda {

@@ -226,6 +226,7 @@ dense_similarity_tile(DenseTask<T> task) {
       }
     }
   }
+  wait_for_copies<0>();  // images alone never asked for theirs
   if (task.partial != nullptr) {
     const double sum = block_sum(static_cast<double>(total), reinterpret_cast<double*>(shared));
     if (threadIdx.x == 0) {

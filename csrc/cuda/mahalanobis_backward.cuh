@@ -175,35 +175,40 @@ FASTALIGN_DEVICE void write_gradients_as(const GaussianWork& work, const float* 
   const int64_t pixels = args.x.size[2] * args.x.size[3];
   const int batch = static_cast<int>(work.args.x.size[0]);
   const int left = batch - image < plan.images ? batch - image : plan.images;
-  S* pixel = nullptr;
-  const auto arrive = [&](int place) {
-    pixel = static_cast<S*>(dx.data) + image * dx.stride[0] +
-            (dx.data != nullptr ? plane_offset(dx, location + place) : 0);
-  };
-  for_each_channel(plan, dx.data != nullptr ? dx : args.x, count, arrive, [&](int c, int place) {
-    const float* from = gradient + place * one;
-    S* to = pixel + c * dx.stride[1];
-    float sum = 0.0f;
+  const int channels = static_cast<int>(args.x.size[1]);
+  for_each_place(
+      plan, dx.data != nullptr ? dx : args.x, count, [&](int place, int first, int step) {
+        const float* from = gradient + place * one;
+        S* pixel = nullptr;
+        if (dx.data != nullptr) {
+          pixel =
+              static_cast<S*>(dx.data) + image * dx.stride[0] + plane_offset(dx, location + place);
+        }
 #pragma unroll 1
-    for (int g = 0; g < plan.images / N; ++g) {
-      float values[N];
-      load_group(from + tile_index<N>(plan, g, c), values);
+        for (int c = first; c < channels; c += step) {
+          S* to = pixel + c * dx.stride[1];
+          float sum = 0.0f;
+#pragma unroll 1
+          for (int g = 0; g < plan.images / N; ++g) {
+            float values[N];
+            load_group(from + tile_index<N>(plan, g, c), values);
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const int b = g * N + n;
-        if (b < left) {
-          sum += values[n];
-          if (dx.data != nullptr) {
-            to[b * dx.stride[0]] = from_float<S>(values[n]);
+            for (int n = 0; n < N; ++n) {
+              const int b = g * N + n;
+              if (b < left) {
+                sum += values[n];
+                if (pixel != nullptr) {
+                  to[b * dx.stride[0]] = from_float<S>(values[n]);
+                }
+              }
+            }
+          }
+          if (args.dmean != nullptr) {
+            float& mean = args.dmean[c * pixels + location + place];
+            mean = image == 0 ? -sum : mean - sum;
           }
         }
-      }
-    }
-    if (args.dmean != nullptr) {
-      float& mean = args.dmean[c * pixels + location + place];
-      mean = image == 0 ? -sum : mean - sum;
-    }
-  });
+      });
 }
 
 template <int N>

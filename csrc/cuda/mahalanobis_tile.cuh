@@ -146,21 +146,17 @@ FASTALIGN_DEVICE int64_t plane_offset(const View4& map, int location) {
   return row * map.stride[2] + (location - row * width) * map.stride[3];
 }
 
-// Calls visit(channel, place) for all channels of the tile's locations, neighbouring threads at
-// neighbouring addresses of a tensor like this one; arrive(place) goes before a place's channels.
-template <class Arrive, class Visit>
-FASTALIGN_DEVICE void for_each_channel(const GaussianPlan& plan, const View4& like, int count,
-                                       Arrive&& arrive, Visit&& visit) {
-  const int channels = static_cast<int>(like.size[1]);
+// Calls visit(place, first, step): a thread's share of the tile's locations, and of each the
+// channels first, first + step, ..., so that neighbouring threads are at neighbours in a tensor
+// like this one.
+template <class Visit>
+FASTALIGN_DEVICE void for_each_place(const GaussianPlan& plan, const View4& like, int count,
+                                     Visit&& visit) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int bits = like.stride[1] == 1 ? 0 : plan.location_bits;
 #pragma unroll 1
   for (int place = thread & ((1 << bits) - 1); place < count; place += 1 << bits) {
-    arrive(place);
-#pragma unroll 1
-    for (int c = thread >> bits; c < channels; c += threads >> bits) {
-      visit(c, place);
-    }
+    visit(place, thread >> bits, threads >> bits);
   }
 }
 
@@ -198,6 +194,31 @@ FASTALIGN_DEVICE void store_group(float* to, const float (&values)[N]) {
   }
 }
 
+// x - mean of one image at one place, channels first, first + step, ...: four of them under way at
+// once, since with one image nothing else hides how long a load takes.
+template <class S>
+FASTALIGN_DEVICE void load_image(const S* x, int64_t x_stride, const float* mean,
+                                 int64_t mean_stride, int first, int step, int channels,
+                                 float* deviation) {
+  constexpr int ahead = 4;
+#pragma unroll 1
+  for (int c = first; c < channels; c += ahead * step) {
+    float values[ahead], middles[ahead];
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      const int channel = c + k * step < channels ? c + k * step : c;
+      values[k] = to_float(x[channel * x_stride]);
+      middles[k] = mean[channel * mean_stride];
+    }
+#pragma unroll
+    for (int k = 0; k < ahead; ++k) {
+      if (c + k * step < channels) {
+        deviation[c + k * step] = values[k] - middles[k];
+      }
+    }
+  }
+}
+
 // x - mean of `count` locations and plan.images images, zero behind the last image and channel.
 template <class S, int N>
 FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location, int count,
@@ -208,28 +229,33 @@ FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location,
   const int one = plan.images * plan.padded, groups = plan.images / N;
   const int batch = static_cast<int>(work.args.x.size[0]);
   const int left = batch - image < plan.images ? batch - image : plan.images;
-  const S* pixel = nullptr;
-  const float* middles = nullptr;
-  const auto arrive = [&](int place) {
-    pixel = static_cast<const S*>(x.data) + image * x.stride[0] + plane_offset(x, location + place);
-    middles = static_cast<const float*>(mean.data) + plane_offset(mean, location + place);
-  };
-  for_each_channel(plan, x, count, arrive, [&](int c, int place) {
-    const float middle = middles[c * mean.stride[1]];
-    const S* from = pixel + c * x.stride[1];
+  const int channels = static_cast<int>(x.size[1]), behind = plan.padded - channels;
+  for_each_place(plan, x, count, [&](int place, int first, int step) {
+    const S* pixel =
+        static_cast<const S*>(x.data) + image * x.stride[0] + plane_offset(x, location + place);
+    const float* middles =
+        static_cast<const float*>(mean.data) + plane_offset(mean, location + place);
     float* to = deviation + place * one;
+    if (N == 1 && groups == 1) {
+      load_image(pixel, x.stride[1], middles, mean.stride[1], first, step, channels, to);
+      return;
+    }
 #pragma unroll 1
-    for (int g = 0; g < groups; ++g) {
-      float values[N];
+    for (int c = first; c < channels; c += step) {
+      const float middle = middles[c * mean.stride[1]];
+      const S* from = pixel + c * x.stride[1];
+#pragma unroll 1
+      for (int g = 0; g < groups; ++g) {
+        float values[N];
 #pragma unroll
-      for (int n = 0; n < N; ++n) {
-        const int b = g * N + n;
-        values[n] = b < left ? to_float(from[b * x.stride[0]]) - middle : 0.0f;
+        for (int n = 0; n < N; ++n) {
+          const int b = g * N + n;
+          values[n] = b < left ? to_float(from[b * x.stride[0]]) - middle : 0.0f;
+        }
+        store_group(to + tile_index<N>(plan, g, c), values);
       }
-      store_group(to + tile_index<N>(plan, g, c), values);
     }
   });
-  const int channels = static_cast<int>(x.size[1]), behind = plan.padded - channels;
   for (int i = static_cast<int>(threadIdx.x); i < count * groups * behind;
        i += static_cast<int>(blockDim.x)) {
     const int run = i / behind, c = channels + i % behind;

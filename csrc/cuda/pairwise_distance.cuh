@@ -8,7 +8,7 @@
 // Bytes that must move: h (and the mask) in, dh or the value out. That is what moves; a batch whose
 // columns do not fit, and channel counts without a variant of their own, read h through the
 // caches instead (pair_any). Arithmetic decides: 32 images at 224 x 224 make 50 M ordered pairs of
-// about 20 instructions.
+// about 25 instructions.
 //
 // Why ordered pairs, each distance computed from both sides. Meeting once would halve the
 // arithmetic, but the partner's sums and gradient would have to lie in shared memory too, read and

@@ -29,21 +29,21 @@ BUDGETS = {
     # dense_similarity
     "dense_similarity_tile": Budget(112, wide_loads=_WIDE, wide_stores=_WIDE),
     # shared by the two losses
-    "finish_loss": Budget(32, fused=False),
-    "order_groups": Budget(24, fused=False),
+    "finish_loss": Budget(40, fused=False),
+    "order_groups": Budget(40, fused=False),
     # pairwise_distance
-    "pair_any": Budget(64),
-    "pair_squared": Budget(64),
-    "pair_tiles": Budget(152),
+    "pair_any": Budget(80),
+    "pair_squared": Budget(80),
+    "pair_tiles": Budget(160),
     # warp_affine
     "warp_pixels": Budget(64, wide_loads=_WIDE, wide_stores=_WIDE),
-    "warp_planes": Budget(56),
+    "warp_planes": Budget(64),
     "make_plans": Budget(160),
-    "gather_pixels": Budget(96, wide_loads=_WIDE, wide_stores=_WIDE),
+    "gather_pixels": Budget(104, wide_loads=_WIDE, wide_stores=_WIDE),
     "gather_planes": Budget(80),
-    "sweep": Budget(128),
+    "sweep": Budget(152),
     "theta_pixels": Budget(64, wide_loads=_WIDE),
-    "theta_planes": Budget(56),
+    "theta_planes": Budget(64),
     "finish_theta": Budget(40),
     # mahalanobis
     "mahalanobis_forward": Budget(96, wide_loads="<"),
