@@ -6,7 +6,7 @@ import pytest
 import torch
 from fastalign.kernels import dense_plan, dense_similarity, pairwise_distance
 from op_support.cases import CASES, Inputs, as_tuple, exact
-from op_support.tolerance import assert_accurate
+from op_support.tolerance import ULPS, assert_accurate
 
 from fastalign.ops import reference
 
@@ -29,7 +29,8 @@ def _compare(name: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str)
     kernel = getattr(reference, case.op)
     wanted, yardstick = as_tuple(kernel(*exact(arguments))), as_tuple(kernel(*arguments))
     for out, best, same in zip(found, wanted, yardstick, strict=True):
-        assert_accurate(out, best, same, name=name)
+        # The terms of a mean are some hundred times larger than the mean, where signs differ.
+        assert_accurate(out, best, same, ulps=64 if out.dim() == 0 else ULPS, name=name)
 
 
 @pytest.mark.parametrize(("name", "shape"), SHAPES, ids=str)
