@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from compiling import CompileCase, labels, locations, maps
 from fastalign.kernels import dense_similarity as kernels
-from triton_support.compiling import CompileCase, labels, locations, maps
 
 HALF = torch.float16
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from compiling import CompileCase, labels, locations, maps, validity
 from fastalign.kernels import pairwise_distance as kernels
-from triton_support.compiling import CompileCase, labels, locations, maps, validity
 
 
 def _loss(shape, dtype, masked=False, channels_last=False, squared=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from triton_support.compiling import TARGETS, all_cases, launches_of, resources
+from compiling import TARGETS, all_cases, launches_of, resources
 
 pytestmark = [
     pytest.mark.slow,

@@ -25,7 +25,7 @@ from op_support.cases import CASES, Case, Inputs
 from fastalign.ops.schema import stem_of
 
 pytest.importorskip("triton.runtime.interpreter")
-from triton_support.bounds import OutOfBounds, bordered, watched  # noqa: E402
+from bounds import OutOfBounds, bordered, watched  # noqa: E402
 
 MODULES = {"dense_similarity": dense_similarity, "pairwise_distance": pairwise_distance}
 

@@ -231,7 +231,7 @@ def resources(case: CompileCase, launch: Launch, target: str) -> Resources:
 
 def all_cases() -> dict[str, list[CompileCase]]:
     """The cases of every ``compile_cases_<op>.py``, by op."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parent
     found = {}
     for file in sorted(folder.glob("compile_cases_*.py")):
         op = file.stem.removeprefix("compile_cases_")
