@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+GPU_CHECK_ARGS ?=
+TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
 
 # What the build needs (build-system.requires of pyproject.toml; a test compares the two), and
@@ -20,15 +22,20 @@ CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name 
 NATIVE := $(filter csrc/%,$(CPP))
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench sanitize wheel clean distclean
+.PHONY: help setup demo test lint format bench gpu-check sanitize sanitize-threads two-torches wheel \
+	clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
 	@echo "make test       run the tests (PYTEST_ARGS=... is handed on)"
 	@echo "make lint       ruff, mypy, clang-format"
 	@echo "make format     let ruff and clang-format rewrite what they can"
-	@echo "make bench      run the benchmarks"
+	@echo "make bench      run the benchmarks of the ops on the CPU"
+	@echo "make gpu-check  build for this machine's GPU, check and measure (docs/gpu-check.md);"
+	@echo "                VENV=none takes the present environment and installs nothing"
 	@echo "make sanitize   run the native kernels under the sanitizers"
+	@echo "make sanitize-threads  look for races between the threads of the native kernels"
+	@echo "make two-torches  one wheel under several torch releases, which it downloads (TORCHES=...)"
 	@echo "make wheel      build wheel and sdist into dist/"
 	@echo "make clean      remove build products; make distclean removes $(VENV) too"
 
@@ -74,6 +81,14 @@ format: $(VENV)/.lint
 	$(PY) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP)
 
+# Single contestants; benchmarks/ops.py takes them in turns and writes the tables.
+bench: $(VENV)/.bench
+	$(PY) -m pytest benchmarks/test_ops.py --benchmark-only --benchmark-sort=fullname $(PYTEST_ARGS)
+
+# VENV=none: the interpreter named by PYTHON as it is, which then has to hold torch and pytest.
+gpu-check: $(if $(filter none,$(VENV)),,$(VENV)/.test)
+	$(if $(filter none,$(VENV)),$(PYTHON),$(PY)) tools/gpu_check.py $(GPU_CHECK_ARGS)
+
 # A copy of the project with an instrumented library; torch and Python themselves are not, so the
 # sanitizer's runtime is loaded first, and what they leave at exit is not looked for. pytest as a
 # command: python -m would find the checkout in the working folder before the copy.
@@ -84,7 +99,15 @@ sanitize: $(VENV)/.test
 	LD_PRELOAD="$$($(or $(CXX),c++) -print-file-name=libasan.so) $$($(or $(CXX),c++) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$(SANITIZED) FASTALIGN_TEST_BACKENDS=cpu $(VENV)/bin/pytest tests/native tests/ops \
-	  --deselect tests/native/test_binary.py --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
+	  --deselect tests/native/test_binary.py --ignore tests/native/test_aarch64.py \
+	  --ignore tests/native/test_races.py --ignore tests/ops/test_compile.py $(PYTEST_ARGS)
+
+# The kernels without torch, whose threads the detector cannot follow, at every instruction set.
+sanitize-threads: $(VENV)/.test
+	FASTALIGN_RACE_LEVELS="baseline avx2 avx512" $(PY) -m pytest tests/native/test_races.py $(PYTEST_ARGS)
+
+two-torches: $(VENV)/.test
+	$(PY) tools/two_torches.py $(TORCHES)
 
 wheel: $(VENV)/.test
 	$(PY) -m build --no-isolation --outdir dist .

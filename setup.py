@@ -6,8 +6,11 @@ FASTALIGN_BUILD_NATIVE  auto (default): build the native library where a C++20 c
                         and torch's headers are found and the compilation succeeds, else install
                         pure Python and say why in one line.
                         1: fail instead, with the compiler's output. 0: leave it out.
+                        An editable installation never keeps the library of an earlier build: it
+                        is replaced in one step, or removed where this build gives none.
 FASTALIGN_BUILD_CUDA    the same for the CUDA sources (csrc/cuda/*.cu), which need nvcc.
-FASTALIGN_CUDA_ARCHS    GPU architectures, for example "80 90"; default "80 90 100 120".
+TORCH_CUDA_ARCH_LIST    GPU architectures as torch's own extensions take them, for example
+                        "8.0;9.0+PTX"; default "8.0;9.0;10.0;12.0+PTX".
 FASTALIGN_SANITIZE      for example "address,undefined": an instrumented build for the tests.
 CXX, NVCC               compiler and CUDA compiler.
 MAX_JOBS                parallel compilations (default: by cores and free memory).
@@ -18,6 +21,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,6 +37,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+LIBRARY = ROOT / "fastalign" / "_C.abi3.so"  # of an editable installation
 
 # Lowest torch and Python whose ABI the library uses; it runs on these and everything later.
 TORCH_TARGET = (2, 10)
@@ -62,6 +67,9 @@ PER_ISA = {
     "warp_affine_backward",
 }
 
+# One real architecture of each generation, and code that later ones can compile at load.
+CUDA_ARCHS = "8.0;9.0;10.0;12.0+PTX"
+
 BUILD_COMMANDS = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}
 
 
@@ -74,6 +82,21 @@ def give_up(reason: Unavailable) -> None:
     if switch("FASTALIGN_BUILD_NATIVE") == "1":
         raise SystemExit(f"error: native kernels: {reason}") from reason
     print(f"fastalign: installing without native kernels: {reason}", file=sys.stderr, flush=True)
+
+
+def in_place() -> bool:
+    """Whether this command builds into the source folder, as an editable installation does."""
+    given = set(sys.argv)
+    if "build_ext" in given and given & {"-i", "--inplace"}:
+        return True
+    return not given.isdisjoint({"develop", "editable_wheel"})
+
+
+def remove_stale(library: Path) -> None:
+    """Remove what an earlier build left, so that nobody runs old code without knowing."""
+    if library.exists():
+        library.unlink()
+        print(f"fastalign: removed {library.name} of an earlier build", file=sys.stderr, flush=True)
 
 
 def packages() -> list[str]:
@@ -140,6 +163,31 @@ def first_error(said: str) -> str:
     return f" ({lines[0][:200]})" if lines else ""
 
 
+def cuda_targets() -> list[str]:
+    """nvcc's flags for the architectures of TORCH_CUDA_ARCH_LIST."""
+    named = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHS
+    flags = []
+    for item in re.split(r"[;,\s]+", named.strip()):
+        found = re.fullmatch(r"(\d+)\.?(\d[af]?)(\+PTX)?", item)
+        if found is None:
+            raise SystemExit(
+                f"error: TORCH_CUDA_ARCH_LIST={named!r}: {item!r} is no architecture; write for "
+                'example "8.0;9.0+PTX"'
+            )
+        number, ptx = found[1] + found[2], found[3]
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if ptx:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def toolkit(nvcc: str) -> Path:
+    """The folder of the CUDA toolkit that ``nvcc`` belongs to; nvcc itself may be a script."""
+    said = subprocess.run([nvcc, "-dryrun", "x.o"], capture_output=True, text=True).stderr
+    found = re.search(r"_HERE_=(.*)", said)
+    return Path(found[1].strip() if found else Path(nvcc).resolve().parent).parent
+
+
 @dataclass
 class Step:
     """One compilation."""
@@ -148,15 +196,23 @@ class Step:
     target: Path
     command: list[str] = field(default_factory=list)
 
+    @property
+    def record(self) -> Path:
+        """Holds the command line that the target was made with."""
+        return self.target.with_suffix(".command")
+
     def stale(self, newest_header: float) -> bool:
         newest = max(newest_header, self.source.stat().st_mtime)
-        return not self.target.exists() or self.target.stat().st_mtime < newest
+        if not self.target.exists() or self.target.stat().st_mtime < newest:
+            return True
+        return not self.record.exists() or self.record.read_text() != shlex.join(self.command)
 
     def run(self, verbose: bool) -> None:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         if verbose:
             print(shlex.join(self.command), flush=True)
-        result = subprocess.run(self.command, capture_output=True, text=True)
+        command = [*self.command, "-o", str(self.target)]
+        result = subprocess.run(command, capture_output=True, text=True)
         said = result.stdout + result.stderr
         if result.returncode == 0 or switch("FASTALIGN_BUILD_NATIVE") == "1":
             sys.stderr.write(said)
@@ -165,15 +221,37 @@ class Step:
             raise Unavailable(
                 f"{self.source.relative_to(ROOT)} failed to compile{first_error(said)}"
             )
+        self.record.write_text(shlex.join(self.command))
 
 
 class BuildNative(build_ext):
     """Compiles csrc/ once per instruction set and links fastalign/_C.abi3.so."""
 
+    def run(self) -> None:
+        built = False
+        into_source = bool(self.inplace)  # setuptools clears it while it builds
+        try:
+            super().run()
+            built = bool(self.extensions)
+        finally:
+            if into_source and not built:
+                remove_stale(LIBRARY)
+
+    def copy_extensions_to_source(self) -> None:
+        """Replaces the library in one step: a process that has the old one mapped keeps it."""
+        for ext in self.extensions:
+            path = Path(self.get_ext_filename(self.get_ext_fullname(ext.name)))
+            new = LIBRARY.with_suffix(".new")
+            shutil.copy2(Path(self.build_lib, path), new)
+            os.replace(new, LIBRARY)
+
     def build_extensions(self) -> None:
         try:
             super().build_extensions()
         except Unavailable as reason:
+            for ext in self.extensions:
+                # The wheel takes everything that lies in the build folder.
+                remove_stale(Path(self.get_ext_fullpath(ext.name)))
             give_up(reason)
             # From here on the project is pure Python, also for the name of the wheel.
             self.extensions = []
@@ -197,29 +275,45 @@ class BuildNative(build_ext):
         common = [*CXX_FLAGS]
         if sanitize:
             common += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
-        cuda = self.cuda_steps(torch, torch_flags, build)
-        if cuda:
-            torch_flags = [*torch_flags, "-DFASTALIGN_WITH_CUDA", "-DUSE_CUDA"]
         levels = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"isa_baseline": []}
-        info = f"{shlex.join(cxx)}; levels {', '.join(n.removeprefix('isa_') for n in levels)}; "
-        info += f"CUDA {'yes' if cuda else 'no'}" + (f"; sanitizers {sanitize}" if sanitize else "")
-        steps = []
-        folders = (CSRC, CSRC / "host", CSRC / "cpu")
-        for source in sorted(path for folder in folders for path in folder.glob("*.cpp")):
-            if source.parent.name == "cpu" and source.stem in PER_ISA:
-                variants = {name: [f"-DFASTALIGN_ISA={name}", *fl] for name, fl in levels.items()}
-            elif source.parent.name == "cpu":
-                variants = {"common": []}
-            elif source.name == "module.cpp":
-                variants = {"common": [*python_flags, f'-DFASTALIGN_BUILD_INFO="{info}"']}
+
+        def steps(folder: Path, pattern: str, variants: dict[str, list[str]]) -> list[Step]:
+            return [
+                Step(
+                    source,
+                    build / name / f"{source.stem}.o",
+                    [*cxx, *common, *flags, "-c", str(source)],
+                )
+                for source in sorted(folder.glob(pattern))
+                for name, flags in variants.items()
+            ]
+
+        per_level = {name: [f"-DFASTALIGN_ISA={name}", *fl] for name, fl in levels.items()}
+        host = steps(CSRC / "host", "*.cpp", {"common": torch_flags})
+        on_cuda = [step for step in host if step.source.stem.startswith("cuda_")]
+        first = [step for step in host if step not in on_cuda]
+        for step in steps(CSRC / "cpu", "*.cpp", {"common": []}):
+            if step.source.stem in PER_ISA:
+                first += steps(CSRC / "cpu", step.source.name, per_level)
             else:
-                variants = {"common": torch_flags}
-            for name, flags in variants.items():
-                target = build / name / f"{source.stem}.o"
-                command = [*cxx, *common, *flags, "-c", str(source), "-o", str(target)]
-                steps.append(Step(source, target, command))
-        steps += cuda
-        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh"), ROOT / "setup.py"]
+                first.append(step)
+        objects = self.run_steps(first)
+
+        # Last, what depends on whether the CUDA kernels could be compiled.
+        cuda = self.cuda_objects(build)
+        targets = " ".join(re.findall(r",code=(\w+)", shlex.join(cuda_targets()))) if cuda else ""
+        info = f"{shlex.join(cxx)}; levels {', '.join(n.removeprefix('isa_') for n in levels)}; "
+        info += f"CUDA {targets or 'no'}" + (f"; sanitizers {sanitize}" if sanitize else "")
+        words = [f'-DFASTALIGN_BUILD_INFO="{info}"', f'-DFASTALIGN_CUDA_TARGETS="{targets}"']
+        with_cuda = ["-DFASTALIGN_WITH_CUDA"] if cuda else []
+        last = on_cuda if cuda else []
+        last += steps(CSRC, "module.cpp", {"common": [*python_flags, *words]})
+        last += steps(CSRC, "register.cpp", {"common": [*torch_flags, *with_cuda]})
+        return objects + cuda + self.run_steps(last)
+
+    def run_steps(self, steps: list[Step]) -> list[Path]:
+        """Compiles what is out of date, several at a time, and returns the objects."""
+        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")]
         newest = max(header.stat().st_mtime for header in headers)
         stale = [step for step in steps if self.force or step.stale(newest)]
         with ThreadPoolExecutor(jobs()) as pool:
@@ -227,29 +321,36 @@ class BuildNative(build_ext):
                 pass
         return [step.target for step in steps]
 
-    def cuda_steps(self, torch: Path, torch_flags: list[str], build: Path) -> list[Step]:
-        """Compilations of csrc/cuda/*.cu; none, with one line, where nvcc is missing."""
-        sources = sorted(CSRC.glob("cuda/*.cu"))
+    def cuda_objects(self, build: Path) -> list[Path]:
+        """Objects of csrc/cuda/*.cu; none, with one line, where they cannot be compiled."""
         wanted = switch("FASTALIGN_BUILD_CUDA")
-        if not sources or wanted == "0":
+        if wanted == "0":
+            return []
+        try:
+            return self.run_steps(self.cuda_steps(build))
+        except Unavailable as reason:
+            if wanted == "1":
+                raise SystemExit(f"error: CUDA kernels: {reason}") from reason
+            print(f"fastalign: building without CUDA kernels: {reason}", file=sys.stderr)
+            return []
+
+    def cuda_steps(self, build: Path) -> list[Step]:
+        """Compilations of csrc/cuda/*.cu."""
+        sources = sorted(CSRC.glob("cuda/*.cu"))
+        if not sources or sys.platform != "linux":
             return []
         nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
         if nvcc is None:
-            if wanted == "1":
-                raise SystemExit("error: FASTALIGN_BUILD_CUDA=1, but nvcc was not found")
-            print("fastalign: building without CUDA kernels: nvcc was not found", flush=True)
-            return []
-        archs = os.environ.get("FASTALIGN_CUDA_ARCHS", "80 90 100 120").split()
-        flags = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static"]
-        flags += ["--expt-relaxed-constexpr", "-DUSE_CUDA", "-DFASTALIGN_WITH_CUDA"]
-        flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-        flags += [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+            raise Unavailable("nvcc was not found")
+        # The sources know neither torch nor Python, so that no version of theirs matters to nvcc.
+        flags = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
+        flags += ["-cudart=static", "--expt-relaxed-constexpr", *cuda_targets()]
         steps = []
         for source in sources:
             target = build / "cuda" / f"{source.stem}.o"
-            command = [nvcc, *flags, *torch_flags, "-c", str(source), "-o", str(target)]
+            command = [nvcc, *flags, "-c", str(source)]
             steps.append(Step(source, target, command))
-        self.cuda_home = Path(nvcc).resolve().parent.parent
+        self.cuda_home = toolkit(nvcc)
         return steps
 
     def link(self, cxx: list[str], torch: Path, objects: list[Path], target: Path) -> None:
@@ -262,8 +363,8 @@ class BuildNative(build_ext):
         else:
             command += ["-Wl,--as-needed", "-Wl,-O1", "-lm"]
         if any(item.parent.name == "cuda" for item in objects):
-            for folder in ("lib64", "targets/x86_64-linux/lib"):
-                command.append(f"-L{self.cuda_home / folder}")
+            command += [f"-L{self.cuda_home / folder}" for folder in ("lib64", "lib")]
+            command += [f"-L{folder}" for folder in self.cuda_home.glob("targets/*/lib")]
             command += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
         if sanitize:
@@ -281,6 +382,8 @@ def native() -> tuple[list[Extension], dict[str, type]]:
     """
     wanted = switch("FASTALIGN_BUILD_NATIVE")
     if wanted == "0":
+        if in_place():
+            remove_stale(LIBRARY)
         return [], {}
     if BUILD_COMMANDS.intersection(sys.argv):
         try:
@@ -289,10 +392,12 @@ def native() -> tuple[list[Extension], dict[str, type]]:
             compiler()
             torch_root()
         except Unavailable as reason:
+            if in_place():
+                remove_stale(LIBRARY)
             give_up(reason)
             return [], {}
-    sources = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.c*"))
-    headers = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.h"))
+    sources = sorted(str(p.relative_to(ROOT)) for p in CSRC.rglob("*.c*") if p.suffix != ".cuh")
+    headers = sorted(str(path.relative_to(ROOT)) for path in CSRC.rglob("*.*h"))
     extension = Extension("fastalign._C", sources, depends=headers, py_limited_api=True)
     return [extension], {"build_ext": BuildNative}
 

@@ -7,6 +7,9 @@
 #if !defined(FASTALIGN_BUILD_INFO)
 #define FASTALIGN_BUILD_INFO ""
 #endif
+#if !defined(FASTALIGN_CUDA_TARGETS)
+#define FASTALIGN_CUDA_TARGETS ""
+#endif
 
 namespace {
 
@@ -57,12 +60,18 @@ PyObject* set_cpu_isa(PyObject*, PyObject* name) {
 
 PyObject* build_info(PyObject*, PyObject*) { return PyUnicode_FromString(FASTALIGN_BUILD_INFO); }
 
+PyObject* cuda_targets(PyObject*, PyObject*) {
+  return PyUnicode_FromString(FASTALIGN_CUDA_TARGETS);
+}
+
 PyMethodDef kMethods[] = {
     {"cpu_isa", cpu_isa, METH_NOARGS, "Name of the instruction set that the CPU kernels use."},
     {"cpu_isa_levels", cpu_isa_levels, METH_NOARGS,
      "Instruction sets built in, lowest first, each with whether this machine runs it."},
     {"set_cpu_isa", set_cpu_isa, METH_O, "Makes the CPU kernels use one of cpu_isa_levels()."},
     {"build_info", build_info, METH_NOARGS, "What this library was built with, in words."},
+    {"cuda_targets", cuda_targets, METH_NOARGS,
+     "GPU code in this library, for example 'sm_90 compute_120'; empty without CUDA."},
     {nullptr, nullptr, 0, nullptr},
 };
 

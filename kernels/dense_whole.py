@@ -123,6 +123,7 @@ def partial_sums_kernel(
 @triton.jit
 def _finish(
     image,
+    channels,
     sums,
     partners,
     total,
@@ -172,6 +173,8 @@ def _finish(
         gradient = (others - u * (along * u_factor)[None, :]) * factor[None, :]
         # Where u is zero the gradient is, whatever NaN the others hold.
         gradient = tl.where((u_factor == 0)[None, :] & (u == 0), 0.0, gradient)
+        # A number has no direction to turn: 0 but for what is not finite, exactly.
+        gradient = tl.where(channels == 1, gradient * 0.0, gradient)
         tl.store(
             out_ptr + image * out_step + out_offsets,
             gradient.to(out_ptr.dtype.element_ty),
@@ -295,6 +298,7 @@ def similarity_kernel(
                 image = current
             total = _finish(
                 image,
+                channels,
                 sums,
                 end - begin - 1,
                 total,

@@ -70,8 +70,12 @@ void split(const Workers& workers, int64_t tasks, int64_t used, Body& body) {
   }
 }
 
-// Fewer workers for little work: waking a thread takes longer than this many multiply-adds.
-constexpr double kWorkPerWorker = 1 << 17;
+// Fewer workers for little work: waking a thread takes longer than this many multiply-adds. The
+// search for races is built with 1, so that small tensors are shared out too.
+#if !defined(FASTALIGN_WORK_PER_WORKER)
+#define FASTALIGN_WORK_PER_WORKER (1 << 17)
+#endif
+constexpr double kWorkPerWorker = FASTALIGN_WORK_PER_WORKER;
 
 // Workers worth using for `tasks` that need `work` multiply-adds or so together.
 FASTALIGN_INLINE int64_t workers_for(const Workers& workers, int64_t tasks, double work) {

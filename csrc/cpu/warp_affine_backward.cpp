@@ -14,6 +14,7 @@
 //
 // Bytes: grad once (about 1.1 times at tiles of 32 x 32), x once if the map's gradient is wanted,
 // dx written once.
+#include "blocks.h"
 #include "warp_taps.h"
 
 namespace fastalign::FASTALIGN_ISA {
@@ -121,59 +122,6 @@ inline Interval find_intervals(const AffinePixels& map, const Plan& plan, const 
   return {static_cast<int32_t>(top), static_cast<int32_t>(bottom)};
 }
 
-// `pixels` neighbours of a row for the channels of one block, [pixel][Lanes], 0 beyond the last.
-template <class S, int Lanes>
-void read_block(const View4& view, int64_t image, int64_t channel, int64_t row, int64_t column,
-                int64_t pixels, Acc<S>* to) {
-  const int64_t channels = smaller<int64_t>(Lanes, view.channels() - channel);
-  const S* from =
-      plane_of<S>(view, image, channel) + row * view.stride[2] + column * view.stride[3];
-  const int64_t c_step = view.stride[1], p_step = view.stride[3];
-  if (c_step == 1 && channels == Lanes) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      for (int64_t c = 0; c < Lanes; c += smaller<int64_t>(Lanes, kLanes<Acc<S>>)) {
-        if constexpr (Lanes >= kLanes<Acc<S>>) {
-          store(to + i * Lanes + c, load_acc(from + i * p_step + c));
-        } else {
-          for (int64_t k = 0; k < Lanes; ++k) {
-            to[i * Lanes + k] = to_acc(from[i * p_step + k]);
-          }
-        }
-      }
-    }
-    return;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[i * Lanes + c] = to_acc(from[c * c_step + i * p_step]);
-    }
-  }
-  for (int64_t c = channels; c < Lanes; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[i * Lanes + c] = 0;
-    }
-  }
-}
-
-template <class S, int Lanes>
-void write_block(const View4& view, int64_t image, int64_t channel, int64_t row, int64_t column,
-                 int64_t pixels, const Acc<S>* from) {
-  const int64_t channels = smaller<int64_t>(Lanes, view.channels() - channel);
-  S* to = plane_of<S>(view, image, channel) + row * view.stride[2] + column * view.stride[3];
-  const int64_t c_step = view.stride[1], p_step = view.stride[3];
-  if (c_step == 1) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      write_stretch(to + i * p_step, 1, channels, from + i * Lanes);
-    }
-    return;
-  }
-  for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = 0; i < pixels; ++i) {
-      to[c * c_step + i * p_step] = from_acc<S>(from[i * Lanes + c]);
-    }
-  }
-}
-
 // The taps of one output pixel that fall into the tile, as element offsets into [pixel][Lanes].
 template <class A>
 struct TileTaps {
@@ -199,28 +147,40 @@ FASTALIGN_INLINE TileTaps<A> taps_in(const Taps<A>& taps, const Tile& tile) {
   return kept;
 }
 
+// A block in pieces of one register: the compiler keeps these in registers, and wider vectors in
+// memory.
+template <class A, int Lanes>
+struct Parts {
+  static constexpr int lanes = Lanes < kLanes<A> ? Lanes : kLanes<A>;
+  static constexpr int count = Lanes / lanes;
+  using V = typename VectorOf<A, lanes>::type;
+};
+
 // Sums of one run for the map's gradient, lane by lane: by x and y, and times the column in the
 // run.
 template <class A, int Lanes>
 struct RunSums {
-  using V = typename VectorOf<A, Lanes>::type;
-  V by_x{}, by_x_column{}, by_y{}, by_y_column{};
+  using P = Parts<A, Lanes>;
+  using V = typename P::V;
+  V by_x[P::count] = {}, by_x_column[P::count] = {}, by_y[P::count] = {},
+    by_y_column[P::count] = {};
 
-  FASTALIGN_INLINE void add(const V& x, const V& y, int64_t i) {
+  FASTALIGN_INLINE void add(int part, const V& x, const V& y, int64_t i) {
     const A column = static_cast<A>(i);
-    by_x += x;
-    by_y += y;
-    by_x_column += x * column;
-    by_y_column += y * column;
+    by_x[part] += x;
+    by_y[part] += y;
+    by_x_column[part] += x * column;
+    by_y_column[part] += y * column;
   }
 
   void fold(int64_t oy, int64_t ox, MapSums* sums) const {
     double total[4] = {};
     for (int lane = 0; lane < Lanes; ++lane) {
-      total[0] += static_cast<double>(by_x[lane]);
-      total[1] += static_cast<double>(by_x_column[lane]);
-      total[2] += static_cast<double>(by_y[lane]);
-      total[3] += static_cast<double>(by_y_column[lane]);
+      const int part = lane / P::lanes, at = lane % P::lanes;
+      total[0] += static_cast<double>(by_x[part][at]);
+      total[1] += static_cast<double>(by_x_column[part][at]);
+      total[2] += static_cast<double>(by_y[part][at]);
+      total[3] += static_cast<double>(by_y_column[part][at]);
     }
     const double column = static_cast<double>(ox), row = static_cast<double>(oy);
     sums->x_column += total[1] + column * total[0];
@@ -247,28 +207,32 @@ FASTALIGN_INLINE void add_block(A* to, const V& more) {
 
 // x and dx: [tile pixels][Lanes], the block's part of the image and its gradient, or null.
 // grad: [count][Lanes], of output pixels (ox, oy) and on. Sums for the map go to `sums`.
-// Any mode, padding and map.
+// Any map, and so the one for those that are not finite.
 template <class A, int Lanes, bool ToX, bool ToMap>
 void add_any_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy,
                  int64_t ox, int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
-  using V = typename VectorOf<A, Lanes>::type;
+  using P = Parts<A, Lanes>;
+  using V = typename P::V;
   RunSums<A, Lanes> run;
   for (int64_t i = 0; i < count; ++i) {
     const TileTaps<A> taps = taps_in<A, Lanes>(taps_at<A>(position_of(map, ox + i, oy), s), tile);
-    const V g = load_block<V>(grad + i * Lanes);
-    V slope_x{}, slope_y{};
-    for (int k = 0; k < taps.count; ++k) {
-      if constexpr (ToX) {
-        add_block<V>(dx + taps.offset[k], g * taps.weight[k]);
+    for (int part = 0; part < P::count; ++part) {
+      const int64_t lane = part * P::lanes;
+      const V g = load_block<V>(grad + i * Lanes + lane);
+      V slope_x{}, slope_y{};
+      for (int k = 0; k < taps.count; ++k) {
+        if constexpr (ToX) {
+          add_block<V>(dx + taps.offset[k] + lane, g * taps.weight[k]);
+        }
+        if constexpr (ToMap) {
+          const V value = load_block<V>(x + taps.offset[k] + lane);
+          slope_x += value * taps.by_x[k];
+          slope_y += value * taps.by_y[k];
+        }
       }
       if constexpr (ToMap) {
-        const V value = load_block<V>(x + taps.offset[k]);
-        slope_x += value * taps.by_x[k];
-        slope_y += value * taps.by_y[k];
+        run.add(part, slope_x * g, slope_y * g, i);
       }
-    }
-    if constexpr (ToMap) {
-      run.add(slope_x * g, slope_y * g, i);
     }
   }
   if constexpr (ToMap) {
@@ -276,94 +240,134 @@ void add_any_run(const AffinePixels& map, const Sampling& s, const Tile& tile, i
   }
 }
 
-// Left (or upper) pixel of each sample of a run, relative to the tile and at most two pixels
-// outside of it, the share of the next pixel, and the slope of padding. Vectorises.
+// Left (or upper) pixel of each sample of a run, or the nearest one, relative to the tile and at
+// most two pixels outside of it, the share of the next pixel, and the slope of padding.
 template <class A>
 struct AxisRun {
   int32_t pixel[kRun];
   A share[kRun], slope[kRun];
 };
 
-template <class A>
+// One axis of the run from output pixel `ox` on: positions are step * ox + start. Vectorises, apart
+// from reflections: those are looked at one by one where a run leaves the image, and for the
+// nearest pixel, which has to be the forward pass's in a tie.
+template <bool Nearest, class A>
 FASTALIGN_INLINE void prepare_axis(double step, double start, int64_t ox, int64_t count,
-                                   int64_t begin, int64_t length, int64_t size, bool border,
+                                   int64_t begin, int64_t length, int64_t size, const Sampling& s,
                                    AxisRun<A>* run) {
   const double last = static_cast<double>(size - 1), base = static_cast<double>(begin);
   const double low = base - 2, high = base + static_cast<double>(length) + 1;
-  for (int64_t i = 0; i < count; ++i) {
-    double at = step * static_cast<double>(ox + i) + start;
-    const bool moves = !border || ((at > 0) & (at < last));
-    at = border ? clamp_between(at, 0.0, last) : at;
-    at = clamp_between(at, low, high);
-    const double pixel = floor_of(at);
+  const bool border = s.padding == Padding::border;
+  // Counted in 32 bits: not every instruction set turns longer integers into doubles.
+  const int32_t pixels = static_cast<int32_t>(count);
+  const double first = static_cast<double>(ox);
+  const double from = step * first + start;
+  const double to = step * (first + static_cast<double>(pixels - 1)) + start;
+  const bool inside = smaller(from, to) > 0 && larger(from, to) < last;
+  double position[kRun];
+  if (s.padding == Padding::reflection && (Nearest || !inside)) {
+    for (int32_t i = 0; i < pixels; ++i) {
+      const Padded<double> at =
+          pad_reflection(step * (first + static_cast<double>(i)) + start, size, s.align_corners);
+      position[i] = at.position;
+      run->slope[i] = static_cast<A>(at.slope);
+    }
+  } else {
+    for (int32_t i = 0; i < pixels; ++i) {
+      const double at = step * (first + static_cast<double>(i)) + start;
+      const bool moves = !border || ((at > 0) & (at < last));
+      position[i] = border ? clamp_between(at, 0.0, last) : at;
+      run->slope[i] = moves ? A(1) : A(0);
+    }
+  }
+  for (int32_t i = 0; i < pixels; ++i) {
+    const double at = clamp_between(position[i], low, high);
+    const double pixel = Nearest ? __builtin_nearbyint(at) : floor_of(at);
     run->pixel[i] = static_cast<int32_t>(pixel - base);
     run->share[i] = static_cast<A>(at - pixel);
-    run->slope[i] = moves ? A(1) : A(0);
   }
 }
 
-// The same for bilinear samples padded with zeros or the border, at a finite map: the positions of
-// a run first, then four taps at fixed distances wherever all of them lie in the tile.
+template <bool Nearest, class A>
+FASTALIGN_INLINE void prepare_axes(const AffinePixels& map, const Sampling& s, const Tile& tile,
+                                   int64_t oy, int64_t ox, int64_t count, AxisRun<A>* columns,
+                                   AxisRun<A>* rows) {
+  const double at_row = static_cast<double>(oy);
+  prepare_axis<Nearest>(map.xx, map.xy * at_row + map.x0, ox, count, tile.column, tile.width,
+                        s.width, s, columns);
+  prepare_axis<Nearest>(map.yx, map.yy * at_row + map.y0, ox, count, tile.row, tile.height,
+                        s.height, s, rows);
+}
+
+// Nearest samples at a finite map: they do not move with it, so only dx has a gradient.
+template <class A, int Lanes>
+void add_nearest_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy,
+                     int64_t ox, int64_t count, const A* grad, A* dx) {
+  using V = typename VectorOf<A, Lanes>::type;
+  AxisRun<A> columns, rows;
+  prepare_axes<true>(map, s, tile, oy, ox, count, &columns, &rows);
+  const int32_t height = static_cast<int32_t>(tile.height);
+  const int32_t width = static_cast<int32_t>(tile.width);
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t row = rows.pixel[i], column = columns.pixel[i];
+    if (row >= 0 && row < height && column >= 0 && column < width) {
+      add_block<V>(dx + (static_cast<int64_t>(row) * width + column) * Lanes,
+                   load_block<V>(grad + i * Lanes));
+    }
+  }
+}
+
+// Bilinear samples at a finite map: the positions of a run first, then four taps at fixed distances
+// wherever all of them lie in the tile.
 template <class A, int Lanes, bool ToX, bool ToMap>
 void add_bilinear_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy,
                       int64_t ox, int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
-  using V = typename VectorOf<A, Lanes>::type;
+  using P = Parts<A, Lanes>;
+  using V = typename P::V;
   RunSums<A, Lanes> run;
   AxisRun<A> columns, rows;
-  const bool border = s.padding == Padding::border;
-  const double at_row = static_cast<double>(oy);
-  prepare_axis(map.xx, map.xy * at_row + map.x0, ox, count, tile.column, tile.width, s.width,
-               border, &columns);
-  prepare_axis(map.yx, map.yy * at_row + map.y0, ox, count, tile.row, tile.height, s.height, border,
-               &rows);
+  prepare_axes<false>(map, s, tile, oy, ox, count, &columns, &rows);
   const int32_t height = static_cast<int32_t>(tile.height);
   const int32_t width = static_cast<int32_t>(tile.width);
   const int64_t below = tile.width * Lanes;
   for (int64_t i = 0; i < count; ++i) {
     const int32_t row = rows.pixel[i], column = columns.pixel[i];
-    if (row < -1 || row >= height || column < -1 || column >= width) {
-      continue;
-    }
     const A right = columns.share[i], low = rows.share[i];
     const A left = A(1) - right, up = A(1) - low;
-    const V g = load_block<V>(grad + i * Lanes);
-    const int64_t at = (static_cast<int64_t>(row) * width + column) * Lanes;
-    V values[4] = {};
-    const bool in[2][2] = {
-        {row >= 0 && column >= 0, row >= 0 && column + 1 < width},
-        {row + 1 < height && column >= 0, row + 1 < height && column + 1 < width}};
-    if (in[0][0] && in[1][1]) {
-      if constexpr (ToX) {
-        add_block<V>(dx + at, g * (up * left));
-        add_block<V>(dx + at + Lanes, g * (up * right));
-        add_block<V>(dx + at + below, g * (low * left));
-        add_block<V>(dx + at + below + Lanes, g * (low * right));
-      }
-      if constexpr (ToMap) {
-        values[0] = load_block<V>(x + at);
-        values[1] = load_block<V>(x + at + Lanes);
-        values[2] = load_block<V>(x + at + below);
-        values[3] = load_block<V>(x + at + below + Lanes);
-      }
-    } else {
-      const A weights[4] = {up * left, up * right, low * left, low * right};
-      for (int k = 0; k < 4; ++k) {
-        if (!in[k / 2][k % 2]) {
-          continue;
-        }
-        const int64_t offset = at + (k / 2) * below + (k % 2) * Lanes;
-        if constexpr (ToX) {
-          add_block<V>(dx + offset, g * weights[k]);
-        }
+    const auto add = [&](auto all_in) {
+      for (int part = 0; part < P::count; ++part) {
+        const int64_t lane = part * P::lanes;
+        const int64_t at = (static_cast<int64_t>(row) * width + column) * Lanes + lane;
+        const V g = load_block<V>(grad + i * Lanes + lane);
+        const auto tap = [&](int32_t r, int32_t c, int64_t offset, A weight) {
+          V value{};
+          if (all_in || (r >= 0 && r < height && c >= 0 && c < width)) {
+            if constexpr (ToX) {
+              add_block<V>(dx + offset, g * weight);
+            }
+            if constexpr (ToMap) {
+              value = load_block<V>(x + offset);
+            }
+          }
+          return value;
+        };
+        const V up_left = tap(row, column, at, up * left);
+        const V up_right = tap(row, column + 1, at + Lanes, up * right);
+        const V low_left = tap(row + 1, column, at + below, low * left);
+        const V low_right = tap(row + 1, column + 1, at + below + Lanes, low * right);
         if constexpr (ToMap) {
-          values[k] = load_block<V>(x + offset);
+          const V slope_x = (up_right - up_left) * up + (low_right - low_left) * low;
+          const V slope_y = (low_left - up_left) * left + (low_right - up_right) * right;
+          run.add(part, slope_x * g * columns.slope[i], slope_y * g * rows.slope[i], i);
         }
       }
-    }
-    if constexpr (ToMap) {
-      const V slope_x = (values[1] - values[0]) * up + (values[3] - values[2]) * low;
-      const V slope_y = (values[2] - values[0]) * left + (values[3] - values[1]) * right;
-      run.add(slope_x * g * columns.slope[i], slope_y * g * rows.slope[i], i);
+    };
+    // As unsigned numbers, negative ones are larger than every size.
+    if (static_cast<uint32_t>(row) < static_cast<uint32_t>(height - 1) &&
+        static_cast<uint32_t>(column) < static_cast<uint32_t>(width - 1)) {
+      add(std::true_type{});
+    } else if (row >= -1 && row < height && column >= -1 && column < width) {
+      add(std::false_type{});
     }
   }
   if constexpr (ToMap) {
@@ -374,10 +378,12 @@ void add_bilinear_run(const AffinePixels& map, const Sampling& s, const Tile& ti
 template <class A, int Lanes, bool ToX, bool ToMap>
 void add_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy, int64_t ox,
              int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
-  if (s.mode == Interpolation::bilinear && s.padding != Padding::reflection && is_finite(map)) {
-    add_bilinear_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
-  } else {
+  if (!is_finite(map)) {
     add_any_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
+  } else if (s.mode == Interpolation::bilinear) {
+    add_bilinear_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
+  } else if constexpr (ToX) {
+    add_nearest_run<A, Lanes>(map, s, tile, oy, ox, count, grad, dx);
   }
 }
 
@@ -388,7 +394,8 @@ void tile_block(const WarpAffineBackwardArgs& args, const Plan& plan, int64_t im
   using A = Acc<S>;
   const AffinePixels& map = args.maps[image];
   const Sampling& s = plan.sampling;
-  const bool to_x = args.dx.data != nullptr, to_map = args.dmaps != nullptr;
+  const bool still = s.mode == Interpolation::nearest && is_finite(map);
+  const bool to_x = args.dx.data != nullptr, to_map = args.dmaps != nullptr && !still;
   for (int64_t r = 0; to_map && r < tile.height; ++r) {
     read_block<S, Lanes>(args.x, image, channel, tile.row + r, tile.column, tile.width,
                          x + r * tile.width * Lanes);
@@ -396,7 +403,7 @@ void tile_block(const WarpAffineBackwardArgs& args, const Plan& plan, int64_t im
   if (to_x) {
     std::memset(dx, 0, static_cast<size_t>(tile.height * tile.width * Lanes) * sizeof(A));
   }
-  for (int64_t oy = range.first; oy < range.last; ++oy) {
+  for (int64_t oy = range.first; (to_x || to_map) && oy < range.last; ++oy) {
     for (int64_t ox = rows[oy].first; ox < rows[oy].last; ox += kRun) {
       const int64_t count = smaller<int64_t>(kRun, rows[oy].last - ox);
       read_block<S, Lanes>(args.grad, image, channel, oy, ox, count, grad);

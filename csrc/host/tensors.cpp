@@ -54,8 +54,10 @@ Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, Scala
                            type, std::nullopt, like.device(), std::nullopt,
                            channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
                                          : torch::headeronly::MemoryFormat::Contiguous);
-  prefer_huge_pages(result.mutable_data_ptr(),
-                    result.numel() * static_cast<int64_t>(result.element_size()));
+  if (result.is_cpu()) {
+    prefer_huge_pages(result.mutable_data_ptr(),
+                      result.numel() * static_cast<int64_t>(result.element_size()));
+  }
   return result;
 }
 

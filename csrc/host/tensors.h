@@ -75,8 +75,8 @@ inline void check_cpu(const Tensor& tensor, const char* name) {
   FASTALIGN_CHECK(tensor.is_cpu(), name, " must be a CPU tensor");
 }
 
-inline View4 view4(const Tensor& tensor, const char* name) {
-  check_cpu(tensor, name);
+// Of a tensor on any device.
+inline View4 device_view4(const Tensor& tensor, const char* name) {
   FASTALIGN_CHECK(tensor.dim() == 4, name, " has shape ", shape_of(tensor),
                   ", expected [batch, channels, height, width]");
   View4 view{};
@@ -89,7 +89,10 @@ inline View4 view4(const Tensor& tensor, const char* name) {
   return view;
 }
 
-inline View4 no_view4() { return View4{}; }
+inline View4 view4(const Tensor& tensor, const char* name) {
+  check_cpu(tensor, name);
+  return device_view4(tensor, name);
+}
 
 inline View3 view3(const Tensor& tensor) {
   return View3{tensor.const_data_ptr(), {tensor.stride(0), tensor.stride(1), tensor.stride(2)}};

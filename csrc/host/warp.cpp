@@ -1,21 +1,9 @@
 // warp_affine: options, pixel maps from theta, gradients of theta from the kernel's partial sums.
 #include "ops.h"
+#include "warp_options.h"
 
 namespace fastalign::host {
 namespace {
-
-Interpolation interpolation(const std::string& mode) {
-  FASTALIGN_CHECK(mode == "bilinear" || mode == "nearest", "mode '", mode,
-                  "' is unknown; use 'bilinear' or 'nearest'");
-  return mode == "nearest" ? Interpolation::nearest : Interpolation::bilinear;
-}
-
-Padding padding(const std::string& mode) {
-  FASTALIGN_CHECK(mode == "zeros" || mode == "border" || mode == "reflection", "padding_mode '",
-                  mode, "' is unknown; use 'zeros', 'border' or 'reflection'");
-  return mode == "zeros" ? Padding::zeros
-                         : (mode == "border" ? Padding::border : Padding::reflection);
-}
 
 // theta[b] as six doubles, whatever its strides.
 std::vector<double> read_theta(const Tensor& theta, int64_t batch) {
@@ -45,11 +33,6 @@ std::vector<AffinePixels> pixel_maps(const std::vector<double>& theta, int64_t i
     maps.push_back(affine_pixels(theta.data() + b, in_h, in_w, out_h, out_w, align_corners));
   }
   return maps;
-}
-
-void check_source(const Tensor& x) {
-  FASTALIGN_CHECK(x.size(2) > 0 && x.size(3) > 0, "x has shape ", shape_of(x),
-                  ": cannot sample from an empty image");
 }
 
 }  // namespace

@@ -52,7 +52,10 @@ def threshold_source(model: FYD) -> str:
     """Where the thresholds of ``model`` come from, in words."""
     if model.image_threshold.isnan():
         return "none: fitted without normal validation images"
-    return f"quantile {model.config.threshold_quantile:g} of normal validation images"
+    return str(
+        model.extra_metadata().get("threshold_source")
+        or f"quantile {model.config.threshold_quantile:g} of normal validation images"
+    )
 
 
 def describe_alignment(model: FYD, images: list[ImageResult]) -> dict[str, Any]:

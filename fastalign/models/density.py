@@ -1,21 +1,18 @@
-"""Fitting the density and setting the thresholds."""
+"""Fitting the Gaussians and the calibration of a model whose alignment is settled."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastalign.models.progress import Progress
-from fastalign.models.source import ImageSource
 from fastalign.nn.calibration import CountCalibration
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
-
-_BATCH = 16
 
 
 class Samples:
@@ -57,60 +54,33 @@ class Samples:
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed)
 
 
-@torch.no_grad()
-def fit_density(
+def fit_gaussians(
     model: FYD,
-    train: ImageSource,
-    validation: ImageSource | None,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    number: int,
     seed: int,
-    progress: Progress,
-) -> None:
-    """Fit the Gaussians of a model whose alignment is settled, and set its thresholds.
+    *,
+    keep: bool = False,
+) -> CountCalibration | None:
+    """Fit the Gaussians and the calibration of ``model`` anew.
 
-    The thresholds are a quantile of the scores that normal validation images get from the density
-    of the training images. With ``refit`` these images are then taken into the density too, and the
-    thresholds shrink by as much as distances do with that many more images.
+    Args:
+        batches: features ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere) of all images.
+        number: of these images.
+        seed: of the calibration.
+        keep: do not give up the sums of the density.
+
+    Returns:
+        How distances fall with the number of images; None where there are too few to tell.
     """
+    config, density = model.config, model.density
     samples = Samples(model.feature_size)
-    model.density.reset()
-    progress.start("fitting", len(train))
-    _add(model, train, samples, progress)
-    refits = validation is not None and model.config.refit
-    _finish(model, samples, len(train), seed, keep=refits)
-    threshold = math.nan
-    if validation is not None:
-        progress.start("thresholds", len(validation))
-        threshold = _threshold(model, validation, progress)
-        if refits:
-            progress.start("fitting", len(validation))
-            _add(model, validation, samples, progress)
-            number = len(train) + len(validation)
-            curve = _finish(model, samples, number, seed, keep=False)
-            if curve is not None:
-                now, before = curve.distance(torch.tensor([number, len(train)])).tolist()
-                threshold *= now / max(before, 1e-12)
-    for buffer in (model.image_threshold, model.pixel_threshold):
-        buffer.fill_(threshold)
-
-
-def _add(model: FYD, source: ImageSource, samples: Samples, progress: Progress) -> None:
-    for images, _ in source.batches(_BATCH):
-        pose = model.find_pose(images)
-        stages, theta = model.encode(model.warp(images, pose), pose)
-        features = model.describe(stages)
-        valid = model.valid(theta)
-        model.density.update(features, valid)
+    density.reset()
+    for features, valid in batches:
+        density.update(features, valid)
         if valid is None:
             valid = torch.ones_like(features[:, 0], dtype=torch.bool)
         samples.add(features, valid)
-        progress.advance(len(images))
-
-
-def _finish(
-    model: FYD, samples: Samples, number: int, seed: int, *, keep: bool
-) -> CountCalibration | None:
-    """Turn sums into Gaussians and the curve into the calibration map."""
-    config, density = model.config, model.density
     # One image is no distribution where others have more, and all that there is where they do not.
     density.min_count = max(min(2, number), math.ceil(config.min_share * number))
     density.finalize(keep=keep)
@@ -118,14 +88,5 @@ def _finish(
     model.calibration.fill_(1)
     if config.calibrate and curve is not None:
         assert density.count is not None
-        factor = curve.factor(density.count.cpu())
-        model.calibration.copy_(factor)
+        model.calibration.copy_(curve.factor(density.count.cpu()))
     return curve
-
-
-def _threshold(model: FYD, validation: ImageSource, progress: Progress) -> float:
-    scores = []
-    for images, _ in validation.batches(_BATCH):
-        scores.append(model(images)[0].double())
-        progress.advance(len(images))
-    return float(torch.cat(scores).quantile(model.config.threshold_quantile))

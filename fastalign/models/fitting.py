@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign import artifact
-from fastalign.models.density import fit_density
 from fastalign.models.names import below
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.models.source import ImageSource
+from fastalign.models.thresholds import fit_density
 from fastalign.models.training import Trainer
 from fastalign.nn.registration.choose import (
     LEAST_IMAGES,

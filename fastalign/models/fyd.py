@@ -308,8 +308,11 @@ class FYD(nn.Module):
         pose = self.find_pose(images)
         aligned = self.warp(images, pose)
         stages, theta = self.encode(aligned, pose)
-        distance = self.density(self.describe(stages)) * self.calibration
-        return self._to_input_frame(distance, theta), aligned, pose, theta
+        return self.map_of(self.describe(stages), theta), aligned, pose, theta
+
+    def map_of(self, features: Tensor, theta: Tensor | None) -> Tensor:
+        """Score maps ``[B,H,W]`` of features ``[B,C,h,w]`` of images that theta has aligned."""
+        return self._to_input_frame(self.density(features) * self.calibration, theta)
 
     def _to_input_frame(self, distance: Tensor, theta: Tensor | None) -> Tensor:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
@@ -398,7 +401,8 @@ class FYD(nn.Module):
 
     def extra_metadata(self) -> dict[str, Any]:
         """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``images``, ``alignment``
-        with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``."""
+        with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
+        ``threshold_source`` in words."""
         return dict(self._metadata)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
 from fastalign.ops import affine, warp_affine
 
 # What the localiser sees of its input, whatever that is: enough for a pose, and its cost is fixed.
 _GRID = 16
+
+
+@lru_cache(maxsize=64)
+def _pooling(size: int, grid: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Matrix ``[grid,size]`` whose rows average the bins of ``adaptive_avg_pool2d``."""
+    with torch.inference_mode(False):  # kept for calls that have gradients
+        matrix = torch.zeros(grid, size, dtype=torch.float64)
+        for row in range(grid):
+            start, end = row * size // grid, -(-(row + 1) * size // grid)
+            matrix[row, start:end] = 1 / (end - start)
+        return matrix.to(device, dtype)
+
+
+def _pooled(x: Tensor, grid: int) -> Tensor:
+    """``adaptive_avg_pool2d(x, grid)`` as two products: its own backward pass on CUDA gives other
+    bits from run to run and is refused by torch's deterministic mode."""
+    rows, columns = (_pooling(size, grid, x.device, x.dtype) for size in x.shape[2:])
+    return rows @ x @ columns.mT
 
 
 class Aligned(NamedTuple):
@@ -115,7 +133,7 @@ class SpatialAlign(nn.Module):
             raise ValueError(
                 f"SpatialAlign: x has shape {list(x.shape)}, expected [B, {self.in_channels}, H, W]"
             )
-        seen = F.adaptive_avg_pool2d(x, self.grid).to(self.head.weight.dtype)
+        seen = _pooled(x, self.grid).to(self.head.weight.dtype)
         parameters = self.head(self.localiser(seen)).float()
         bounds = self.bounds.float()
         return affine.from_parameters(

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastalign.errors import BackendError
@@ -26,8 +27,8 @@ _AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference
 
 Kernel = Callable[..., Any]
 
-# (op, backend, device type) -> kernel, for choices that depend on nothing else.
-_settled: dict[tuple[str, str, str], Kernel] = {}
+# (op, backend, device, dtype) -> kernel, for choices that depend on nothing else.
+_settled: dict[tuple[str, str, torch.device, torch.dtype], Kernel] = {}
 
 
 def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | None:
@@ -38,7 +39,7 @@ def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | Non
         return triton_kernels.cannot_run(op, *tensors)
     if device != backend:
         return f"{backend} kernels need tensors on a {backend} device, given {device}"
-    return native.cannot_run(op, device)
+    return native.cannot_run(op, tensors[0])
 
 
 def _kernel(op: str, backend: str) -> Kernel:
@@ -75,8 +76,8 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
     if backend == "auto":
         backend = os.environ.get(ENVIRONMENT) or "auto"
         source = ENVIRONMENT
-    device = tensors[0].device.type
-    settled = _settled.get((op, backend, device))
+    key = (op, backend, tensors[0].device, tensors[0].dtype)
+    settled = _settled.get(key)
     if settled is not None:
         return settled
     if backend == "auto":
@@ -95,13 +96,13 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
             f"{op}: {source} is {backend!r}, expected one of auto, {', '.join(BACKENDS)}"
         )
     kernel = _kernel(op, chosen)
-    # Triton kernels have limits by dtype and shape, so a choice that passed them by or took one
-    # holds for these tensors only.
+    # Triton kernels may have limits by shape, so a choice that passed them by or took one holds for
+    # these tensors only.
     depends_on_tensors = chosen == "triton" or (
-        backend == "auto" and device == "cuda" and chosen == "reference"
+        backend == "auto" and key[2].type == "cuda" and chosen == "reference"
     )
     if not depends_on_tensors:
-        _settled[(op, backend, device)] = kernel
+        _settled[key] = kernel
     return kernel
 
 

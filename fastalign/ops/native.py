@@ -8,6 +8,7 @@ for CUDA tensors.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -42,18 +43,52 @@ def broken() -> str | None:
     return load() if LIBRARY.exists() else None
 
 
+def cannot_run(op: str, tensor: torch.Tensor) -> str | None:
+    """Why the library does not serve ``op`` for ``tensor``, the first of its arguments, or None."""
+    return _cannot_run(op, tensor.device, tensor.dtype)
+
+
 @cache
-def cannot_run(op: str, device: str) -> str | None:
-    """Why the library does not serve ``op`` for tensors on ``device`` (cpu or cuda), or None."""
+def _cannot_run(op: str, device: torch.device, dtype: torch.dtype) -> str | None:
     reason = load()
     if reason is not None:
         return reason
     packet = getattr(torch.ops.fastalign_native, op, None)
-    if packet is None or not packet.default.has_kernel_for_dispatch_key(_KEYS[device]):
-        if device == "cuda":
+    if packet is None or not packet.default.has_kernel_for_dispatch_key(_KEYS[device.type]):
+        if device.type == "cuda":
             return "the native library was built without CUDA; rebuild it where nvcc is found"
         return f"the native library has no {op}; reinstall fastalign"
+    if device.type == "cuda":
+        if dtype == torch.float64:
+            return "the CUDA kernels take float32, float16 and bfloat16, given float64"
+        return _not_built_for(torch.cuda.get_device_capability(device))
     return None
+
+
+def _not_built_for(capability: tuple[int, int]) -> str | None:
+    """Why no code in the library runs on GPUs of this compute capability, or None.
+
+    Machine code runs on later minor versions of its own major version, PTX on all later ones, and
+    what was compiled for the special features of one architecture ("90a") there alone.
+    """
+    from fastalign import _C
+
+    targets = _C.cuda_targets().split()
+    for target in targets:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", target)
+        if found is None:
+            continue
+        compiled = int(found[2]), int(found[3])
+        if compiled == capability:
+            return None
+        portable = found[4] == "" and compiled < capability
+        if portable and (found[1] == "compute" or compiled[0] == capability[0]):
+            return None
+    return (
+        f"the native library was built for {', '.join(targets)} and this GPU has compute "
+        f"capability {capability[0]}.{capability[1]}; rebuild it with "
+        f"TORCH_CUDA_ARCH_LIST={capability[0]}.{capability[1]}"
+    )
 
 
 def kernel(op: str) -> Callable[..., Any]:

@@ -245,17 +245,41 @@ def test_the_threshold_is_a_quantile_of_the_scores_of_validation_images():
 
 
 def test_a_refit_takes_the_validation_images_into_the_density():
-    train, validation = photographs(12), photographs(7, seed=1)
+    train, validation = photographs(12), photographs(20, seed=1)
     kept = FYD(**PLAIN, refit=False).fit(train, validation)
     model = FYD(**PLAIN).fit(train, validation)
-    assert (model.density.count == 19).all()
+    assert (model.density.count == 32).all()
     everything = FYD(**PLAIN).fit(torch.cat([train, validation]))
     torch.testing.assert_close(model.density.mean, everything.density.mean)
     fresh = photographs(5, seed=3)
     torch.testing.assert_close(model(fresh)[0], everything(fresh)[0], rtol=1e-3, atol=1e-3)
     # By as much as distances shrink with more images, the threshold does.
     assert 0.3 * kept.image_threshold < model.image_threshold < kept.image_threshold
-    assert model.extra_metadata()["images"] == {"train": 12, "validation": 7}
+    assert model.extra_metadata()["images"] == {"train": 12, "validation": 20}
+    source = "quantile 0.99 of 20 normal validation images"
+    assert model.extra_metadata()["threshold_source"] == source
+
+
+def test_few_validation_images_take_turns_with_the_others():
+    train, validation = photographs(12), photographs(3, seed=1)
+    model = FYD(**PLAIN, threshold_quantile=1.0).fit(train, validation)
+    assert (model.density.count == 15).all()
+    images = torch.cat([train, validation])
+    scores = torch.empty(15)
+    for fold in range(5):
+        left_out = torch.arange(15) % 5 == fold
+        scores[left_out] = FYD(**PLAIN).fit(images[~left_out])(images[left_out])[0]
+    # 12 images each; distances from a density of 15 are smaller.
+    assert 0.7 * scores.max() < model.image_threshold < scores.max()
+    source = "quantile 1 of 15 normal images, each scored without itself"
+    assert model.extra_metadata()["threshold_source"] == source
+
+
+def test_a_threshold_of_two_validation_images_holds_for_new_ones():
+    fresh = photographs(60, 0.05, seed=3)
+    for seed in range(3):
+        model = FYD(**PLAIN).fit(photographs(20, 0.05, seed=7), photographs(2, 0.05, seed=seed))
+        assert (model(fresh)[0] > model.image_threshold).float().mean() <= 0.1
 
 
 def test_without_validation_images_there_is_no_threshold():
@@ -429,9 +453,8 @@ def test_progress_adds_up():
         ["searching poses", 1, 1],
         ["aligning", 5, 5],
         ["training", 3, 3],
-        ["fitting", 5, 5],
-        ["thresholds", 3, 3],
-        ["fitting", 3, 3],
+        ["thresholds", 8, 8],
+        ["fitting", 8, 8],
     ]
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).resolve().parent
+
 # With importmode=importlib, pytest adds no folder to the import path.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ops"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
 
 from fastalign.ops import native  # noqa: E402
 

@@ -241,3 +241,17 @@ def test_options_out_of_range_are_named(options, named):
 def test_inputs_of_another_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"SpatialAlign: x has shape .*expected \[B, 3, H, W\]"):
         SpatialAlign(3)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (37, 50), (5, 16), (1, 3)])
+def test_the_localiser_sees_averages_of_its_input(size):
+    from fastalign.nn.spatial_align import _pooled
+
+    x = torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        _pooled(x, 16)
+    x.requires_grad_()
+    pooled = _pooled(x, 16)
+    torch.testing.assert_close(pooled, torch.nn.functional.adaptive_avg_pool2d(x, 16))
+    pooled.sum().backward()
+    assert x.grad is not None

@@ -38,10 +38,11 @@ def reference_backend(request: pytest.FixtureRequest) -> Backend:
 def poisoned() -> Iterator[None]:
     """Uninitialised memory holds NaN: an output that a kernel forgets to write is seen.
 
-    torch fills what torch.empty gives under its deterministic switch, native code included.
+    torch fills what torch.empty gives under its deterministic switch, native code included. It only
+    warns of plain PyTorch that adds with atomics, which is the yardstick on a GPU.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(before)

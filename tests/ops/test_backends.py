@@ -29,7 +29,7 @@ def unsettled(monkeypatch):
 
 @pytest.fixture
 def without_native(monkeypatch):
-    monkeypatch.setattr(native, "cannot_run", lambda op, device: "the native library is away")
+    monkeypatch.setattr(native, "cannot_run", lambda op, tensor: "the native library is away")
     monkeypatch.setattr(native, "broken", lambda: None)
 
 
@@ -45,7 +45,7 @@ def with_native(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(native, "cannot_run", lambda op, device: None)
+    monkeypatch.setattr(native, "cannot_run", lambda op, tensor: None)
     monkeypatch.setattr(native, "broken", lambda: None)
     monkeypatch.setattr(native, "kernel", kernel)
     return asked
@@ -67,6 +67,17 @@ def with_triton(monkeypatch):
     module.__spec__ = importlib_spec(module.__name__)
     monkeypatch.setitem(sys.modules, "fastalign.kernels", package)
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    # The real kernels of the other ops are out of sight, however the package is installed.
+    real = triton_kernels.importlib.util.find_spec
+    monkeypatch.setattr(
+        triton_kernels.importlib.util,
+        "find_spec",
+        lambda name: (
+            None
+            if name.startswith("fastalign.kernels.") and name != module.__name__
+            else real(name)
+        ),
+    )
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     triton_kernels._module.cache_clear()
     yield
@@ -174,7 +185,7 @@ def test_the_automatic_choice_falls_back_to_the_reference(without_native):
 def test_a_gradient_is_a_choice_of_its_own(with_native, monkeypatch):
     """A backend may serve an op and not yet its gradient."""
     monkeypatch.setattr(
-        native, "cannot_run", lambda op, device: "no gradient" if "backward" in op else None
+        native, "cannot_run", lambda op, tensor: "no gradient" if "backward" in op else None
     )
     h = H.clone().requires_grad_()
     ops.pairwise_distance(h).sum().backward()
@@ -197,20 +208,20 @@ def test_a_damaged_library_gives_both_causes(tmp_path, monkeypatch):
     damaged.write_bytes(b"this is no library")
     monkeypatch.setattr(native, "LIBRARY", damaged)
     native.load.cache_clear()
-    native.cannot_run.cache_clear()
+    native._cannot_run.cache_clear()
     try:
-        reason = native.cannot_run("mahalanobis", "cpu")
+        reason = native.cannot_run("mahalanobis", H)
         assert native.broken() == reason
         assert f"cannot be loaded with torch {torch.__version__}" in reason
         assert "_C.abi3.so" in reason and "reinstall fastalign" in reason
         damaged.unlink()
         native.load.cache_clear()
-        native.cannot_run.cache_clear()
-        assert "was not built" in native.cannot_run("mahalanobis", "cpu")
+        native._cannot_run.cache_clear()
+        assert "was not built" in native.cannot_run("mahalanobis", H)
         assert native.broken() is None, "a library that was never built is no cause for a warning"
     finally:
         native.load.cache_clear()
-        native.cannot_run.cache_clear()
+        native._cannot_run.cache_clear()
 
 
 def test_triton_kernels_run_where_they_can(with_triton, without_native):
@@ -250,3 +261,26 @@ def test_without_triton(monkeypatch):
 def test_stems():
     assert {stem_of(op) for op in SCHEMAS} == set(STEMS)
     assert stem_of("dense_similarity_loss") == stem_of("dense_similarity_backward")
+
+
+@pytest.mark.parametrize(
+    ("targets", "capability", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 9), True),
+        ("sm_80", (9, 0), False),
+        ("sm_80 compute_80", (12, 0), True),
+        ("sm_90a", (9, 0), True),
+        ("sm_90a compute_90a", (10, 0), False),
+        ("sm_100 compute_120", (10, 3), True),
+        ("sm_120", (7, 5), False),
+    ],
+)
+def test_code_for_another_gpu_is_no_code(targets, capability, runs, monkeypatch):
+    library = types.SimpleNamespace(cuda_targets=lambda: targets)
+    monkeypatch.setitem(sys.modules, "fastalign._C", library)
+    monkeypatch.setattr("fastalign._C", library, raising=False)
+    reason = native._not_built_for(capability)
+    assert (reason is None) == runs
+    if not runs:
+        assert f"TORCH_CUDA_ARCH_LIST={capability[0]}.{capability[1]}" in reason

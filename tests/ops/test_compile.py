@@ -17,7 +17,9 @@ from fastalign import ops
 def _value_and_gradients(call, function, tensors):
     wanted = require_gradients(function, tensors)
     out = call(*tensors)
-    return out.detach(), *torch.autograd.grad(out.sum(), wanted)
+    # A gradient with strides of its own: an expanded one may be laid out anew by the compiler, and
+    # sums over another layout are taken in another order.
+    return out.detach(), *torch.autograd.grad(out, wanted, torch.ones_like(out))
 
 
 def _counting():

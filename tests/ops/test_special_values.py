@@ -434,3 +434,14 @@ def test_coordinates_of_wide_images_are_not_computed_in_16_bits(dtype, theta_dty
     torch.testing.assert_close(
         out[..., :-1].double(), middle, rtol=0, atol=4 * torch.finfo(dtype).eps
     )
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_nearest_samples_do_not_move_with_theta(value, backend):
+    """The gradient is 0, also where the image is not finite."""
+    inputs = Inputs(torch.float32, backend.device)
+    x, theta = inputs.features(), inputs.theta().requires_grad_()
+    x[:, :, 2, 3] = value
+    backend.require("warp_affine_backward", x, x, theta)
+    ops.warp_affine(x, theta, mode="nearest", backend=backend.name).sum().backward()
+    assert torch.equal(theta.grad, torch.zeros_like(theta))

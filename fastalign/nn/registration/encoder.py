@@ -42,8 +42,12 @@ class LocalEncoder(nn.Module):
         self.backbone = backbone
         channels = backbone.channels[-1]
         self.components = min(components, channels)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("basis", torch.eye(channels)[:, : self.components].clone())
+        # Where the network is: the encoder is used before its owner is moved as a whole.
+        device = next(backbone.parameters()).device
+        self.register_buffer("mean", torch.zeros(channels, device=device))
+        self.register_buffer(
+            "basis", torch.eye(channels, device=device)[:, : self.components].clone()
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """The backbone's features ``[B,C,h,w]``."""

@@ -30,7 +30,7 @@ def float64_yardstick(exact: Tensor, narrow: Tensor, narrow_exact: Tensor) -> Te
         narrow: the result of the same computation on inputs rounded to float32, in float32.
         narrow_exact: the same on the rounded inputs in float64.
     """
-    error = narrow.detach().double() - narrow_exact.detach()
+    error = narrow.detach().double().to(narrow_exact.device) - narrow_exact.detach()
     ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
     return exact + error * ratio
 

@@ -1,0 +1,69 @@
+// Chooses the variant of warp_affine.cuh.
+#include "warp_affine.cuh"
+
+namespace fastalign::cuda {
+namespace {
+
+template <class T, bool Nearest>
+Error launch_planes(WarpParams p, Stream stream) {
+  p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(),
+                         kPlaneTileX, kPlaneTileY, 16, current_device());
+  const dim3 grid = grid_of(p.tiling), block(kWarpThreads);
+  if (unit_columns(p.x)) {
+    return FASTALIGN_LAUNCH((warp_planes<T, Nearest, true>), grid, block, sizeof(WarpMap), stream,
+                            p);
+  }
+  return FASTALIGN_LAUNCH((warp_planes<T, Nearest, false>), grid, block, sizeof(WarpMap), stream,
+                          p);
+}
+
+template <class T, int N, bool Nearest>
+Error launch_pixels(WarpParams p, Stream stream) {
+  p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), kPixelTile,
+                         kPixelTile, 16 * N, current_device());
+  p.tiling.lanes_per_pixel = lanes_for(ceil_div(p.tiling.chunk, N));
+  return FASTALIGN_LAUNCH((warp_pixels<T, N, Nearest>), grid_of(p.tiling), dim3(kWarpThreads),
+                          sizeof(StoredSample) * kTilePixels + sizeof(WarpMap), stream, p);
+}
+
+template <class T, bool Nearest>
+Error run(const WarpParams& p, Stream stream) {
+  if (channels_last<T>(p.x) && channels_last<T>(p.out)) {
+    return whole_vectors<T>(p.x) && whole_vectors<T>(p.out)
+               ? launch_pixels<T, kVec<T>, Nearest>(p, stream)
+               : launch_pixels<T, 1, Nearest>(p, stream);
+  }
+  return launch_planes<T, Nearest>(p, stream);
+}
+
+template <class T>
+Error run_mode(const WarpParams& p, Stream stream) {
+  return p.frame.mode == Interpolation::nearest ? run<T, true>(p, stream)
+                                                : run<T, false>(p, stream);
+}
+
+}  // namespace
+
+Error warp_affine(const WarpAffineArgs& args, Stream stream) {
+  if (args.out.batch() * args.out.channels() * args.out.pixels() == 0) {
+    return nullptr;
+  }
+  if (const Error error = check_axes(args.x, args.out)) {
+    return error;
+  }
+  WarpParams p{};
+  p.x = args.x;
+  p.out = args.out;
+  p.theta = args.theta;
+  p.frame = frame_of(args.x, args.out, args.mode, args.padding, args.align_corners);
+  switch (args.x.dtype) {
+    case DType::float16:
+      return run_mode<Half>(p, stream);
+    case DType::bfloat16:
+      return run_mode<BFloat16>(p, stream);
+    default:
+      return run_mode<float>(p, stream);
+  }
+}
+
+}  // namespace fastalign::cuda

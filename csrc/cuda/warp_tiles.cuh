@@ -1,0 +1,125 @@
+// How a warp's work is cut into blocks, and how threads lie on a tile of pixels.
+#pragma once
+
+#include "device.h"
+#include "warp_taps.cuh"
+
+namespace fastalign::cuda {
+
+constexpr int kWarpThreads = 256;
+
+// Tiles of pixels, side by side. A task is a run of tiles, one below the other, of one image for
+// one chunk of channels; blocks take tasks in turn.
+struct WarpTiling {
+  int32_t across, down;     // tiles of an image
+  int32_t run, runs;        // tiles of a task, tasks from top to bottom
+  int32_t chunk, chunks;    // channels of a task, tasks over channels
+  int64_t tasks_per_image;  // across * runs * chunks
+  int64_t tasks;
+  int32_t lanes_per_pixel;  // of the channels_last kernels
+};
+
+struct WarpTask {
+  int64_t image, index;  // index among the tasks of the image
+  int32_t tile_x, tile_y, tile_end;
+  int32_t channel, channel_end;
+};
+
+FASTALIGN_DEVICE int32_t lesser(int32_t a, int32_t b) { return a < b ? a : b; }
+FASTALIGN_DEVICE int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
+
+FASTALIGN_DEVICE WarpTask task_at(const WarpTiling& tiling, int64_t task, int32_t channels) {
+  WarpTask at;
+  at.image = task / tiling.tasks_per_image;
+  at.index = task % tiling.tasks_per_image;
+  const uint32_t index = static_cast<uint32_t>(at.index);
+  const uint32_t chunk = index % static_cast<uint32_t>(tiling.chunks);
+  const uint32_t place = index / static_cast<uint32_t>(tiling.chunks);
+  at.tile_x = static_cast<int32_t>(place % static_cast<uint32_t>(tiling.across));
+  at.tile_y = static_cast<int32_t>(place / static_cast<uint32_t>(tiling.across)) * tiling.run;
+  at.tile_end = lesser(at.tile_y + tiling.run, tiling.down);
+  at.channel = static_cast<int32_t>(chunk) * tiling.chunk;
+  at.channel_end = lesser(at.channel + tiling.chunk, channels);
+  return at;
+}
+
+// Tiles of 32 x 8 pixels for kernels with lanes along pixels. The 32 lanes of a warp cover a patch
+// whose rows are 32 bytes, one sector, so that writes are whole sectors while reads of a turned
+// image meet few lines: 8 x 4 pixels of float32, 16 x 2 of 16 bits.
+constexpr int kPlaneTileX = 32, kPlaneTileY = 8;
+
+struct TilePlace {
+  int32_t x, y;
+};
+
+template <class T>
+FASTALIGN_DEVICE TilePlace place_in_plane_tile(int thread) {
+  constexpr int patch_x = sizeof(T) == 4 ? 8 : 16, patch_y = 32 / patch_x;
+  constexpr int across = kPlaneTileX / patch_x;
+  const int warp = thread / 32, lane = thread % 32;
+  return {warp % across * patch_x + lane % patch_x, warp / across * patch_y + lane / patch_x};
+}
+
+// Tiles of 8 x 8 pixels for kernels with lanes along channels.
+constexpr int kPixelTile = 8, kTilePixels = kPixelTile * kPixelTile;
+
+// Enough blocks to fill the device several times, then longer runs, which share the map.
+inline WarpTiling tile_pixels(int64_t batch, int64_t channels, int64_t height, int64_t width,
+                              int tile_x, int tile_y, int64_t least_chunk, const Device& device) {
+  WarpTiling tiling{};
+  tiling.across = static_cast<int32_t>(ceil_div(width, tile_x));
+  tiling.down = static_cast<int32_t>(ceil_div(height, tile_y));
+  const int64_t wanted = int64_t{12} * device.multiprocessors;
+  const int64_t tiles = batch * tiling.across * tiling.down;
+  int64_t run = 4, chunk = channels;
+  while (run > 1 && tiles / run < wanted) {
+    run /= 2;
+  }
+  while (chunk > least_chunk && tiles * ceil_div(channels, chunk) < wanted) {
+    chunk = ceil_div(ceil_div(chunk, 2), least_chunk) * least_chunk;
+    if (chunk <= least_chunk) {
+      break;
+    }
+  }
+  tiling.run = static_cast<int32_t>(run);
+  tiling.runs = static_cast<int32_t>(ceil_div(tiling.down, run));
+  tiling.chunk = static_cast<int32_t>(chunk);
+  tiling.chunks = static_cast<int32_t>(ceil_div(channels, chunk));
+  tiling.tasks_per_image = int64_t{tiling.across} * tiling.runs * tiling.chunks;
+  tiling.tasks = batch * tiling.tasks_per_image;
+  return tiling;
+}
+
+inline dim3 grid_of(const WarpTiling& tiling) {
+  constexpr int64_t most = 0x7fffffff;
+  return dim3(static_cast<unsigned>(tiling.tasks < most ? tiling.tasks : most));
+}
+
+// Neighbouring lanes for the vectors of one pixel: a power of two, few of them idle.
+inline int32_t lanes_for(int64_t vectors) {
+  for (int32_t lanes = 32; lanes > 1; lanes /= 2) {
+    if (ceil_div(vectors, lanes) * lanes * 4 <= vectors * 5) {
+      return lanes;
+    }
+  }
+  return 1;
+}
+
+// Kernels with lanes along channels want neighbouring channels, and enough of them.
+template <class T>
+bool channels_last(const View4& view) {
+  return view.stride[1] == 1 && view.channels() * static_cast<int64_t>(sizeof(T)) >= 16;
+}
+
+// Neighbouring columns are neighbours in memory.
+inline bool unit_columns(const View4& view) { return view.stride[3] == 1; }
+
+template <class T>
+bool whole_vectors(const View4& view) {
+  constexpr int64_t size = sizeof(T);
+  return view.channels() % kVec<T> == 0 &&
+         vector_aligned(16, view.data, view.stride[0] * size, view.stride[2] * size,
+                        view.stride[3] * size);
+}
+
+}  // namespace fastalign::cuda

@@ -1,0 +1,85 @@
+// mahalanobis on CUDA: shape and dtype rules, outputs, one launcher call.
+#include "../common/packed.h"
+#include "cuda_call.h"
+#include "cuda_ops.h"
+
+namespace fastalign::host::on_cuda {
+namespace {
+
+cuda::MahalanobisArgs prepare(const CudaCall& call, const Tensor& x, const Tensor& mean,
+                              const Tensor& whitener, bool squared) {
+  cuda::MahalanobisArgs args{};
+  args.x = call.view4(x, "x");
+  call.check(mean, "mean");
+  call.check(whitener, "whitener");
+  const int64_t channels = x.size(1), height = x.size(2), width = x.size(3);
+  check_shape(mean, "mean", {channels, height, width});
+  check_type(mean, "mean", ScalarType::Float, "float32");
+  check_shape(whitener, "whitener", {height * width, packed_size(channels)});
+  args.mean.data = const_cast<void*>(mean.const_data_ptr());
+  args.mean.dtype = DType::float32;
+  args.mean.size[0] = 1;
+  for (int64_t d = 0; d < 3; ++d) {
+    args.mean.size[d + 1] = mean.size(d);
+    args.mean.stride[d + 1] = mean.stride(d);
+  }
+  args.whitener = whitener.const_data_ptr();
+  args.whitener_dtype = storage_type(whitener, "whitener");
+  FASTALIGN_CHECK(args.whitener_dtype != DType::float64,
+                  "whitener must be float64 if and only if x is");
+  args.whitener_stride[0] = whitener.stride(0);
+  args.whitener_stride[1] = whitener.stride(1);
+  args.squared = squared;
+  return args;
+}
+
+void run(CudaCall& call, cuda::MahalanobisArgs& args) {
+  args.scratch = call.scratch(cuda::mahalanobis_scratch(args));
+  call.finish(cuda::mahalanobis(args, call.stream()));
+}
+
+}  // namespace
+
+Tensor mahalanobis(Tensor x, Tensor mean, Tensor whitener, bool squared) {
+  CudaCall call(x, "mahalanobis");
+  cuda::MahalanobisArgs args = prepare(call, x, mean, whitener, squared);
+  Tensor value = empty_map(x, {x.size(0), x.size(2), x.size(3)}, ScalarType::Float, false);
+  args.value = static_cast<float*>(value.mutable_data_ptr());
+  if (value.numel() > 0) {
+    run(call, args);
+  }
+  return value;
+}
+
+std::tuple<Tensor, Tensor, Tensor> mahalanobis_backward(Tensor grad, Tensor x, Tensor mean,
+                                                        Tensor whitener, bool squared, bool need_x,
+                                                        bool need_mean, bool need_whitener) {
+  CudaCall call(x, "mahalanobis_backward");
+  cuda::MahalanobisArgs args = prepare(call, x, mean, whitener, squared);
+  check_shape(grad, "grad", {x.size(0), x.size(2), x.size(3)});
+  check_type(grad, "grad", ScalarType::Float, "float32");
+  args.grad = call.view3(grad, "grad");
+  Tensor dx = need_x ? empty_gradient(x) : no_gradient(x);
+  if (need_x) {
+    args.dx = call.view4(dx, "dx");
+  }
+  Tensor dmean = need_mean ? empty_map(mean, {mean.size(0), mean.size(1), mean.size(2)},
+                                       ScalarType::Float, false)
+                           : no_gradient(mean);
+  Tensor dwhitener = need_whitener ? empty_map(whitener, {whitener.size(0), whitener.size(1)},
+                                               whitener.scalar_type(), false)
+                                   : no_gradient(whitener);
+  args.dmean = need_mean ? static_cast<float*>(dmean.mutable_data_ptr()) : nullptr;
+  args.dwhitener = need_whitener ? dwhitener.mutable_data_ptr() : nullptr;
+  if (grad.numel() > 0) {
+    if (need_x || need_mean || need_whitener) {
+      run(call, args);
+    }
+  } else {
+    torch::stable::zero_(dmean);
+    torch::stable::zero_(dwhitener);
+  }
+  return {dx, dmean, dwhitener};
+}
+
+}  // namespace fastalign::host::on_cuda

@@ -1,0 +1,161 @@
+"""Gradient of warp_affine to x: gathered, one writer per input pixel, no atomics.
+
+Idea. The writer of an input pixel looks for the output pixels that sample it: in a box around its
+image under the inverse map (warp_affine_boxes). The sum has a fixed order.
+
+Border. Pixels of the frame also receive everything sampled beyond it. The boxes then count what
+lies inside the frame alone; tiles at the frame go through the output pixels outside of it, side by
+side (warp_affine_scan).
+
+Singular and strongly minifying maps, whose boxes would cover most of the output, are scanned
+altogether: right for every map, at one visit per output pixel and touched tile.
+
+Two launches write disjoint tiles: the first those that need boxes alone, the second the others. The
+scans are rare, and apart they do not cost the boxes their registers. Which tile is whose depends
+on theta, so both look at it; the second finds nothing to do for a usual map without a border.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from fastalign.kernels.sampling import load_map
+from fastalign.kernels.warp_affine_boxes import plan_boxes, walk_boxes
+from fastalign.kernels.warp_affine_scan import scan_rows
+from fastalign.kernels.warp_options import (
+    PADDING_MODES,
+    alignment,
+    image_strides,
+    is_wide,
+    lanes_along_channels,
+    power_of_two,
+    tile_for,
+)
+from torch import Tensor
+
+
+@triton.jit(do_not_specialize=[
+    "channels", "in_h", "in_w", "out_h", "out_w", "tiles_x", "tiles", "ranges",
+    "g_b", "g_c", "g_h", "g_w", "d_b", "d_c", "d_h", "d_w", "t_b", "t_r", "t_c",
+])  # fmt: skip
+def _gather(
+    grad,  # [B,C,out_h,out_w]
+    theta,  # [B,2,3]
+    to_x,  # [B,C,in_h,in_w]
+    channels, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges,
+    g_b, g_c, g_h, g_w, d_b, d_c, d_h, d_w,  # all but those of channels, and channels: in UNITs
+    t_b, t_r, t_c,
+    NEAREST: tl.constexpr, PADDING: tl.constexpr, ALIGN: tl.constexpr,
+    TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
+    UNIT: tl.constexpr, WIDE: tl.constexpr, SCAN: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    tile = program % tiles
+    image = program // tiles // ranges
+    range_of = program // tiles % ranges
+    iy0 = tile // tiles_x * TILE_H
+    ix0 = tile % tiles_x * TILE_W
+    xx, xy, x0, yx, yy, y0, poison = load_map(
+        theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN
+    )
+
+    (
+        ux, uy, vx, vy, half_x, half_y, n_rows, n_columns, copy_x, copy_y, n_across, n_copies
+    ) = plan_boxes(
+        xx, xy, x0, yx, yy, y0, in_h, in_w, out_h, out_w, NEAREST, PADDING, ALIGN
+    )  # fmt: skip
+    regular = n_copies > 0
+    boxes_alone = regular
+    if PADDING == 1:
+        inner = (ix0 > 0) & (iy0 > 0) & (ix0 + TILE_W < in_w) & (iy0 + TILE_H < in_h)
+        boxes_alone = boxes_alone & inner
+    if tl.where(boxes_alone, 1, 0) == (1 if SCAN else 0):  # the other launch writes this tile
+        return
+
+    pixel = tl.arange(0, TILE_H * TILE_W)
+    lane = tl.arange(0, BLOCK_C)
+    if LAST:
+        pixel = pixel[:, None]
+        lane = lane[None, :]
+        total = tl.zeros([TILE_H * TILE_W, BLOCK_C], tl.float32)
+    else:
+        pixel = pixel[None, :]
+        lane = lane[:, None]
+        total = tl.zeros([BLOCK_C, TILE_H * TILE_W], tl.float32)
+    iy = iy0 + pixel // TILE_W
+    ix = ix0 + pixel % TILE_W
+    exists = (ix < in_w) & (iy < in_h)
+    channel = range_of * BLOCK_C + lane
+    here = channel < channels * UNIT
+    if WIDE:
+        channel = channel.to(tl.int64)
+    upstream = grad + image.to(tl.int64) * g_b * UNIT
+    result = to_x + image.to(tl.int64) * d_b * UNIT
+    if LAST:
+        upstream_of = upstream + channel
+        result_of = result + channel
+    else:
+        upstream_of = upstream + channel * g_c
+        result_of = result + channel * d_c
+
+    if PADDING == 1 or not SCAN:
+        total = walk_boxes(
+            total, upstream_of, here, ix, iy, exists,
+            xx, xy, x0, yx, yy, y0,
+            ux, uy, vx, vy, half_x, half_y, n_rows, n_columns, copy_x, copy_y, n_across, n_copies,
+            in_h, in_w, out_h, out_w, g_h, g_w,
+            NEAREST, PADDING, ALIGN, UNIT, WIDE,
+        )  # fmt: skip
+    if SCAN:
+        total = scan_rows(
+            total, upstream_of, here, ix0, iy0, ix, iy,
+            xx, xy, x0, yx, yy, y0, regular,
+            in_h, in_w, out_h, out_w, g_h, g_w,
+            NEAREST, PADDING, ALIGN, TILE_H, TILE_W, UNIT, WIDE, 2,
+        )  # fmt: skip
+
+    # A map that is not finite shows where it sends everything.
+    total += tl.where((ix == 0) & (iy == 0), poison, 0.0)
+    if WIDE:
+        offset = (iy.to(tl.int64) * d_h + ix.to(tl.int64) * d_w) * UNIT
+    else:
+        offset = (iy * d_h + ix * d_w) * UNIT
+    tl.store(result_of + offset, total.to(to_x.dtype.element_ty), mask=exists & here)
+
+
+def gather_gradient(
+    grad: Tensor, theta: Tensor, to_x: Tensor, mode: str, padding_mode: str, align_corners: bool
+) -> None:
+    """Write the gradient ``[B,C,H,W]`` that ``grad`` ``[B,C,h,w]`` gives to the input."""
+    batch, channels, in_h, in_w = to_x.shape
+    out_h, out_w = grad.shape[2:]
+    last = lanes_along_channels(grad, to_x)
+    unit = alignment(grad, to_x) if last else 1
+    most_channels = min(power_of_two(channels), 128 if last else 8)
+    # The same tiles in both launches: they are what is shared out.
+    tile_h, tile_w = tile_for(max(16, 2048 // most_channels) if last else 128, in_h, in_w)
+    tiles_x = triton.cdiv(in_w, tile_w)
+    tiles = tiles_x * triton.cdiv(in_h, tile_h)
+    for scan in (False, True):
+        # Scans keep more in registers beside the sums.
+        block_c = max(1, most_channels // 2) if scan else most_channels
+        ranges = triton.cdiv(channels, block_c)
+        _gather[(batch * ranges * tiles,)](
+            grad,
+            theta,
+            to_x,
+            channels // unit, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges,
+            *image_strides(grad, unit), *image_strides(to_x, unit),
+            *theta.stride(),
+            NEAREST=mode == "nearest",
+            PADDING=PADDING_MODES[padding_mode],
+            ALIGN=align_corners,
+            TILE_H=tile_h,
+            TILE_W=tile_w,
+            BLOCK_C=block_c,
+            LAST=last,
+            UNIT=unit,
+            WIDE=is_wide(grad, to_x),
+            SCAN=scan,
+            num_warps=4,
+        )  # fmt: skip

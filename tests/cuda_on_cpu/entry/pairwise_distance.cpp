@@ -1,0 +1,3 @@
+#include "entry.h"
+
+FASTALIGN_ENTRY_SCRATCH(pairwise_distance, PairwiseDistanceArgs)

@@ -1,0 +1,3 @@
+#include "entry.h"
+
+FASTALIGN_ENTRY(scale, ScaleArgs)

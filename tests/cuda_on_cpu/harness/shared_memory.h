@@ -1,0 +1,18 @@
+// The dynamic shared memory of a block: exactly as large as asked for, between guards.
+#pragma once
+
+#include <cstddef>
+
+namespace cuda_on_cpu {
+
+// Memory of `bytes` bytes, aligned to 16 and to no more, every bit set (a float read before it
+// was written is NaN). It ends at an unmapped page, or at one that the sanitizer watches.
+void* begin_shared(size_t bytes);
+
+// Null, or what was written beside the block where no page could guard it.
+const char* damage_beside_shared();
+
+// Whether a faulting address lies in the guards; *offset from the block's first byte.
+bool beside_shared(const void* address, long long* offset);
+
+}  // namespace cuda_on_cpu

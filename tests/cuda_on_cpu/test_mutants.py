@@ -1,0 +1,176 @@
+"""Every mutant of the kernels is caught; the kernels themselves pass the same checks."""
+
+from __future__ import annotations
+
+import pytest
+from cuda_on_cpu_support.builder import OPS, UNOPTIMISED, Library, library, op_sources
+from cuda_on_cpu_support.kernels import Kernels
+from cuda_on_cpu_support.mutants import Mutant, caught
+
+BARRIER = r"__syncthreads\(\);"
+
+MUTANTS = [
+    Mutant("dense_similarity", "removed barrier", "dense_similarity.cuh", BARRIER, "", 1),
+    Mutant("dense_similarity", "removed barrier", "dense_similarity.cuh", BARRIER, "", 3),
+    Mutant(
+        "dense_similarity",
+        "bound not checked",
+        "dense_tile.cuh",
+        r"return valid\(k\) \? load_vec",
+        "return true ? load_vec",
+    ),
+    Mutant(
+        "dense_similarity",
+        "bound not checked",
+        "dense_tile.cuh",
+        r"if \(valid\(k\)\) \{\s+store_vec",
+        "if (true) { store_vec",
+    ),
+    Mutant(
+        "dense_similarity",
+        "misaligned vector",
+        "dense_tile.cuh",
+        r"store_vec\(to\.data \+",
+        "store_vec(to.data + 1 +",
+    ),
+    Mutant(
+        "dense_similarity",
+        "wrong lane",
+        "dense_tile.cuh",
+        r"__shfl_xor_sync\(kAllLanes, values\[n\], offset\)",
+        "__shfl_down_sync(kAllLanes, values[n], offset)",
+    ),
+    Mutant(
+        "dense_similarity",
+        "wrong mask",
+        "dense_tile.cuh",
+        r"__shfl_xor_sync\(kAllLanes, values",
+        "__shfl_xor_sync(kAllLanes >> 1, values",
+    ),
+    Mutant("pairwise_distance", "removed barrier", "reduce.cuh", BARRIER, ""),
+    Mutant(
+        "pairwise_distance",
+        "off by one",
+        "pairwise_task.cuh",
+        r"active\(index < given\.pixels\)",
+        "active(index <= given.pixels)",
+    ),
+    Mutant(
+        "pairwise_distance",
+        "off by one",
+        "pairwise_distance.cuh",
+        r"image < batch; \+\+image",
+        "image <= batch; ++image",
+    ),
+    Mutant(
+        "pairwise_distance",
+        "misaligned shared memory",
+        "pairwise_distance.cuh",
+        r"\(shared \+ kSumBytes\)",
+        "(shared + kSumBytes + 2)",
+    ),
+    Mutant(
+        "pairwise_distance",
+        "wrong lane",
+        "reduce.cuh",
+        r"__shfl_xor_sync\(kAllLanes, value, offset\)",
+        "__shfl_xor_sync(kAllLanes, value, offset / 2)",
+    ),
+    Mutant("warp_affine", "removed barrier", "warp_affine.cuh", BARRIER, "", 1),
+    Mutant("warp_affine", "removed barrier", "warp_gather.cuh", BARRIER, "", 1),
+    Mutant("warp_affine", "removed barrier", "warp_gather.cuh", BARRIER, "", 2),
+    Mutant("warp_affine", "removed barrier", "warp_theta.cuh", BARRIER, "", 0),
+    Mutant(
+        "warp_affine",
+        "off by one",
+        "warp_affine.cuh",
+        r"ox >= p\.frame\.out_width \|\|",
+        "ox > p.frame.out_width ||",
+    ),
+    Mutant(
+        "warp_affine",
+        "misaligned vector",
+        "warp_affine.cuh",
+        r"store_vec\(to \+ c,",
+        "store_vec(to + c + 1,",
+    ),
+    Mutant(
+        "warp_affine",
+        "misaligned vector",
+        "warp_gather.cuh",
+        r"load_vec<N, Cache::readonly>\(grad\)",
+        "load_vec<N, Cache::readonly>(grad + 1)",
+    ),
+    Mutant(
+        "warp_affine",
+        "wrong lane",
+        "warp_sweep.cuh",
+        r"__shfl_xor_sync\(kAllLanes, sums\[c\], step\)",
+        "__shfl_xor_sync(kAllLanes, sums[c], step / 2)",
+    ),
+    Mutant(
+        "warp_affine",
+        "wrong lane",
+        "warp_theta.cuh",
+        r"__shfl_xor_sync\(kAllLanes, sum, step\)",
+        "__shfl_xor_sync(kAllLanes, sum, step / 2)",
+    ),
+    Mutant("mahalanobis", "removed barrier", "mahalanobis.cuh", BARRIER, "", 0),
+    Mutant("mahalanobis", "removed barrier", "mahalanobis_backward.cuh", BARRIER, "", 2),
+    Mutant(
+        "mahalanobis",
+        "off by one",
+        "mahalanobis_tile.cuh",
+        r"if \(tail < count\)",
+        "if (tail <= count)",
+    ),
+    Mutant(
+        "mahalanobis",
+        "off by one",
+        "mahalanobis_backward.cuh",
+        r"if \(b < left\)",
+        "if (b <= left)",
+    ),
+    Mutant(
+        "mahalanobis",
+        "misaligned vector",
+        "mahalanobis_tile.cuh",
+        r"i \* kVec<W>, from \+ head",
+        "i * kVec<W>, from + 1 + head",
+    ),
+    Mutant(
+        "mahalanobis",
+        "wrong lane",
+        "mahalanobis_tile.cuh",
+        r"total\.plain, bit\)",
+        "total.plain, bit ^ 1)",
+    ),
+    Mutant(
+        "mahalanobis",
+        "wrong lane",
+        "mahalanobis_tile.cuh",
+        r"upper \? low : high, bit\)",
+        "upper ? low : high, bit ^ 1)",
+    ),
+]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_the_kernels_themselves_pass(op, built):
+    sources = op_sources(op)
+    if not sources:
+        pytest.skip(f"there is no CUDA kernel of {op} yet")
+    message = caught(op, Kernels({op: Library(library(sources, UNOPTIMISED))}))
+    assert message is None, message
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_mutants_are_caught(mutant, built):
+    assert caught(mutant.op, mutant.build()) is not None
+
+
+def test_every_op_has_mutants_of_every_kind():
+    kinds = {"removed barrier", "misaligned", "wrong lane"}
+    for op in OPS:
+        found = " ".join(mutant.kind for mutant in MUTANTS if mutant.op == op)
+        assert all(kind in found for kind in kinds) and ("off by one" in found or "bound" in found)

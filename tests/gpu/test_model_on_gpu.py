@@ -1,0 +1,95 @@
+"""The model on a GPU: every choice fits, scores as on the CPU, is saved and comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastalign import FYD
+from fastalign.ops import affine, warp_affine
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+SIZE = 64
+QUICK = {"image_size": (SIZE, SIZE), "channels": 12, "epochs": 1, "batch_size": 4}
+
+
+def photographs(number: int, seed: int = 0) -> Tensor:
+    """A plate without any symmetry, turned up to 15 degrees and shifted: ``[N,3,64,64]``."""
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    part = torch.full((3, 256, 256), 0.25)
+    part[:, (x > 70) & (x < 190) & (y > 84) & (y < 172)] = 0.6
+    part[0, (x > 84) & (x < 104) & (y > 96) & (y < 160)] = 0.1
+    part[2, ((x - 160) ** 2 + (y - 110) ** 2) < 200] = 0.95
+    generator = torch.Generator().manual_seed(seed)
+    draw = 2 * torch.rand(number, 3, generator=generator) - 1
+    theta = affine.from_parameters(
+        draw * torch.tensor([math.radians(15), 0.1, 0.1]), "rotation_translation"
+    )
+    moved = warp_affine(part.expand(number, -1, -1, -1), theta, padding_mode="border")
+    small = torch.nn.functional.avg_pool2d(moved, 256 // SIZE)
+    return (small + 0.01 * torch.randn(small.shape, generator=generator)).clamp(0, 1)
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """Convolutions that do not round their operands to 10 bits, as torch lets them on a GPU."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def assert_close(on_gpu: Tensor, on_cpu: Tensor) -> None:
+    assert (on_gpu.cpu() - on_cpu).abs().max() <= 0.01 * on_cpu.abs().max()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"align": "none"},
+        {"align": "ica", "skip": False},
+        {"align": "ica", "teacher": False, "skip": False},
+        {"align": "all", "skip": False},
+        {"align": "none", "channels": 0, "storage": "bfloat16"},
+    ],
+    ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()),
+)
+def test_every_choice_fits_scores_and_comes_back(options, tmp_path):
+    images, validation = photographs(12), photographs(4, seed=1)
+    model = FYD(**{**QUICK, **options}).to("cuda").fit(images, validation)
+    assert {value.device.type for value in model.state_dict().values()} == {"cuda"}
+    score, maps = model(validation.cuda())
+    assert maps.device.type == "cuda" and maps.isfinite().all()
+    assert (score.cpu() <= 2 * model.image_threshold.cpu()).all()
+    model.save(tmp_path / "m.safetensors")
+    again = FYD.load(tmp_path / "m.safetensors", "cuda")
+    # What follows from the stored tensors was made on the CPU this time.
+    assert_close(again(validation.cuda())[1], maps.cpu())
+    on_cpu = FYD.load(tmp_path / "m.safetensors")
+    assert_close(maps, on_cpu(validation)[1])
+
+
+def test_a_model_of_the_cpu_scores_the_same_on_the_gpu():
+    images = photographs(12)
+    model = FYD(**QUICK, skip=False).fit(images)
+    expected = model(images[:5])
+    detail = model.predict_detail(images[:5])
+    model.to("cuda")
+    assert_close(model(images[:5].cuda())[1], expected[1])
+    on_gpu = model.predict_detail(images[:5].cuda())
+    assert (on_gpu.theta.cpu() - detail.theta).abs().max() < 0.02
+
+
+def test_the_same_seed_gives_the_same_bits():
+    images = photographs(12)
+    torch.use_deterministic_algorithms(True)
+    try:
+        one, other = (FYD(**QUICK).to("cuda").fit(images, seed=3) for _ in range(2))
+        assert torch.equal(one(images.cuda())[1], other(images.cuda())[1])
+    finally:
+        torch.use_deterministic_algorithms(False)

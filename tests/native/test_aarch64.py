@@ -1,0 +1,72 @@
+"""Every source but the Python module compiles for 64-bit ARM, without a warning."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from native_support import CSRC, build_settings
+
+CROSS = "aarch64-linux-gnu-g++"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which(CROSS) is None, reason=f"no {CROSS} (Debian: g++-aarch64-linux-gnu)"
+)
+
+# Code is made, since vectors are lowered only then; unoptimised, since that is many times quicker.
+FLAGS = [*build_settings().CXX_FLAGS, "-O0", "-Werror", "-c"]
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    """Not needed here, so its absence is no reason to skip."""
+
+
+def compile_for_arm(source: Path, target: Path, *flags: str) -> None:
+    done = subprocess.run(
+        [CROSS, *FLAGS, *flags, str(source), "-o", str(target)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize("source", sorted(CSRC.glob("cpu/*.cpp")), ids=lambda path: path.name)
+def test_kernels(source, tmp_path):
+    level = "-DFASTALIGN_ISA=isa_baseline" if source.stem in build_settings().PER_ISA else ""
+    compile_for_arm(source, tmp_path / "kernel.o", *filter(None, [level]))
+
+
+@pytest.mark.parametrize("header", sorted(CSRC.glob("common/*.h")), ids=lambda path: path.name)
+def test_common_headers_stand_alone(header, tmp_path):
+    source = tmp_path / "alone.cpp"
+    source.write_text(f'#include "{header}"\n')
+    compile_for_arm(source, tmp_path / "alone.o")
+
+
+@pytest.fixture(scope="module")
+def with_torch(tmp_path_factory) -> list[str]:
+    """Flags for sources that know torch; its headers are read once for all of them."""
+    major, minor = build_settings().TORCH_TARGET
+    flags = [
+        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
+        "-DFASTALIGN_WITH_CUDA",
+        f"-isystem{Path(torch.__file__).parent / 'include'}",
+    ]
+    folder = tmp_path_factory.mktemp("headers")
+    header = folder / "torch.h"
+    header.write_text(f'#include "{CSRC / "host" / "tensors.h"}"\n')
+    compile_for_arm(header, folder / "torch.h.gch", *flags, "-xc++-header")
+    return [*flags, "-include", str(header)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "source",
+    sorted(CSRC.glob("host/*.cpp")) + [CSRC / "register.cpp"],
+    ids=lambda path: path.name,
+)
+def test_torch_side(source, with_torch, tmp_path):
+    """Those of CUDA too: ARM machines with a GPU are common."""
+    compile_for_arm(source, tmp_path / "host.o", *with_torch)

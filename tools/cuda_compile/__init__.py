@@ -1,0 +1,1 @@
+"""What the CUDA kernels become: compiled for every architecture, without a GPU."""

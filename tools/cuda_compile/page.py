@@ -1,0 +1,194 @@
+"""docs/kernels.md: what every kernel takes, computed and never typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from cuda_compile.chips import CHIPS, Chip, occupancy
+from cuda_compile.launches import Call, calls, launches
+from cuda_compile.toolchain import (
+    ARCHITECTURES,
+    REPOSITORY,
+    Kernel,
+    compiler_version,
+    is_wide_load,
+    is_wide_store,
+    kernels,
+    opcodes,
+)
+from cuda_compile.triton_launches import rows as triton_rows
+from cuda_compile.triton_launches import triton_version
+
+PAGE = REPOSITORY / "docs" / "kernels.md"
+
+_HEAD = """\
+# The CUDA kernels in figures
+
+Written by `tools/kernel_table.py` with nvcc {version}: registers as ptxas reports them, launches as
+the launchers choose them, occupancy by NVIDIA's rules of allocation. Nothing on this page was
+measured on a GPU. `tests/cuda_compile` fails when it is not what the tool writes.
+
+"Must move" counts every input once and every result once, and "at least" is that over the bandwidth
+of the chip's data sheet, which no kernel reaches: a floor, not a promise. What each kernel moves
+and why stands at the beginning of its `csrc/cuda/*.cuh`.
+"""
+
+_CALLS = """
+## Calls
+
+Per chip: blocks x threads of each launch, the shared memory of a block, the blocks that fit a
+multiprocessor with the share of its warps they fill and what limits them, and how many times over
+the grid fills the chip.
+"""
+
+_KERNELS = """
+## Kernels
+
+All instantiations of a kernel together. "16 bytes" are those whose machine code loads (stores)
+16 bytes of global memory at once, the others being for tensors whose alignment or layout does not
+allow it.
+"""
+
+
+_TRITON = """
+## Triton
+
+The same calls by the Triton twins, compiled ahead of time by Triton {version} for a large and a
+small chip, with the grid for the usual number of multiprocessors. Spilled bytes and loads of 16
+bytes as the machine code has them.
+"""
+
+
+def _recorded(pattern: str) -> str | None:
+    found = re.search(pattern, PAGE.read_text()) if PAGE.exists() else None
+    return found[1] if found else None
+
+
+def recorded_version() -> str | None:
+    """The nvcc that the committed page was written with."""
+    return _recorded(r"with nvcc ([\d.]+):")
+
+
+def recorded_triton() -> str | None:
+    """The Triton of the committed page."""
+    return _recorded(r"by Triton ([\w.+]+) for")
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *map(list, rows)]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _row(chip: Chip, call: Call) -> Iterable[list[str]]:
+    known = {kernel.name: kernel for kernel in kernels(chip.architecture)}
+    for launch in launches(call, chip):
+        kernel = known[launch.kernel]
+        found = occupancy(chip, launch.threads, kernel.registers, launch.shared)
+        waves = launch.blocks / (found.blocks * chip.multiprocessors)
+        yield [
+            chip.name,
+            f"`{launch.kernel}`",
+            f"{launch.blocks} x {launch.threads}",
+            f"{kernel.registers}",
+            f"{launch.shared}",
+            f"{found.blocks}, {found.share:.0%}",
+            found.limit,
+            f"{waves:.2f}",
+        ]
+
+
+def _calls() -> Iterable[str]:
+    head = ("chip", "kernel", "grid", "registers", "shared", "occupancy", "limit", "waves")
+    for call in calls():
+        floors = ", ".join(
+            f"{chip.name} {call.must_move / chip.bandwidth / 1e6:.1f} us" for chip in CHIPS
+        )
+        yield f"\n### {call.name}\n"
+        yield f"Must move {_size(call.must_move)}; at least {floors}.\n"
+        yield from _table(head, (row for chip in CHIPS for row in _row(chip, call)))
+
+
+def _span(values: Iterable[int]) -> str:
+    values = sorted(values)
+    return f"{values[0]}" if values[0] == values[-1] else f"{values[0]}-{values[-1]}"
+
+
+def _families() -> dict[str, list[Kernel]]:
+    found: dict[str, list[Kernel]] = {}
+    for architecture in ARCHITECTURES:
+        for kernel in kernels(architecture):
+            found.setdefault(kernel.family, []).append(kernel)
+    return dict(sorted(found.items()))
+
+
+def _kernels() -> Iterable[str]:
+    rows = []
+    for family, all_of in _families().items():
+        here = {
+            architecture: [kernel for kernel in all_of if kernel.architecture == architecture]
+            for architecture in ARCHITECTURES
+        }
+        codes = [opcodes(kernel) for kernel in here["sm_90"]]
+        loads = sum(any(map(is_wide_load, code)) for code in codes)
+        stores = sum(any(map(is_wide_store, code)) for code in codes)
+        rows.append(
+            [
+                f"`{family}`",
+                f"`{here['sm_90'][0].source}`",
+                f"{len(codes)}",
+                *(_span(kernel.registers for kernel in some) for some in here.values()),
+                f"{max(kernel.spilled for kernel in all_of)}",
+                f"{loads} ({stores})",
+            ]
+        )
+    head = ("kernel", "source", "instantiations", *ARCHITECTURES, "spilled bytes", "16 bytes")
+    yield ""
+    yield from _table(head, rows)
+
+
+def cuda_part() -> str:
+    """The page up to the Triton kernels.
+
+    Raises:
+        ToolError: nvcc or cuobjdump is missing, or a source does not compile.
+    """
+    lines = [_HEAD.format(version=compiler_version()), _CALLS.strip("\n"), *_calls()]
+    lines += [_KERNELS.rstrip("\n"), *_kernels()]
+    return "\n".join(lines) + "\n"
+
+
+def triton_part() -> str:
+    """The rest of the page; needs Triton."""
+    lines = [_TRITON.rstrip("\n").format(version=triton_version())]
+    head = (
+        "chip",
+        "kernel",
+        "grid",
+        "registers",
+        "shared",
+        "occupancy",
+        "limit",
+        "spilled",
+        "wide",
+    )
+    for name, rows in triton_rows():
+        lines += [f"\n### {name}, Triton\n", *_table(head, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The text of docs/kernels.md; without Triton, the committed page keeps what it says of it."""
+    if triton_version() is not None:
+        return cuda_part() + triton_part()
+    known = PAGE.read_text() if PAGE.exists() else ""
+    _, found, rest = known.partition("\n## Triton")
+    return cuda_part() + found + rest

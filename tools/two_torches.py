@@ -1,0 +1,145 @@
+"""One wheel under several torch releases: build it once, install it into a fresh environment for
+each, and compare the native ops, forward and backward, with the reference that came with them.
+
+    python tools/two_torches.py                    torch 2.13.0, and the torch that runs this
+    python tools/two_torches.py 2.11.0 current     the oldest release that the project promises
+
+Releases are downloaded with pip (2.11.0 with its CUDA libraries: 5 GB). ``current`` borrows the
+torch of this environment and nothing else of it. Exit status 1 where one release disagrees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Runs in each environment, isolated from this one and from the checkout.
+CHECK = r"""
+import sys
+from pathlib import Path
+
+import torch
+
+import fastalign
+from fastalign import ops
+
+assert Path(fastalign.__file__).is_relative_to(sys.prefix), fastalign.__file__
+generator = torch.Generator().manual_seed(0)
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=generator)
+
+
+def worst(found, wanted):
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+
+
+shape = batch, channels, height, width = 6, 21, 13, 37
+mask = normal(batch, height, width) > -1
+groups = torch.tensor([4, -2, 4, 9, 4, -2])
+theta = torch.tensor([[0.9, -0.2, 0.1], [0.3, 1.1, -0.2]]) + 0.03 * normal(batch, 2, 3)
+calls = {
+    "dense_similarity": ([normal(*shape), normal(*shape)], dict(groups=groups)),
+    "dense_similarity_loss": ([normal(*shape), normal(*shape)], {}),
+    "pairwise_distance": ([normal(*shape)], dict(mask=mask, groups=groups)),
+    "pairwise_distance_loss": ([normal(*shape)], dict(squared=True)),
+    "warp_affine": ([normal(*shape), theta], dict(size=(17, 29), padding_mode="reflection")),
+    "mahalanobis": (
+        [
+            normal(*shape),
+            normal(*shape[1:]),
+            normal(height * width, channels * (channels + 1) // 2),
+        ],
+        {},
+    ),
+}
+agreed = True
+for name, (tensors, options) in calls.items():
+    results = {}
+    for backend in ("cpu", "reference"):
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        value = getattr(ops, name)(*leaves, **options, backend=backend)
+        slope = torch.linspace(-1, 1, value.numel()).reshape(value.shape) + 0.1
+        results[backend] = value.detach(), torch.autograd.grad((value * slope).sum(), leaves)
+    (value, gradients), (wanted, wanted_gradients) = results["cpu"], results["reference"]
+    forward = worst(value, wanted)
+    backward = max(map(worst, gradients, wanted_gradients))
+    fine = max(forward, backward) < 1e-5
+    agreed = agreed and fine
+    verdict = "agrees" if fine else "DIFFERS"
+    print(f"  {name:24}{verdict:9}forward {forward:.1e}  backward {backward:.1e}")
+
+from fastalign import _C
+
+print(f"  torch {torch.__version__}, Python {sys.version.split()[0]}, {_C.cpu_isa()}")
+sys.exit(not agreed)
+"""
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise SystemExit(f"error: {command[0]} ended with status {done.returncode}")
+
+
+def build(folder: Path) -> Path:
+    """The wheel of this checkout, built with the torch of this environment."""
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def environment(folder: Path, release: str, wheel: Path) -> Path:
+    """A new environment with one torch release and the wheel; returns its Python."""
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / "bin" / "python"
+    pip = (python, "-m", "pip", "-q", "--disable-pip-version-check", "install")
+    if release == "current":
+        import torch
+
+        # As a plain entry of the path: the .pth files there, an editable fastalign among them,
+        # take no effect, and what is installed into the environment itself comes first.
+        (packages,) = folder.glob("lib/python*/site-packages")
+        borrowed = Path(torch.__file__).resolve().parents[1]
+        (packages / "borrowed.pth").write_text(f"{borrowed}\n")
+    else:
+        run(*pip, f"torch=={release}", "numpy")
+    run(*pip, "--no-deps", "--ignore-installed", wheel)
+    return python
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("releases", nargs="*", default=["2.13.0", "current"])
+    parser.add_argument("--wheel", type=Path, help="take this wheel instead of building one")
+    chosen = parser.parse_args()
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="fastalign-") as name:
+        folder = Path(name)
+        wheel = chosen.wheel or build(folder / "dist")
+        with zipfile.ZipFile(wheel) as archive:
+            library = hashlib.sha256(archive.read("fastalign/_C.abi3.so")).hexdigest()
+        print(f"{wheel.name}, library {library[:16]}", flush=True)
+        for number, release in enumerate(chosen.releases):
+            python = environment(folder / f"environment{number}", release, wheel)
+            print(f"torch {release}:", flush=True)
+            done = subprocess.run([python, "-I", "-c", CHECK], cwd=folder, stdin=subprocess.DEVNULL)
+            if done.returncode != 0:
+                failed.append(release)
+    print(f"failed under torch {', '.join(failed)}" if failed else "one wheel serves them all")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
