@@ -10,7 +10,7 @@ from fastalign.kernels.pairwise_parts import length, scaled_weight, share_of
 
 @triton.jit
 def _differences(h_ptr, a, b, h_step, channels, x, here, first, stride, row, column, width,
-             ORDER: tl.constexpr, VECTOR: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+                 ORDER: tl.constexpr, VECTOR: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     """Differences of a block of channels ``[C,X]`` of two images."""
     c = first + tl.arange(0, BLOCK_C)
     inside = (c < channels)[:, None] & here[None, :]

@@ -7,6 +7,7 @@ for. So what is examined is what runs, and no signature is written down twice.
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import tempfile
@@ -47,7 +48,7 @@ _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 @dataclass(frozen=True)
 class CompileCase:
-    """A call whose launches are compiled: ``call`` gets a function that makes meta tensors.
+    """A call, on meta tensors, whose launches are compiled.
 
     ``wide_loads``: kernels of which the machine code must load 16 bytes at once.
     """
@@ -86,6 +87,27 @@ class Resources:
     shared: int  # bytes a program
     wide_loads: int | None  # 16-byte global loads in the machine code
     programs: int
+
+
+def maps(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
+    """Maps ``[B,C,H,W]`` without memory."""
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=order)
+
+
+def locations(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A value for each image and location of maps ``shape``."""
+    return torch.empty((shape[0], *shape[2:]), dtype=dtype, device="meta")
+
+
+def validity(shape: tuple[int, ...]) -> torch.Tensor:
+    """A mask that belongs to maps ``shape``."""
+    return locations(shape, torch.bool)
+
+
+def labels(shape: tuple[int, ...]) -> torch.Tensor:
+    """Group labels that belong to maps ``shape``."""
+    return torch.empty(shape[0], dtype=torch.int64, device="meta")
 
 
 def _specialised(value: Any) -> tuple[str, Any, list[list[Any]]]:
@@ -206,3 +228,24 @@ def resources(case: CompileCase, launch: Launch, target: str) -> Resources:
         wide,
         programs,
     )
+
+
+def all_cases() -> dict[str, list[CompileCase]]:
+    """The cases of every ``compile_cases_<op>.py``, by op."""
+    folder = Path(__file__).resolve().parent
+    found = {}
+    for file in sorted(folder.glob("compile_cases_*.py")):
+        op = file.stem.removeprefix("compile_cases_")
+        found[op] = importlib.import_module(file.stem).CASES
+    return found
+
+
+def table(targets: tuple[str, ...] = ("sm_90",)) -> list[Resources]:
+    """What every kernel of every case takes on the targets, for tests and for the documentation."""
+    return [
+        resources(case, launch, target)
+        for cases in all_cases().values()
+        for case in cases
+        for launch in launches_of(case)
+        for target in targets
+    ]
