@@ -45,6 +45,8 @@ BUDGETS = {
     "theta_pixels": Budget(64, wide_loads=_WIDE),
     "theta_planes": Budget(64),
     "finish_theta": Budget(40),
+    # the losses' gradients times what came for the loss
+    "scale_in_place": Budget(40, wide_loads=_WIDE, wide_stores=_WIDE, fused=False),
     # mahalanobis
     "mahalanobis_forward": Budget(96, wide_loads="<"),
     "mahalanobis_gradients": Budget(96, wide_loads="<"),
