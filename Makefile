@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+# One process for each core; tests/conftest.py says which tests stay together.
+PARALLEL ?= -n auto
 GPU_CHECK_ARGS ?=
 TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
@@ -68,7 +70,7 @@ demo: $(VENV)/.built
 	$(PY) -m fastalign demo --out "$(DEMO_OUT)"
 
 test: $(VENV)/.test
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .

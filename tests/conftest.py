@@ -21,6 +21,22 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With pytest-xdist one process gets the tests of one file, and of one of these folders, whose
+    files share what they build or record."""
+    from xdist.scheduler import LoadFileScheduling
+
+    shared = ("tests/cuda_on_cpu/", "tests/packaging/")
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return next((folder for folder in shared if file.startswith(folder)), file)
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def reproducible() -> Iterator[None]:
     """Every test starts with one thread and the same seeds, whatever ran before it."""

@@ -46,12 +46,18 @@ def needs_a_compiler() -> None:
         pytest.skip("no C++ compiler; set CXX")
 
 
-@pytest.fixture(scope="session")
-def built() -> Iterator[Kernels]:
-    """The kernels of the checkout, and the backend registered."""
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    """The backend, which tests elsewhere do not see."""
     unregister = cuda_on_cpu.register()
-    yield cuda_on_cpu.build()
+    yield
     unregister()
+
+
+@pytest.fixture(scope="session")
+def built() -> Kernels:
+    """The kernels of the checkout."""
+    return cuda_on_cpu.build()
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from compiling import CompileCase, locations, maps
 from fastalign.kernels import mahalanobis as kernels
-from triton_support.compiling import CompileCase, locations, maps
 
 
 def _inputs(shape, dtype, stored):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from compiling import CompileCase, maps
 from fastalign.kernels import warp_affine as kernels
-from triton_support.compiling import CompileCase, maps
 
 HALF = torch.float16
 

@@ -134,6 +134,9 @@ def _record(kernel: JITFunction, grid: Any, arguments: tuple[Any, ...], named: d
             constants[(place,)] = value
             continue
         kind, constant, attribute = _specialised(value)
+        if parameter.do_not_specialize and isinstance(value, int):
+            kind = "i32" if -(2**31) <= value < 2**31 else "i64"
+            constant, attribute = None, []
         signature[parameter.name] = kind
         if kind == "constexpr":
             constants[(place,)] = constant

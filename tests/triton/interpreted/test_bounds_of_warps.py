@@ -18,7 +18,7 @@ from fastalign.kernels import (
 from op_support.cases import CASES, Inputs
 
 pytest.importorskip("triton.runtime.interpreter")
-from triton_support.bounds import OutOfBounds, bordered, watched  # noqa: E402
+from bounds import OutOfBounds, bordered, watched  # noqa: E402
 
 MODULES = {"mahalanobis": mahalanobis, "warp_affine": warp_affine}
 
