@@ -46,8 +46,7 @@ bool dense_all_views(const DenseSimilarityArgs& args, int64_t element, Test&& te
 }
 
 // An estimate of time, up to a factor: narrow tiles, short rows of channels, too few warps to load
-// while others compute, multiprocessors without a block, and sweeps that read L2. The numbers were
-// read off an H200, every plan timed for 15 shapes, types and layouts.
+// while others compute, multiprocessors without a block, and sweeps that read L2.
 inline double dense_cost(const DensePlan& plan, const Device& device) {
   double cost = 1.0;
   if (plan.channels_last) {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,39 +53,43 @@ class Samples:
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed)
 
 
-def fit_gaussians(
-    model: FYD,
-    batches: Iterable[tuple[Tensor, Tensor | None]],
-    number: int,
-    seed: int,
-    *,
-    keep: bool = False,
-) -> CountCalibration | None:
-    """Fit the Gaussians and the calibration of ``model`` anew.
+class GaussianFit:
+    """A fit of the Gaussians and the calibration of ``model`` from the beginning.
 
     Args:
-        batches: features ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere) of all images.
-        number: of these images.
+        model: its density is reset here.
         seed: of the calibration.
-        keep: do not give up the sums of the density.
-
-    Returns:
-        How distances fall with the number of images; None where there are too few to tell.
     """
-    config, density = model.config, model.density
-    samples = Samples(model.feature_size)
-    density.reset()
-    for features, valid in batches:
-        density.update(features, valid)
+
+    def __init__(self, model: FYD, seed: int) -> None:
+        self._model, self._seed = model, seed
+        self._samples = Samples(model.feature_size)
+        self.number = 0
+        model.density.reset()
+
+    def add(self, features: Tensor, valid: Tensor | None) -> None:
+        """Take in features ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
+        self._model.density.update(features, valid)
         if valid is None:
             valid = torch.ones_like(features[:, 0], dtype=torch.bool)
-        samples.add(features, valid)
-    # One image is no distribution where others have more, and all that there is where they do not.
-    density.min_count = max(min(2, number), math.ceil(config.min_share * number))
-    density.finalize(keep=keep)
-    curve = samples.curve(config.shrinkage, seed)
-    model.calibration.fill_(1)
-    if config.calibrate and curve is not None:
-        assert density.count is not None
-        model.calibration.copy_(curve.factor(density.count.cpu()))
-    return curve
+        self._samples.add(features, valid)
+        self.number += len(features)
+
+    def finish(self, *, keep: bool = False) -> CountCalibration | None:
+        """Make the model score by what was taken in; with ``keep``, more may follow.
+
+        Returns:
+            How distances fall with the number of images; None where there are too few to tell.
+        """
+        model, number = self._model, self.number
+        config, density = model.config, model.density
+        # One image is no distribution where others have more, and all that there is where they do
+        # not.
+        density.min_count = max(min(2, number), math.ceil(config.min_share * number))
+        density.finalize(keep=keep)
+        curve = self._samples.curve(config.shrinkage, self._seed)
+        model.calibration.fill_(1)
+        if config.calibrate and curve is not None:
+            assert density.count is not None
+            model.calibration.copy_(curve.factor(density.count.cpu()))
+        return curve

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastalign import artifact
 from fastalign.models.names import below
 from fastalign.models.progress import NoProgress, Progress
-from fastalign.models.source import ImageSource
+from fastalign.models.source import ImageSource, spread
 from fastalign.models.thresholds import fit_density
 from fastalign.models.training import Trainer
 from fastalign.nn.registration.choose import (
@@ -151,10 +151,7 @@ class Fitting:
 
     def _subset(self) -> list[int]:
         """Training images to judge alignment on, spread evenly if there are more than asked for."""
-        number, most = len(self.train), self.config.search_images
-        if number <= most:
-            return list(range(number))
-        return [round(step * (number - 1) / (most - 1)) for step in range(most)]
+        return spread(len(self.train), self.config.search_images)
 
     def _searched(self) -> Tensor:
         size = self.model.search_size

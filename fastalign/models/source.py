@@ -81,6 +81,13 @@ class ImageSource:
         return float(median(shape[1] / shape[0] for shape in shapes))
 
 
+def spread(number: int, most: int) -> list[int]:
+    """Indices below ``number``, evenly spread if there are more than ``most``."""
+    if number <= most:
+        return list(range(number))
+    return [round(step * (number - 1) / (most - 1)) for step in range(most)]
+
+
 def _checked(
     images: Tensor | Sequence[Tensor], image_size: tuple[int, int], kind: str
 ) -> list[Tensor]:

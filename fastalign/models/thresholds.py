@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastalign.models.density import fit_gaussians
+from fastalign.models.density import GaussianFit
 from fastalign.models.progress import Progress
-from fastalign.models.source import ImageSource
+from fastalign.models.source import ImageSource, spread
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
-    from fastalign.nn.calibration import CountCalibration
 
 _BATCH = 16
 # From so many validation images on, their scores are a threshold's basis by themselves.
@@ -53,43 +52,42 @@ def fit_density(
     config = model.config
     source = "none: fitted without normal validation images"
     scores, fitted = torch.empty(0, dtype=torch.float64), torch.empty(0)
-    if validation is not None:
-        if config.refit and len(validation) < _ENOUGH:
-            scores, fitted = _in_turn(model, train, validation, seed, progress)
-            source = f"{len(scores)} normal images, each scored without itself"
-        else:
-            _fit(model, [train], seed, progress)
-            progress.start("thresholds", len(validation))
-            scores = torch.cat(
-                [_scores(model, encoded) for encoded in _encode(model, validation, progress)]
-            )
-            fitted = torch.full_like(scores, len(train))
-            source = f"{len(scores)} normal validation images"
-        source = f"quantile {config.threshold_quantile:g} of {source}"
-    if validation is None or config.refit:
-        sources = [train] if validation is None else [train, validation]
-        curve = _fit(model, sources, seed, progress)
-        if curve is not None:
-            now = curve.distance(torch.tensor(sum(map(len, sources))))
+    few = validation is not None and config.refit and len(validation) < _ENOUGH
+    if validation is not None and few:
+        scores, fitted = _in_turn(model, train, validation, seed, progress)
+        source = f"{len(scores)} normal images, each scored without itself"
+    fit = GaussianFit(model, seed)
+    _add(fit, model, train, progress)
+    if validation is not None and few:
+        _add(fit, model, validation, progress)
+    more = validation is not None and not few and config.refit
+    curve = fit.finish(keep=more)
+    if validation is not None and not few:
+        progress.start("thresholds", len(validation))
+        scores = torch.cat(
+            [_scores(model, encoded) for encoded in _encode(model, validation, progress)]
+        )
+        fitted = torch.full_like(scores, fit.number)
+        source = f"{len(scores)} normal validation images"
+        if more:
+            _add(fit, model, validation, progress)
+            curve = fit.finish()
+    threshold = math.nan
+    if len(scores):
+        if config.refit and curve is not None:
+            now = curve.distance(torch.tensor(fit.number))
             scores = scores * (now / curve.distance(fitted).clamp_min(1e-12)).to(scores)
-    threshold = float(scores.quantile(config.threshold_quantile)) if len(scores) else math.nan
+        threshold = float(scores.quantile(config.threshold_quantile))
+        source = f"quantile {config.threshold_quantile:g} of {source}"
     for buffer in (model.image_threshold, model.pixel_threshold):
         buffer.fill_(threshold)
     model._metadata["threshold_source"] = source
 
 
-def _fit(
-    model: FYD, sources: Sequence[ImageSource], seed: int, progress: Progress
-) -> CountCalibration | None:
-    """Fit to all images of the sources."""
-    number = sum(map(len, sources))
-    progress.start("fitting", number)
-    batches = (
-        (encoded.features, encoded.valid)
-        for source in sources
-        for encoded in _encode(model, source, progress)
-    )
-    return fit_gaussians(model, batches, number, seed)
+def _add(fit: GaussianFit, model: FYD, source: ImageSource, progress: Progress) -> None:
+    progress.start("fitting", len(source))
+    for encoded in _encode(model, source, progress):
+        fit.add(encoded.features, encoded.valid)
 
 
 def _encode(
@@ -114,7 +112,7 @@ def _in_turn(
 
     Where there are many training images, some stand for all of them.
     """
-    share = _spread(len(train), _MOST - len(validation))
+    share = spread(len(train), _MOST - len(validation))
     number = len(share) + len(validation)
     progress.start("thresholds", number)
     images = [
@@ -128,18 +126,14 @@ def _in_turn(
     fitted = torch.empty(number)
     for fold in range(folds):
         kept = [one for index, one in enumerate(images) if index % folds != fold]
-        fit_gaussians(model, _batches(kept), len(kept), seed)
+        fit = GaussianFit(model, seed)
+        for features, valid in _batches(kept):
+            fit.add(features, valid)
+        fit.finish()
         for index in range(fold, number, folds):
             scores[index] = _scores(model, images[index])
             fitted[index] = len(kept)
     return scores, fitted
-
-
-def _spread(number: int, most: int) -> list[int]:
-    """Indices below ``number``, evenly spread if there are more than ``most``."""
-    if number <= most:
-        return list(range(number))
-    return [round(step * (number - 1) / (most - 1)) for step in range(most)]
 
 
 def _single(encoded: _Encoded) -> Iterator[_Encoded]:
@@ -153,7 +147,7 @@ def _single(encoded: _Encoded) -> Iterator[_Encoded]:
         )
 
 
-def _batches(images: Sequence[_Encoded]) -> Iterable[tuple[Tensor, Tensor | None]]:
+def _batches(images: Sequence[_Encoded]) -> Iterator[tuple[Tensor, Tensor | None]]:
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
         valid = [one.valid for one in batch if one.valid is not None]

@@ -454,7 +454,8 @@ def test_progress_adds_up():
         ["aligning", 5, 5],
         ["training", 3, 3],
         ["thresholds", 8, 8],
-        ["fitting", 8, 8],
+        ["fitting", 5, 5],
+        ["fitting", 3, 3],
     ]
 
 
