@@ -102,7 +102,7 @@ def plot(rows: list[dict[str, Any]], category: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharex=True)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), sharex=True, layout="constrained")
     names = [row["jitter"].split(",")[0] for row in rows]
     styles = ("o", "s", "^", "v", "D", "P", "X")
     for axis, key, title in zip(axes, FIGURES[:2], ("image AUROC", "pixel AUROC"), strict=True):
@@ -113,9 +113,9 @@ def plot(rows: list[dict[str, Any]], category: str) -> None:
         axis.set_title(title)
         axis.set_xlabel("rotation of training and test photographs")
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="lower left")
     figure.suptitle(f"{category}: figures against pose jitter")
-    figure.tight_layout()
+    # Below the axes: curves may run anywhere inside them.
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(RESULTS / "pose_robustness.png", dpi=120)
 
 
