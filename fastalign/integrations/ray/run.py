@@ -199,7 +199,8 @@ def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
     from fastalign.integrations.ray.worker import PartScorer
 
     # One block, and so one call, for each part. No read tasks, which would wait for the processors
-    # that the workers hold.
+    # that the workers hold. By Ray Data's default a worker that dies is replaced and its call
+    # repeated, without limit; our notes of attempts are the limit.
     numbers = ray.data.from_items(
         [{"part": part} for part in parts], override_num_blocks=len(parts)
     )
@@ -210,10 +211,6 @@ def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
         compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(parts))),
         num_cpus=pool.threads,
         num_gpus=pool.gpus,
-        # A worker that died is replaced and its part repeated; notes in the output folder keep an
-        # image from ending workers for ever.
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for row in outcomes.iter_rows():
         if row["failure"]:
