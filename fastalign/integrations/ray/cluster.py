@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
+import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from fastalign.errors import ConfigError, DataWarning
 
 # Only numbers of parts travel through Ray's object store; its least size is 75 MiB.
 _OBJECT_STORE = 80 * 2**20
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ def running(pool: Pool) -> Iterator[None]:
     own = not ray.is_initialized()
     if own and address:
         try:
+            _knock(address)
             ray.init(address=address, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"no Ray cluster answers at {address!r} ({_first_line(error)}); start one with "
                 "`ray start --head`, or leave the address out to use this machine."
@@ -60,6 +64,17 @@ def running(pool: Pool) -> Iterator[None]:
     finally:
         if own:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Try the port: Ray itself tries for a minute and then ends the process.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    place = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
+    if place is not None:
+        socket.create_connection((place[1], int(place[2])), timeout=_PATIENCE).close()
 
 
 def _warn_of_shortage(pool: Pool) -> None:
