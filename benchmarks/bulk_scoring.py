@@ -1,6 +1,6 @@
 """Throughput of bulk scoring by workers, one thread each, against one process without Ray.
 
-    python benchmarks/bulk_scoring.py [--model FILE] [--images 580] [--workers 1 2] [--turns 2]
+    python benchmarks/bulk_scoring.py [--model FILE] [--images 580] [--workers 1 2] [--turns 3]
 
 The images are the shipped test photographs, linked as often as needed; no pictures are written.
 Without --model one is fitted on the shipped training photographs first. Runs with different
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--images", type=int, default=580)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     if 1 not in options.workers:
         parser.error("--workers needs 1, to which the others are compared")

@@ -112,7 +112,7 @@ def workers_below():
     """The workers of a run that a process has started: process numbers."""
 
     def find(root: int) -> list[int]:
-        return [pid for pid, text in descendants(root).items() if "MapBatches(PartScorer)" in text]
+        return [pid for pid, text in descendants(root).items() if "MapWorker" in text]
 
     return find
 

@@ -88,7 +88,7 @@ def test_a_list_keeps_its_order_its_names_and_absolute_paths(listed, tmp_path):
 def test_an_image_named_twice_is_taken_once(listed, tmp_path):
     folder, _, names = listed
     path = tmp_path / "own.txt"
-    path.write_text(f"photos/{names[0]}\nphotos/./{names[0]}\n{folder / names[0]}\n")
+    path.write_text(f"photos/{names[0]}\nphotos/../photos/{names[0]}\n{folder / names[0]}\n")
     inputs, repeated = list_collection(path)
     assert [item.path for item in inputs] == [folder / names[0]] and repeated == 2
 
@@ -287,11 +287,12 @@ def test_a_model_that_changed_on_the_way_ends_the_run(photos, make_job, model_fi
 
 
 def die_at(job, part, start, end, times):
-    """What workers that died leave behind."""
+    """What workers leave behind that died at ``start`` and had come through all before it."""
     for _ in range(times):
         attempts = Attempts(job.attempts_path(part))
         attempts.begin()
-        attempts.note(start, end)
+        for begin in range(0, start + 1, end - start):
+            attempts.note(begin, begin + end - start)
 
 
 @pytest.mark.parametrize("deaths", [DEATHS - 1, DEATHS])
