@@ -183,8 +183,9 @@ def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, float]:
                     total += counts
                     progress.advance(counts.images)
         except KeyboardInterrupt:
+            there = sum(counts.images for counts in job.finished().values())
             raise KeyboardInterrupt(
-                f"interrupted: {total.images} of {job.images} images are scored; the same command "
+                f"interrupted: {there} of {job.images} images are scored; the same command "
                 "goes on from there"
             ) from None
         job.forget_attempts()
@@ -212,10 +213,12 @@ def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
         num_cpus=pool.threads,
         num_gpus=pool.gpus,
     )
-    for row in outcomes.iter_rows():
-        if row["failure"]:
-            raise pickle.loads(row["failure"]) from _WorkerError(row["trace"])
-        yield Counts(row["images"], row["errors"], row["anomalies"])
+    # Nothing fetched ahead: what is done shall show at once.
+    for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in table.to_pylist():
+            if row["failure"]:
+                raise pickle.loads(row["failure"]) from _WorkerError(row["trace"])
+            yield Counts(row["images"], row["errors"], row["anomalies"])
 
 
 class _WorkerError(Exception):
