@@ -260,13 +260,14 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            first = file.read(8)
-            length = int.from_bytes(first, "little")
+            first = file.read(9)
+            length = int.from_bytes(first[:8], "little")
             if size == 0:
                 raise ArtifactError(
                     f"{path}: the file is empty; copy it again or fit the model again."
                 )
-            if first.startswith(b"PK") or first.startswith(b"\x80"):
+            # A length may begin with these bytes as well; JSON follows it then.
+            if first.startswith((b"PK", b"\x80")) and not first.endswith(b"{"):
                 raise ArtifactError(
                     foreign.format(
                         reason="it looks like a pickled PyTorch file, which is never loaded"
@@ -274,6 +275,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
                 )
             if size < 8 or not 2 <= length <= _LONGEST_HEADER:
                 raise ArtifactError(foreign.format(reason="it is no safetensors file"))
+            file.seek(8)
             head = file.read(length)
     except FileNotFoundError as error:
         raise ArtifactError(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.options import Debug, Device, ModelFile, SkipBad, Threads, set_threads
 from fastalign.cli.progress import make_progress
+from fastalign.errors import ConfigError
+
+LOCAL = "local"
+RAY = "ray"
 
 
 @guarded
@@ -17,7 +21,9 @@ def predict(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="A folder (with sub-folders), an image, or a quoted glob pattern."
+            metavar="PATH",
+            help="A folder (with sub-folders), an image, or a quoted glob pattern; with --engine "
+            "ray also a text file or Parquet with paths.",
         ),
     ],
     model: ModelFile,
@@ -26,9 +32,14 @@ def predict(
         str, typer.Option("--map-format", help="Float32 maps as tiff or npy.", metavar="FORMAT")
     ] = "tiff",
     save: Annotated[
-        str,
-        typer.Option("--save", help="Pictures to write, any of map,mask,overlay.", metavar="LIST"),
-    ] = "map,mask,overlay",
+        str | None,
+        typer.Option(
+            "--save",
+            help="Pictures to write, any of map,mask,overlay; the default is all, and none with "
+            "--engine ray.",
+            metavar="LIST",
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option("--threshold", help="Image threshold to use in place of the model's."),
@@ -39,33 +50,85 @@ def predict(
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            help="local: this process; ray: many processes or machines, scores as Parquet.",
+            metavar="NAME",
+        ),
+    ] = LOCAL,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="ray: processes that hold the model.")
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus", min=0, help="ray: GPUs of each worker; the default is 1 on CUDA."),
+    ] = None,
+    part_size: Annotated[
+        int | None, typer.Option("--part-size", min=1, help="ray: images in one file of scores.")
+    ] = None,
+    path_column: Annotated[
+        str | None,
+        typer.Option("--path-column", help="ray: column of a Parquet PATH; the default is path."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="ray: a running cluster, such as auto; the default starts Ray here.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Score images: label, float32 map, mask and overlay in the image's own size and frame.
 
     Example: fastalign predict photos/ --model screw.safetensors --out scored/
     """
+    of_ray = {
+        "workers": workers,
+        "gpus": gpus,
+        "part_size": part_size,
+        "path_column": path_column,
+        "address": ray_address,
+    }
+    given: dict[str, Any] = {name: value for name, value in of_ray.items() if value is not None}
+    pictures = None if save is None else [n.strip() for n in save.split(",") if n.strip()]
+    common: dict[str, Any] = {
+        "map_format": map_format,
+        "threshold": threshold,
+        "batch_size": batch_size,
+    }
+    if engine == RAY:
+        if threads is not None:
+            given["threads"] = threads
+        _predict_with_ray(
+            model, source, out, device=device, outputs=pictures or (), **common, **given
+        )
+    elif engine == LOCAL:
+        if given:
+            flag = next(iter(given)).replace("address", "ray-address").replace("_", "-")
+            raise ConfigError(f"--{flag} is an option of the ray engine: add --engine ray.")
+        set_threads(threads)
+        if pictures is not None:
+            common["outputs"] = pictures
+        _predict_here(model, source, out, device, skip_bad=skip_bad, **common)
+    else:
+        raise ConfigError(f"--engine {engine!r}: use {LOCAL} or {RAY}.")
+
+
+def _predict_here(model: str, source: str, out: str, device: str, **options: Any) -> None:
     from fastalign import artifact
     from fastalign.engine import predict_paths
     from fastalign.engine.environment import open_device
     from fastalign.io import check_writable
 
-    set_threads(threads)
     target = open_device(device)
     check_writable(Path(out) / "scores.csv")
     fitted = artifact.load(model, target)
     with make_progress() as progress:
-        result = predict_paths(
-            fitted,
-            source,
-            out,
-            map_format=map_format,
-            outputs=[name.strip() for name in save.split(",") if name.strip()],
-            threshold=threshold,
-            batch_size=batch_size,
-            skip_bad=skip_bad,
-            progress=progress,
-        )
+        result = predict_paths(fitted, source, out, progress=progress, **options)
     for skipped in result.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:
@@ -73,3 +136,20 @@ def predict(
     count = sum(item.label == "anomaly" for item in result.images)
     verdict = f", {count} labelled anomaly" if result.image_threshold is not None else ""
     typer.echo(f"{len(result.images)} images scored{verdict}: {result.out / 'scores.csv'}")
+
+
+def _predict_with_ray(model: str, source: str, out: str, **options: Any) -> None:
+    from fastalign.integrations.ray import score_collection
+    from fastalign.io import check_writable
+
+    check_writable(Path(out) / "job.json")
+    with make_progress() as progress:
+        result = score_collection(model, source, out, progress=progress, **options)
+    for message in result.warnings:
+        warn(message)
+    if result.errors:
+        warn(f"{result.errors} images have no score; the column error says why")
+    verdict = f", {result.anomalies} labelled anomaly" if result.image_threshold is not None else ""
+    before = f", {result.resumed} of them by an earlier run" if result.resumed else ""
+    scored = result.images - result.errors
+    typer.echo(f"{scored} of {result.images} images scored{before}{verdict}: {result.scores}")

@@ -35,7 +35,9 @@ LABELS = {None: None, 0: "good", 1: "anomaly"}
 
 
 @dataclass(frozen=True)
-class _Input:
+class Input:
+    """An image to score: its file, its name in tables, and the stem of the files written for it."""
+
     path: Path
     name: str
     stem: Path
@@ -77,12 +79,7 @@ def predict_paths(
         ConfigError: an option has no such value.
         InputError: nothing to score, an unreadable image, or a file that cannot be written.
     """
-    if map_format not in MAP_FORMATS:
-        raise ConfigError(f"map format {map_format!r}: use one of {', '.join(MAP_FORMATS)}.")
-    if unknown := [name for name in outputs if name not in OUTPUTS]:
-        raise ConfigError(f"output {unknown[0]!r}: use any of {', '.join(OUTPUTS)}.")
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: use 1 or more.")
+    check_options(map_format, outputs, batch_size)
     out = Path(out)
     inputs = find_inputs(source, exclude=out)
     stored = thresholds(model)
@@ -94,7 +91,7 @@ def predict_paths(
         warnings.append(NO_THRESHOLD)
     skipped: list[Skipped] = []
     rows: list[Prediction] = []
-    writer = _Writer(out, map_format, frozenset(outputs), limits)
+    writer = PictureWriter(out, map_format, frozenset(outputs), limits)
     for batch in _batches(inputs, batch_size):
         images = []
         for item in batch:
@@ -105,7 +102,7 @@ def predict_paths(
                     raise
                 skipped.append(Skipped(item.name, str(error)))
         if images:
-            scores, maps = _forward(model, [image for _, image in images])
+            scores, maps = score_images(model, [image for _, image in images])
             for (item, image), score, scored in zip(images, scores.tolist(), maps, strict=True):
                 rows.append(writer.write(item, image, score, scored))
         progress.advance(len(batch))
@@ -123,7 +120,21 @@ def predict_paths(
     return result
 
 
-def find_inputs(source: str | os.PathLike[str], exclude: Path | None = None) -> list[_Input]:
+def check_options(map_format: str, outputs: Sequence[str], batch_size: int) -> None:
+    """Refuse options that have no such value.
+
+    Raises:
+        ConfigError: one has not.
+    """
+    if map_format not in MAP_FORMATS:
+        raise ConfigError(f"map format {map_format!r}: use one of {', '.join(MAP_FORMATS)}.")
+    if unknown := [name for name in outputs if name not in OUTPUTS]:
+        raise ConfigError(f"output {unknown[0]!r}: use any of {', '.join(OUTPUTS)}.")
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size}: use 1 or more.")
+
+
+def find_inputs(source: str | os.PathLike[str], exclude: Path | None = None) -> list[Input]:
     """The image files that ``source`` stands for, sorted, with the output stem of each.
 
     Raises:
@@ -152,7 +163,7 @@ def find_inputs(source: str | os.PathLike[str], exclude: Path | None = None) -> 
             f"{text}: no image found; files with these endings are images: "
             f"{' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    return _named(sorted(set(found)), root)
+    return named_inputs(sorted(set(found)), root)
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -165,7 +176,7 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*fixed)
 
 
-def _named(paths: list[Path], root: Path) -> list[_Input]:
+def named_inputs(paths: list[Path], root: Path) -> list[Input]:
     """Output stems mirror the tree below ``root``; where two would meet, the file ending stays."""
     relative = [path.relative_to(root) for path in paths]
     # Compared without case, since the outputs may land on a file system that ignores it.
@@ -180,24 +191,28 @@ def _named(paths: list[Path], root: Path) -> list[_Input]:
         taken[key] += 1
         if taken[key] > 1:
             stem = stem.with_name(f"{stem.name}~{taken[key]}")
-        inputs.append(_Input(path, name.as_posix(), stem))
+        inputs.append(Input(path, name.as_posix(), stem))
     return inputs
 
 
-def _batches(inputs: list[_Input], size: int) -> Iterator[list[_Input]]:
+def _batches(inputs: list[Input], size: int) -> Iterator[list[Input]]:
     for start in range(0, len(inputs), size):
         yield inputs[start : start + size]
 
 
-def _forward(model: FYD, images: list[npt.NDArray[np.uint8]]) -> tuple[torch.Tensor, torch.Tensor]:
+def score_images(
+    model: FYD, images: list[npt.NDArray[np.uint8]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores ``[B]`` and maps ``[B,H,W]`` of the model's size, float32 on the CPU, of images uint8
+    ``[h,w,3]`` of any size."""
     batch = torch.stack([prepare(image, model.config.image_size) for image in images])
     with torch.inference_mode():
         scores, maps = model(batch.to(model.image_threshold.device))
     return scores.float().cpu(), maps.float().cpu()
 
 
-class _Writer:
-    """Writes the pictures of one image after the other."""
+class PictureWriter:
+    """Writes maps, masks and overlays below ``out``, one image after the other."""
 
     def __init__(
         self, out: Path, map_format: str, outputs: frozenset[str], limits: Thresholds
@@ -208,8 +223,9 @@ class _Writer:
         self._limits = limits
 
     def write(
-        self, item: _Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
+        self, item: Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
     ) -> Prediction:
+        """Write what was asked for of one image; ``scored`` is its map at the model's size."""
         scores = map_at(scored, image.shape[:2])
         written: dict[str, Path | None] = dict.fromkeys(OUTPUTS)
         if "map" in self._outputs:
@@ -223,7 +239,7 @@ class _Writer:
             written["overlay"] = self._save("overlays", item, ".png", encode_png(overlay))
         return Prediction(item.name, score, LABELS[self._limits.label(score)], **written)
 
-    def _save(self, folder: str, item: _Input, suffix: str, data: bytes) -> Path:
+    def _save(self, folder: str, item: Input, suffix: str, data: bytes) -> Path:
         path = self._out / folder / item.stem.with_name(item.stem.name + suffix)
         with atomic_write(path) as file:
             file.write(data)

@@ -207,6 +207,20 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "must-not-exist").exists()
 
 
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, start):
+    path = tmp_path / "c"
+    artifact.save_checkpoint(path, tensors(), {"note": ""})
+    head = int.from_bytes(path.read_bytes()[:8], "little")
+    step = 1 << 8 * len(start)
+    missing = (int.from_bytes(start, "little") - head) % step
+    # The header is padded to a multiple of eight bytes, which both starts are.
+    artifact.save_checkpoint(path, tensors(), {"note": "x" * missing})
+    assert path.read_bytes().startswith(start)
+    loaded, meta = artifact.load_checkpoint(path)
+    assert meta == {"note": "x" * missing} and loaded.keys() == tensors().keys()
+
+
 def test_foreign_files(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("these are only some notes, and long enough to look like a header")

@@ -15,6 +15,8 @@ HEAVY = {
     "jinja2",
     "matplotlib",
     "pandas",
+    "pyarrow",
+    "ray",
     "rich",
     "safetensors",
     "scipy",

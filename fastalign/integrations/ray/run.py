@@ -1,0 +1,225 @@
+"""Scoring a collection: the driver's side."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastalign import artifact
+from fastalign.engine.predict import OUTPUTS, check_options
+from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, thresholds
+from fastalign.errors import ConfigError
+from fastalign.integrations.ray.cluster import Pool, running
+from fastalign.integrations.ray.collection import list_collection
+from fastalign.integrations.ray.job import Job, Options, default_part_size, digest, open_job
+from fastalign.integrations.ray.parts import SCORES, Counts
+from fastalign.integrations.ray.requirements import require
+from fastalign.models.progress import NoProgress, Progress
+
+
+@dataclass(frozen=True)
+class BulkScores:
+    """A complete output.
+
+    Attributes:
+        out: the output folder.
+        scores: its folder of Parquet files.
+        images: images of the input, each with one row.
+        errors: rows with an error.
+        anomalies: rows labelled anomaly.
+        resumed: images whose rows an earlier run had written.
+        seconds: from the first part handed out to the last one finished; 0 with nothing left to do.
+        image_threshold, pixel_threshold: in force; None without.
+        warnings: what a user may want to know, in sentences.
+    """
+
+    out: Path
+    scores: Path
+    images: int
+    errors: int
+    anomalies: int
+    resumed: int
+    seconds: float
+    image_threshold: float | None
+    pixel_threshold: float | None
+    warnings: list[str]
+
+
+def score_collection(
+    model: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    device: str = "cpu",
+    gpus: float | None = None,
+    outputs: Sequence[str] = (),
+    map_format: str = "tiff",
+    threshold: float | None = None,
+    batch_size: int = 1,
+    part_size: int | None = None,
+    path_column: str = "path",
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> BulkScores:
+    """Score a collection of images with a pool of workers, or go on with a run that was cut short.
+
+    The scores are those of :func:`fastalign.engine.predict_paths`. They land in
+    ``out/scores/part-*.parquet``, one row for each image, with the columns ``index``, ``path``,
+    ``score``, ``label``, ``error``, ``model``, ``ms`` and one for each of ``outputs``, whose files
+    lie in ``out/maps/part-*/`` and so on. An image that cannot be read is a row with its error.
+    Called again with the same arguments, only the parts that are missing are scored; ``workers``,
+    ``threads``, ``device`` and ``address`` may differ.
+
+    Ray is used as it is if the caller has initialised it, at ``address`` if that or ``RAY_ADDRESS``
+    is given, and else started on this machine for the time of the call.
+
+    Args:
+        model: the file that ``fastalign fit`` wrote. Every machine sees it, the images and ``out``
+            under the same paths.
+        source: a folder, an image, a glob pattern, a text file with one path on each line (``.txt``
+            or ``.lst``), or Parquet with a column of paths.
+        out: folder to write to; new, empty, or that of an earlier call.
+        workers: workers, each with the model in memory.
+        threads: CPU threads of each worker.
+        device: torch device of the workers, such as ``"cuda"``.
+        gpus: GPUs that each worker claims, such as 0.5; the default is 1 on CUDA, else 0.
+        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write as well.
+        map_format: ``"tiff"`` or ``"npy"``.
+        threshold: image threshold to use in place of the model's.
+        batch_size: images per forward pass.
+        part_size: images in one file of scores, a multiple of ``batch_size``; the default depends
+            on the number of images (16 to 256). It is what a worker does over after a death.
+        path_column: the column of a Parquet source.
+        address: of a running Ray cluster, such as ``"auto"``.
+        progress: told about the course, in images.
+
+    Raises:
+        BackendError: Ray or pyarrow is missing, or the device cannot be used.
+        ConfigError: an option has no such value, or ``out`` belongs to another run.
+        ArtifactError: the model cannot be loaded, or changed during the run.
+        InputError: nothing to score, or ``out`` cannot be written.
+    """
+    require()
+    check_options(map_format, outputs, batch_size)
+    _check_resources(workers, threads, gpus)
+    warning_texts = []
+    out = Path(os.path.abspath(out))
+    inputs, repeated = list_collection(source, path_column=path_column, exclude=out)
+    if repeated:
+        warning_texts.append(f"{repeated} entries name an image again and were left out")
+    model_file = Path(os.path.abspath(model))
+    identity = digest(model_file)
+    limits = _limits(model_file, threshold)
+    if limits.image is None or (limits.pixel is None and "mask" in outputs):
+        warning_texts.append(NO_THRESHOLD)
+    size = default_part_size(len(inputs), batch_size) if part_size is None else part_size
+    if size < 1 or size % batch_size:
+        raise ConfigError(
+            f"part size {size}: use a positive multiple of the batch size {batch_size}, so that "
+            "parts end where batches end."
+        )
+    ordered = tuple(name for name in OUTPUTS if name in outputs)
+    job = open_job(
+        out,
+        os.fspath(source),
+        inputs,
+        model_file=model_file,
+        model=identity,
+        options=Options(ordered, map_format, threshold, batch_size, size),
+        limits=limits,
+    )
+    claim = (1.0 if device.startswith("cuda") else 0.0) if gpus is None else gpus
+    counts, resumed, seconds = _run(
+        job, Pool(workers, threads, device, claim, address), progress or NoProgress()
+    )
+    return BulkScores(
+        out=out,
+        scores=out / SCORES,
+        images=counts.images,
+        errors=counts.errors,
+        anomalies=counts.anomalies,
+        resumed=resumed,
+        seconds=seconds,
+        image_threshold=limits.image,
+        pixel_threshold=limits.pixel,
+        warnings=warning_texts,
+    )
+
+
+def _check_resources(workers: int, threads: int, gpus: float | None) -> None:
+    for name, value in (("workers", workers), ("threads", threads)):
+        if value < 1:
+            raise ConfigError(f"{name} {value}: use 1 or more.")
+    if gpus is not None and not gpus >= 0:
+        raise ConfigError(f"gpus {gpus}: use 0 or more, such as 1 or 0.5.")
+
+
+def _limits(model_file: Path, threshold: float | None) -> Thresholds:
+    """The thresholds in force. Loading the model here shows a bad one before Ray is started."""
+    stored = thresholds(artifact.load(model_file))
+    return Thresholds(stored.image if threshold is None else threshold, stored.pixel)
+
+
+def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, float]:
+    """Score what is missing: what all parts hold, the images that were there, and seconds."""
+    done = job.finished()
+    total = sum(done.values(), Counts(0, 0, 0))
+    resumed = total.images
+    missing = [part for part in range(job.parts) if part not in done]
+    began = time.perf_counter()
+    if missing:
+        job.forget_attempts()
+        progress.start("scoring", job.images - resumed)
+        try:
+            with running(pool):
+                began = time.perf_counter()
+                for counts in _score(job, pool, missing):
+                    total += counts
+                    progress.advance(counts.images)
+        except KeyboardInterrupt:
+            there = sum(counts.images for counts in job.finished().values())
+            raise KeyboardInterrupt(
+                f"interrupted: {there} of {job.images} images are scored; the same command "
+                "goes on from there"
+            ) from None
+        job.forget_attempts()
+    seconds = time.perf_counter() - began if missing else 0.0
+    job.write_summary(total)
+    return total, resumed, seconds
+
+
+def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
+    import ray.data
+
+    from fastalign.integrations.ray.worker import PartScorer
+
+    # One block, and so one call, for each part. No read tasks, which would wait for the processors
+    # that the workers hold. By Ray Data's default a worker that dies is replaced and its call
+    # repeated, without limit; our notes of attempts are the limit.
+    numbers = ray.data.from_items(
+        [{"part": part} for part in parts], override_num_blocks=len(parts)
+    )
+    outcomes = numbers.map_batches(
+        PartScorer,
+        fn_constructor_kwargs={"job": job, "device": pool.device, "threads": pool.threads},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(parts))),
+        num_cpus=pool.threads,
+        num_gpus=pool.gpus,
+    )
+    # Nothing fetched ahead: what is done shall show at once.
+    for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in table.to_pylist():
+            if row["failure"]:
+                raise pickle.loads(row["failure"]) from _WorkerError(row["trace"])
+            yield Counts(row["images"], row["errors"], row["anomalies"])
+
+
+class _WorkerError(Exception):
+    """Where in a worker an error came from."""

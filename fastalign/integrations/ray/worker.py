@@ -1,0 +1,204 @@
+"""What runs in each worker: the model, loaded once, scores one part after the other."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fastalign import artifact
+from fastalign.data import load_image
+from fastalign.engine.environment import open_device
+from fastalign.engine.predict import OUTPUTS, Input, PictureWriter, score_images
+from fastalign.errors import ArtifactError, InputError
+from fastalign.integrations.ray.attempts import DEATHS, Attempts
+from fastalign.integrations.ray.job import Job, digest
+from fastalign.integrations.ray.parts import (
+    Counts,
+    Row,
+    part_name,
+    part_path,
+    read_counts,
+    text_of,
+    write_part,
+)
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+
+class PartScorer:
+    """Callable for ``ray.data.Dataset.map_batches``: numbers of parts in, what they hold out.
+
+    A part that is finished already is not scored again: Ray repeats a call whose worker died, and
+    it may have died after its last deed. What goes wrong with the run, rather than with an image,
+    is handed back as a value, since Ray would wrap an exception in its own.
+
+    Args:
+        job: the job, whose folder and model this machine sees under the same paths.
+        device: a torch device name.
+        threads: CPU threads of torch.
+    """
+
+    def __init__(self, job: Job, device: str, threads: int) -> None:
+        self._job = job
+        self._model: FYD | None = None
+        self._failure: Exception | None = None
+        try:
+            torch.set_num_threads(threads)
+            self._model = _load(job, device)
+        except Exception as error:
+            self._failure = error
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
+        rows = [self._outcome(int(part)) for part in batch["part"]]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def _outcome(self, part: int) -> dict[str, Any]:
+        counts, failure = Counts(0, 0, 0), (b"", "")
+        try:
+            if self._failure is not None:
+                raise self._failure
+            counts = self.score(part)
+        except Exception as error:
+            failure = (pickle.dumps(_sendable(error)), traceback.format_exc())
+        return {"part": part, **asdict(counts), "failure": failure[0], "trace": failure[1]}
+
+    def score(self, part: int) -> Counts:
+        """Score a part and write it, unless it is there.
+
+        Raises:
+            InputError: the output cannot be written.
+        """
+        job, options = self._job, self._job.options
+        done = read_counts(part_path(job.out, part), part, job.identity)
+        if done is not None:
+            return done
+        images = job.part(part)
+        attempts = Attempts(job.attempts_path(part))
+        writer = _Pictures(job, part)
+        rows: list[Row] = []
+        attempts.begin()
+        for start, end in _batches(len(images), options.batch_size, attempts):
+            first = part * options.part_size + start
+            if attempts.hopeless(start, end):
+                rows.append(_given_up(first, images[start]))
+                continue
+            attempts.note(start, end)
+            rows += self._score_batch(first, images[start:end], writer)
+        counts = write_part(
+            job.out, part, rows, job=job.identity, model=job.model, outputs=options.outputs
+        )
+        attempts.close()
+        return counts
+
+    def _score_batch(self, first: int, batch: list[Input], writer: _Pictures) -> list[Row]:
+        assert self._model is not None
+        rows: list[Row] = []
+        loaded = []
+        for offset, item in enumerate(batch):
+            began = time.perf_counter()
+            image, error = _read(item.path)
+            rows.append(Row(first + offset, item.name, None, None, error, _ms(began)))
+            if image is not None:
+                loaded.append((offset, image))
+        if not loaded:
+            return rows
+        began = time.perf_counter()
+        scores, maps = score_images(self._model, [image for _, image in loaded])
+        share = _ms(began) / len(loaded)
+        for (offset, image), score, scored in zip(loaded, scores.tolist(), maps, strict=True):
+            began = time.perf_counter()
+            label, files = writer.write(batch[offset], image, score, scored)
+            spent = rows[offset].ms + share + _ms(began)
+            rows[offset] = replace(rows[offset], score=score, label=label, ms=spent, pictures=files)
+        return rows
+
+
+class _Pictures:
+    """The pictures of one part in a folder of their own, so that no folder grows without bound."""
+
+    def __init__(self, job: Job, part: int) -> None:
+        self._out = job.out
+        self._folder = part_name(part)
+        options = job.options
+        self._writer = PictureWriter(
+            job.out, options.map_format, frozenset(options.outputs), job.limits
+        )
+
+    def write(
+        self, item: Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
+    ) -> tuple[str | None, dict[str, str | None]]:
+        """Label and files of an image, as a row names them."""
+        placed = replace(item, stem=Path(self._folder) / item.stem)
+        made = self._writer.write(placed, image, score, scored)
+        files = {name: getattr(made, name) for name in OUTPUTS}
+        return made.label, {
+            name: None if file is None else text_of(file.relative_to(self._out).as_posix())
+            for name, file in files.items()
+        }
+
+
+def _load(job: Job, device: str) -> FYD:
+    found = digest(job.model_file)
+    if found != job.model:
+        raise ArtifactError(
+            f"{job.model_file}: on {platform.node()} this is another model than the one the "
+            f"run began with (SHA-256 {found[:12]}... and {job.model[:12]}...); put that one back "
+            "on every machine, or score with the new one into another folder."
+        )
+    return artifact.load(job.model_file, open_device(device))
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
+    """The image, or why there is none."""
+    try:
+        return load_image(path), None
+    except InputError as error:
+        return None, text_of(str(error))
+    except Exception as error:
+        # Whatever a decoder does with one file must not end the run over all others.
+        return None, text_of(f"{path}: {type(error).__name__}: {error}")
+
+
+def _batches(images: int, size: int, attempts: Attempts) -> Iterator[tuple[int, int]]:
+    """Bounds of the batches; one at which workers keep dying is gone through one by one."""
+    for start in range(0, images, size):
+        end = min(start + size, images)
+        if end - start > 1 and attempts.hopeless(start, end):
+            yield from ((index, index + 1) for index in range(start, end))
+        else:
+            yield start, end
+
+
+def _given_up(index: int, item: Input) -> Row:
+    reason = (
+        f"{item.path}: {DEATHS} workers died at this image (its decoder crashed, or memory ran "
+        "out); convert it or make it smaller."
+    )
+    return Row(index, item.name, None, None, text_of(reason), 0.0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error itself where it survives the way to the driver, else its text."""
+    try:
+        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else _plain(error)
+    except Exception:
+        return _plain(error)
+
+
+def _plain(error: Exception) -> Exception:
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _ms(began: float) -> float:
+    return 1000 * (time.perf_counter() - began)
