@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from fastalign import FYD, pretrained
+from fastalign import FYD
 from fastalign.errors import ArtifactError, BackendError, InputError
 
 
@@ -92,8 +92,11 @@ def test_neither_a_path_nor_a_repository(name):
         FYD.from_pretrained(name)
 
 
-@pytest.mark.parametrize("call", [pretrained.from_pretrained, None])
-def test_without_huggingface_hub(model, tmp_path, monkeypatch, call):
+@pytest.mark.parametrize(
+    "call",
+    [lambda model: FYD.from_pretrained("owner/part"), lambda model: model.push_to_hub("a/b")],
+)
+def test_without_huggingface_hub(model, monkeypatch, call):
     real = builtins.__import__
 
     def missing(name, *rest):
@@ -103,7 +106,7 @@ def test_without_huggingface_hub(model, tmp_path, monkeypatch, call):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(BackendError, match="pip install huggingface_hub"):
-        FYD.from_pretrained("owner/part") if call else model.push_to_hub("owner/part")
+        call(model)
 
 
 def test_a_pickle_is_refused(tmp_path):

@@ -46,12 +46,16 @@ def test_any_number_of_refinement_steps(fitted, batch, steps):
     model.aligner.refiner.iterations = steps
     try:
         with torch.no_grad():
-            theta = model.align(batch)
+            theta, (score, _) = model.align(batch), model(batch)
             with plain_ops():
-                plain_theta = model.align(batch)
+                plain_theta, (plain_score, _) = model.align(batch), model(batch)
     finally:
         model.aligner.refiner.iterations = before
-    torch.testing.assert_close(plain_theta, theta, rtol=0, atol=1e-5)
+    # Of steps that no longer change the correlation one or the other is kept: by less than a
+    # hundredth of a pixel.
+    pixel = 2 / max(batch.shape[2:])
+    torch.testing.assert_close(plain_theta, theta, rtol=0, atol=0.01 * pixel)
+    torch.testing.assert_close(plain_score, score, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(
