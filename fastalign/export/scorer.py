@@ -110,4 +110,4 @@ class Scorer(nn.Module):
 
     def contract_text(self) -> str:
         """:meth:`contract` as one line of JSON."""
-        return json.dumps(self.contract(), sort_keys=True, allow_nan=False)
+        return json.dumps(self.contract(), allow_nan=False)

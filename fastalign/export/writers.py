@@ -56,7 +56,8 @@ def _quiet() -> Iterator[None]:
 
 def write_torch(scorer: Scorer, path: Path) -> None:
     """An ``ExportedProgram``; the contract is its extra file ``fastalign``."""
-    torch.export.save(scorer.trace(), path, extra_files={KEY: scorer.contract_text()})
+    with _quiet():
+        torch.export.save(scorer.trace(), path, extra_files={KEY: scorer.contract_text()})
 
 
 def write_aotinductor(scorer: Scorer, path: Path) -> None:

@@ -132,7 +132,8 @@ def test_aotinductor(fitted, batch, tmp_path):
 
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("no C++ compiler")
-    model = fitted(**FULL)
+    # The compiler takes minutes for every part at once.
+    model = fitted(align="ica", layers=(1,))
     path = tmp_path / "model.pt2"
     export_model(model, path, "aotinductor")
     package = torch._inductor.aoti_load_package(str(path))
