@@ -260,22 +260,21 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            first = file.read(9)
-            length = int.from_bytes(first[:8], "little")
+            first = file.read(8)
+            length = int.from_bytes(first, "little")
             if size == 0:
                 raise ArtifactError(
                     f"{path}: the file is empty; copy it again or fit the model again."
                 )
-            # A length may begin with these bytes as well; JSON follows it then.
-            if first.startswith((b"PK", b"\x80")) and not first.endswith(b"{"):
-                raise ArtifactError(
-                    foreign.format(
-                        reason="it looks like a pickled PyTorch file, which is never loaded"
-                    )
-                )
             if size < 8 or not 2 <= length <= _LONGEST_HEADER:
+                # Their first bytes are a length as well; only one that is out of range tells.
+                if first.startswith((b"PK", b"\x80")):
+                    raise ArtifactError(
+                        foreign.format(
+                            reason="it looks like a pickled PyTorch file, which is never loaded"
+                        )
+                    )
                 raise ArtifactError(foreign.format(reason="it is no safetensors file"))
-            file.seek(8)
             head = file.read(length)
     except FileNotFoundError as error:
         raise ArtifactError(
