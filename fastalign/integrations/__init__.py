@@ -1,0 +1,1 @@
+"""fastalign inside other libraries; each integration needs the library it is named after."""
