@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 
 from fastalign.errors import ConfigError
+from fastalign.export import plain_ops
 from fastalign.integrations.anomalib.images import NormalImages
 from fastalign.integrations.anomalib.model import FydModel
+from fastalign.integrations.anomalib.pre_processor import ResizePreProcessor, normalises
 from fastalign.integrations.anomalib.progress import BarProgress
 from fastalign.models.config import FYDConfig
 from fastalign.models.fyd import FYD
@@ -102,7 +104,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             raise ConfigError(
                 f"validation fraction {validation_fraction}: choose 0 <= fraction < 1."
             )
-        if _normalises(getattr(pre_processor, "transform", None)):
+        if normalises(getattr(pre_processor, "transform", None)):
             raise ConfigError(
                 "Fyd: the pre-processor has a Normalize, but the model normalises by itself; leave "
                 "it out, or leave pre_processor out for the default."
@@ -203,12 +205,25 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             tensors = under(_PREFIX, checkpoint["state_dict"])
             self.model.fyd = FYD.from_state(config, tensors, fitted["metadata"]).to(self.device)
 
+    # Export ----------------------------------------------------------------------------------
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """As anomalib's, without operators of fastalign in the file; OpenVINO's export uses it."""
+        with plain_ops():
+            return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
+
     # Defaults --------------------------------------------------------------------------------
 
     @classmethod
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resizing to ``image_size``, by default 256 x 256, and nothing else."""
-        return PreProcessor(Compose([Resize(image_size or FYDConfig().image_size, antialias=True)]))
+        return ResizePreProcessor(image_size or FYDConfig().image_size)
 
     def configure_post_processor(self) -> PostProcessor:
         """anomalib's own: thresholds and normalisation from its validation set."""
@@ -244,8 +259,3 @@ class _SizeBeforeResizing(Callback):
         del trainer, pl_module, batch_idx
         self._note(*batch.image.shape[-2:])
 
-
-def _normalises(transform: Transform | None) -> bool:
-    if isinstance(transform, Compose):
-        return any(_normalises(step) for step in transform.transforms)
-    return isinstance(transform, Normalize)
