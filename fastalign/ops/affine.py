@@ -169,8 +169,8 @@ def _linear(given: dict[str, Tensor], zero: Tensor) -> tuple[Tensor, Tensor, Ten
     return zero + 1, zero, zero, zero + 1
 
 
-def _pixels(count: int, like: Tensor, align_corners: bool) -> Tensor:
-    """Normalised coordinates of the pixels of an axis: ``[count]``."""
+def pixel_centres(count: int, like: Tensor, align_corners: bool) -> Tensor:
+    """Normalised coordinates of the pixels of an axis, in the dtype of ``like``: ``[count]``."""
     if align_corners and count > 1:
         return torch.linspace(-1, 1, count, dtype=like.dtype, device=like.device)
     centres = torch.arange(count, dtype=like.dtype, device=like.device)
@@ -203,8 +203,8 @@ def valid_mask(
     _check("theta", theta)
     height, width = input_size
     out_height, out_width = input_size if output_size is None else output_size
-    column = _pixels(out_width, theta, align_corners)
-    row = _pixels(out_height, theta, align_corners)[:, None]
+    column = pixel_centres(out_width, theta, align_corners)
+    row = pixel_centres(out_height, theta, align_corners)[:, None]
 
     def within(axis: int, size: int) -> Tensor:
         by_x, by_y, shift = (theta[:, axis, k, None, None] for k in range(3))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import BackendError
-from fastalign.ops import native, reference, triton_kernels
+from fastalign.ops import native, plain, reference, triton_kernels
 from fastalign.ops.schema import SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
@@ -72,6 +72,8 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
         ValueError: no backend of that name.
         BackendError: the backend was asked for by name and cannot run; the message says why.
     """
+    if plain.active() and op in plain.FORMS:
+        return plain.FORMS[op]
     source = "backend"
     if backend == "auto":
         backend = os.environ.get(ENVIRONMENT) or "auto"

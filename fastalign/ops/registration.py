@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastalign.ops import plain
 from fastalign.ops.schema import NAMESPACE, SCHEMAS
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
@@ -39,7 +40,25 @@ def register(name: str, implementation: Op, fake: Op, autocast: Op | None = None
     op = getattr(getattr(torch.ops, NAMESPACE), name).default
     for device in _AUTOCAST_DEVICES:
         _library.impl(name, _below_autocast(op, device, autocast), f"Autocast{device.upper()}")
-    return _without_tangents(name, op)
+    dispatched = _without_tangents(name, op)
+    if name not in plain.FORMS:
+        return dispatched
+
+    def call(*arguments: Any) -> Any:
+        if plain.active():
+            return _inlined(implementation, autocast, arguments)
+        return dispatched(*arguments)
+
+    return call
+
+
+def _inlined(implementation: Op, cast: Op | None, arguments: tuple[Any, ...]) -> Any:
+    """The implementation without the dispatcher, so that no op is recorded but its own."""
+    device = arguments[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return implementation(*arguments)
+    with torch.autocast(device, enabled=False):
+        return implementation(*(arguments if cast is None else cast(*arguments)))
 
 
 def _without_tangents(name: str, op: Op) -> Op:
