@@ -17,7 +17,7 @@ _ROUNDING = 1e-3
 
 
 class NormalImages:
-    """Images ``[3,H,W]`` float32 in 0..1 on the CPU, with their names."""
+    """Images ``[3,H,W]`` float32 in 0..1, rounded to 8 bits, on the CPU, with their names."""
 
     def __init__(self) -> None:
         self._images: list[Tensor] = []
@@ -38,7 +38,9 @@ class NormalImages:
                 "data module's augmentations."
             )
         first = len(self._images)
-        self._images += images.detach().to("cpu", torch.float32).clamp(0, 1).unbind()
+        # Rounded as fastalign.data.prepare does it, so that the fit sees what `fastalign fit` sees.
+        pixels = images.detach().to("cpu", torch.float32).clamp(0, 1).mul(255).round().div(255)
+        self._images += pixels.unbind()
         self._names += names or [f"{first + index:08d}" for index in range(len(images))]
 
     def note_size(self, height: int, width: int) -> None:

@@ -214,7 +214,11 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> Path:
-        """As anomalib's, without operators of fastalign in the file; OpenVINO's export uses it."""
+        """As anomalib's, without operators of fastalign in the file; OpenVINO's export uses it.
+
+        The opset is 18 where none is asked for: warps need at least 16.
+        """
+        kwargs.setdefault("opset_version", 18)
         with plain_ops():
             return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
 
