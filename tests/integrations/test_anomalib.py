@@ -205,12 +205,13 @@ class TestImages:
         again = reference.split(0.2, seed=1)
         assert values[4] == round(float(again[1][0].mean()) * 10)
 
-    def test_the_aspect_is_the_median_of_what_was_seen(self):
+    def test_the_aspect_is_that_of_the_files(self, photographs):
         images = NormalImages()
+        images.add(torch.rand(1, 3, 4, 4), None)
         assert images.aspect is None
-        for width in (400, 200, 300):
-            images.note_size(100, width)
-        assert images.aspect == 3
+        path = next((photographs / "train" / "good").iterdir())
+        images.add(torch.rand(1, 3, 4, 4), [str(path)])
+        assert images.aspect == 400 / 304
 
 
 def test_figures_of_training_reach_the_loggers():

@@ -89,7 +89,7 @@ def test_the_command_line_takes_the_dotted_path(
     fyd = cli.model.model.fyd
     assert fyd.config.layers == ("blocks.1", "blocks.2")
     assert fyd.config.image_size == options["image_size"]
-    # Not that of the square images that the model sees.
+    # Of the files; the data module has made the images square.
     assert fyd.aspect == pytest.approx(400 / 304)
 
 
@@ -157,7 +157,8 @@ def test_outside_the_trainer_images_are_resized_as_inside(photographs):
 def photo_batch(photographs):
     """Three photographs as anomalib reads them, ``[3,3,304,400]``."""
     paths = sorted((photographs / "test").glob("*/*"))[::6]
-    return torch.stack([torch.from_numpy(load_image(path)).permute(2, 0, 1) for path in paths]) / 255
+    pixels = [torch.from_numpy(load_image(path)).permute(2, 0, 1) for path in paths]
+    return torch.stack(pixels) / 255
 
 
 def test_torch_export_gives_the_same(fitted, photo_batch, tmp_path, monkeypatch):

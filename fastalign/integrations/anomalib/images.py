@@ -9,11 +9,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from fastalign.data import validation_indices
+from fastalign.data import load_image, validation_indices
 from fastalign.errors import InputError
 
 # What interpolation in floating point may leave of 0..1.
 _ROUNDING = 1e-3
+_LOOKED_AT = 5
 
 
 class NormalImages:
@@ -22,7 +23,6 @@ class NormalImages:
     def __init__(self) -> None:
         self._images: list[Tensor] = []
         self._names: list[str] = []
-        self._shapes: list[float] = []
 
     def add(self, images: Tensor, names: Sequence[str] | None) -> None:
         """Take in a batch ``[B,3,H,W]``; without names the order of arrival stands in for them.
@@ -43,14 +43,15 @@ class NormalImages:
         self._images += pixels.unbind()
         self._names += names or [f"{first + index:08d}" for index in range(len(images))]
 
-    def note_size(self, height: int, width: int) -> None:
-        """Note the size of a batch before the pre-processor has resized it."""
-        self._shapes.append(width / height)
-
     @property
     def aspect(self) -> float | None:
-        """Width over height before resizing, the median over the batches; None: not known."""
-        return median(self._shapes) if self._shapes else None
+        """Width over height of the photographs, the median of the first; None: no files.
+
+        From the files, because anomalib's data modules resize to the model's size themselves.
+        """
+        files = [path for path in map(Path, sorted(self._names)) if path.is_file()]
+        shapes = [load_image(path).shape for path in files[:_LOOKED_AT]]
+        return median(shape[1] / shape[0] for shape in shapes) if shapes else None
 
     def split(self, fraction: float, seed: int) -> tuple[list[Tensor], list[Tensor]]:
         """Training and validation images, each in the order of their names.
@@ -58,7 +59,8 @@ class NormalImages:
         So neither depends on the order in which the data loader gave them. The choice is that of
         :func:`fastalign.data.split_validation`.
         """
-        order = sorted(range(len(self._images)), key=lambda index: Path(self._names[index]).as_posix())
+        places = [Path(name).as_posix() for name in self._names]
+        order = sorted(range(len(places)), key=places.__getitem__)
         images = [self._images[index] for index in order]
         chosen = validation_indices(len(images), fraction, seed)
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from anomalib.models.components import AnomalibModule, MemoryBankMixin
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
@@ -53,8 +52,8 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             0..1, so no ``Normalize``: the model normalises by itself.
         post_processor, evaluator, visualizer: as in every model of anomalib.
 
-    All others are the options of :class:`fastalign.FYDConfig` with their defaults; ``aspect`` None
-    is that of the images before the pre-processor.
+    All others are the options of :class:`fastalign.FYDConfig` with their defaults. ``aspect`` None
+    is that of the image files; where the data module crops, give that of what is left.
 
     Raises:
         ConfigError: an option has no such value, or the pre-processor normalises.
@@ -135,14 +134,6 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         """A run of the trainer that begins anew fits anew."""
         self._images = NormalImages()
         self._is_fitted = torch.tensor([False], device=self.device)
-
-    def configure_callbacks(self) -> list[Callback]:
-        """anomalib's components, and before them one that sees batches as they come."""
-        callbacks = super().configure_callbacks()
-        return [_SizeBeforeResizing(self._note_size), *callbacks]
-
-    def _note_size(self, height: int, width: int) -> None:
-        self._images.note_size(height, width)
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
         """Collect the images of the batch.
@@ -248,18 +239,3 @@ class Fyd(MemoryBankMixin, AnomalibModule):
     def learning_type(self) -> LearningType:
         """Normal images only."""
         return LearningType.ONE_CLASS
-
-
-class _SizeBeforeResizing(Callback):
-    """Hands on the size of training images; the pre-processor is a later callback."""
-
-    def __init__(self, note: Callable[[int, int], None]) -> None:
-        self._note = note
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
-        """Before the pre-processor's hook of the same name."""
-        del trainer, pl_module, batch_idx
-        self._note(*batch.image.shape[-2:])
-

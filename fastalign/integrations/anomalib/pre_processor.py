@@ -61,7 +61,7 @@ def _plain_resize(transform: Transform | None) -> tuple[int, int] | None:
     if (
         isinstance(transform, Resize)
         and transform.antialias
-        and transform.interpolation == InterpolationMode.BILINEAR
+        and InterpolationMode(transform.interpolation) == InterpolationMode.BILINEAR
         and transform.size is not None
         and len(transform.size) == 2
     ):
