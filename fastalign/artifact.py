@@ -266,13 +266,14 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
                 raise ArtifactError(
                     f"{path}: the file is empty; copy it again or fit the model again."
                 )
-            if first.startswith(b"PK") or first.startswith(b"\x80"):
-                raise ArtifactError(
-                    foreign.format(
-                        reason="it looks like a pickled PyTorch file, which is never loaded"
-                    )
-                )
             if size < 8 or not 2 <= length <= _LONGEST_HEADER:
+                # Their first bytes are a length as well; only one that is out of range tells.
+                if first.startswith((b"PK", b"\x80")):
+                    raise ArtifactError(
+                        foreign.format(
+                            reason="it looks like a pickled PyTorch file, which is never loaded"
+                        )
+                    )
                 raise ArtifactError(foreign.format(reason="it is no safetensors file"))
             head = file.read(length)
     except FileNotFoundError as error:

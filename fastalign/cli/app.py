@@ -8,6 +8,7 @@ import typer
 
 from fastalign.cli.demo import demo
 from fastalign.cli.evaluate import evaluate
+from fastalign.cli.export import export
 from fastalign.cli.fit import fit
 from fastalign.cli.info import info
 from fastalign.cli.predict import predict
@@ -50,7 +51,7 @@ def _common(
     pass
 
 
-for _command in (fit, evaluate, predict, info, demo):
+for _command in (fit, evaluate, predict, export, info, demo):
     app.command()(_command)
 
 

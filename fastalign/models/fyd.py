@@ -323,7 +323,7 @@ class FYD(nn.Module):
             maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
             return smooth(maps[:, 0], self.config.sigma)
         if theta is None:
-            theta = affine.identity(len(distance), device=distance.device)
+            theta = affine.identity(distance.shape[0], device=distance.device)
         valid = affine.valid_mask(theta, size, self.feature_size) & support
         evidence = valid.to(distance.dtype)
         both = torch.stack([distance * evidence, evidence], 1)
@@ -417,6 +417,29 @@ class FYD(nn.Module):
         from fastalign import artifact
 
         return artifact.load(path, device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder for the Hugging Face hub; see
+        :func:`fastalign.pretrained.save_pretrained`."""
+        from fastalign import pretrained
+
+        return pretrained.save_pretrained(self, folder)
+
+    @staticmethod
+    def from_pretrained(
+        source: str | os.PathLike[str], device: str | torch.device = "cpu", **options: Any
+    ) -> FYD:
+        """A model from such a folder, a file or the hub; see
+        :func:`fastalign.pretrained.from_pretrained`."""
+        from fastalign import pretrained
+
+        return pretrained.from_pretrained(source, device, **options)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload such a folder; see :func:`fastalign.pretrained.push_to_hub`."""
+        from fastalign import pretrained
+
+        return pretrained.push_to_hub(self, repository, **options)
 
     @classmethod
     def from_state(

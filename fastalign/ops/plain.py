@@ -79,24 +79,23 @@ def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Ten
     batch, channels, height, width = x.shape
     dtype = accumulation_dtype(x.dtype)
     deviation = (x.to(dtype) - mean).permute(2, 3, 1, 0).reshape(height * width, channels, batch)
-    white = []
+    packed, white = whitener.to(dtype), []
     for start in range(0, channels, _ROWS):
         end = min(start + _ROWS, channels)
-        rows = _rows(whitener, start, end).to(dtype)
-        white.append(rows @ deviation[:, :end])
+        white.append(_rows(packed, start, end) @ deviation[:, :end])
     whole = torch.cat(white, 1)
     distance = whole.square().sum(1) if squared else _lengths(whole, 1)
     return distance.t().reshape(batch, height, width)
 
 
-def _rows(whitener: Tensor, start: int, end: int) -> Tensor:
+def _rows(packed: Tensor, start: int, end: int) -> Tensor:
     """Rows ``start`` to ``end`` of the packed triangles as rectangles ``[H*W,end-start,end]``."""
-    row = torch.arange(start, end, device=whitener.device)[:, None]
-    column = torch.arange(end, device=whitener.device)
+    row = torch.arange(start, end, device=packed.device)[:, None]
+    column = torch.arange(end, device=packed.device)
     first = start * (start + 1) // 2
     place = row * (row + 1) // 2 - first + torch.minimum(row, column)
-    packed = whitener[:, first : end * (end + 1) // 2]
-    return packed[:, place].masked_fill(column > row, 0)
+    entries = packed[:, first : end * (end + 1) // 2]
+    return entries[:, place].masked_fill(column > row, 0)
 
 
 def _lengths(vectors: Tensor, dim: int) -> Tensor:

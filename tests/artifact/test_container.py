@@ -207,6 +207,20 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "must-not-exist").exists()
 
 
+@pytest.mark.parametrize("length", [0x480, int.from_bytes(b"PK", "little")])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, length):
+    """A file begins with the length of its header, and that of a pickle is a number too."""
+    path = tmp_path / "a.ckpt"
+    artifact.save_checkpoint(path, tensors(), {"note": ""})
+    base = int.from_bytes(path.read_bytes()[:8], "little")
+    for filler in range(length - base - 8, length - base + 1):
+        artifact.save_checkpoint(path, tensors(), {"note": "x" * filler})
+        if int.from_bytes(path.read_bytes()[:8], "little") == length:
+            break
+    assert path.read_bytes()[:2] in (b"\x80\x04", b"PK")
+    assert artifact.load_checkpoint(path)[1] == {"note": "x" * filler}
+
+
 def test_foreign_files(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("these are only some notes, and long enough to look like a header")

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("fit", "evaluate", "predict", "info", "demo")
+COMMANDS = ("fit", "evaluate", "predict", "export", "info", "demo")
 
 
 def test_help_names_every_command_and_exit_code(run):
@@ -52,6 +52,8 @@ def test_version(run):
         ("evaluate", "somewhere", "--out", "x"),
         ("predict", "--model", "m", "--out", "x"),
         ("predict", "x", "--model", "m", "--out", "x", "--batch-size", "0"),
+        ("export", "m", "--out", "x.onnx"),
+        ("export", "m", "--to", "tflite", "--out", "x"),
     ],
 )
 def test_wrong_usage_leaves_with_2(run, arguments):

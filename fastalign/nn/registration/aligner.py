@@ -59,9 +59,12 @@ class TemplateAligner(nn.Module):
 
     def forward(self, images: Tensor) -> Pose:
         """Poses of images ``[B,3,H,W]`` in 0..1, at any size with the same aspect."""
+        small = resize(images.float(), self.size)
+        if not torch.is_autocast_enabled(images.device.type):
+            return self._find(small)
         # Poses need the precision of float32 whatever surrounds them.
         with torch.autocast(images.device.type, enabled=False):
-            return self._find(resize(images.float(), self.size))
+            return self._find(small)
 
     def _find(self, small: Tensor) -> Pose:
         candidates, agreement = self.bank(self.encoder(small), self.candidates)

@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fastalign.ops import affine
+from fastalign.ops import affine, plain
 
 # Overlaps of the two windows below this share of the full one count as this share: the quotient of
 # two small numbers must not win.
@@ -84,10 +85,15 @@ class TemplateBank(nn.Module):
         self._is_full = self.full_circle
         self._step = self.step
 
+    def _limits(self) -> tuple[int, int]:
+        """The largest shift down and to the right in locations: a and b."""
+        height, width = self.templates.shape[-2:]
+        return int(self.max_shift * height), int(self.max_shift * width)
+
     def _centre(self, correlation: Tensor) -> Tensor:
         """Shifts within the limit, the zero shift in the middle: ``[..., 2a+1, 2b+1]``."""
         height, width = self.templates.shape[-2:]
-        rows, columns = (int(self.max_shift * side) for side in (height, width))
+        rows, columns = self._limits()
         centred = torch.fft.fftshift(correlation, dim=(-2, -1))
         return centred[
             ..., height - rows : height + rows + 1, width - columns : width + columns + 1
@@ -96,6 +102,8 @@ class TemplateBank(nn.Module):
     def correlate(self, descriptors: Tensor) -> Tensor:
         """Correlation of descriptors ``[B,K,h,w]`` with each template at each shift:
         ``[B,R,2a+1,2b+1]``."""
+        if plain.active():
+            return self._correlate_directly(descriptors)
         height, width = self.templates.shape[-2:]
         padded = (2 * height, 2 * width)
         spectrum = torch.fft.rfft2(descriptors * self._window, s=padded)
@@ -110,6 +118,15 @@ class TemplateBank(nn.Module):
         )
         product = product.unflatten(0, (padded[0], -1)).permute(3, 2, 0, 1)
         return self._centre(torch.fft.irfft2(product, s=padded)) * self._per_overlap
+
+    def _correlate_directly(self, descriptors: Tensor) -> Tensor:
+        """The same as a convolution: more work, and no complex numbers."""
+        rows, columns = self._limits()
+        border = (columns, columns, rows, rows)
+        # The window after the border: OpenVINO 2026.4 gives wrong values where a convolution with
+        # padding follows a product with a map.
+        windowed = F.pad(descriptors, border) * F.pad(self._window, border)
+        return F.conv2d(windowed, self.templates * self._window) * self._per_overlap
 
     def forward(self, descriptors: Tensor, candidates: int = 3) -> tuple[Tensor, Tensor]:
         """The best poses, each a local maximum over the angles, and their correlations.

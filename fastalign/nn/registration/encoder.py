@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastalign.nn.backbone import FeatureBackbone
+from fastalign.ops import plain
 
 # Variances below this share of the largest are not scaled up further: they are noise.
 _FLOOR = 1e-4
@@ -19,7 +20,23 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     if height % size[0] == 0 and width % size[1] == 0:
         return F.avg_pool2d(images, (height // size[0], width // size[1]))
+    if plain.active():
+        rows, columns = (
+            _resizing(old, new, images) for old, new in zip((height, width), size, strict=True)
+        )
+        # Transposed at the end: OpenVINO 2026.4 mistakes the axis of what the backbone subtracts by
+        # channel where that follows a matrix product.
+        return ((images @ columns.mT).mT @ rows.mT).mT
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _resizing(old: int, new: int, like: Tensor) -> Tensor:
+    """The same along one axis as a matrix ``[new,old]``: few runtimes agree on antialiasing."""
+    reach = max(old / new, 1)
+    source = torch.arange(old, device=like.device) + 0.5
+    centre = (torch.arange(new, device=like.device)[:, None] + 0.5) * (old / new)
+    weight = (1 - (source - centre).abs() / reach).clamp_min(0)
+    return (weight / weight.sum(1, keepdim=True)).to(like.dtype)
 
 
 class LocalEncoder(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.smoothing import smooth
-from fastalign.ops import affine, warp_affine
+from fastalign.ops import affine, plain, warp_affine
 
 _SIGMA = 1.0
 _NEIGHBOURHOOD = 6.0
@@ -75,6 +75,22 @@ def _generators(family: str, aspect: float) -> Tensor:
     slope = torch.zeros(len(steps), 3, 3)
     slope[:, :2] = (there - back) / 2e-4
     return slope.flatten(1)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solutions ``[B,P,1]`` of symmetric, positive definite systems ``[B,P,P]``, ``[B,P,1]``; not
+    finite where a matrix is singular."""
+    if not plain.active():
+        return torch.linalg.solve_ex(matrix, right).result
+    # Elimination without pivoting, which such a matrix does not need; at most six unknowns.
+    rows = list(torch.cat([matrix, right], 2).unbind(1))
+    count = len(rows)
+    for pivot in range(count):
+        rows[pivot] = rows[pivot] / rows[pivot][:, pivot, None]
+        for other in range(count):
+            if other != pivot:
+                rows[other] = rows[other] - rows[other][:, pivot, None] * rows[pivot]
+    return torch.stack(rows, 1)[:, :, -1:]
 
 
 class GaussNewtonRefiner(nn.Module):
@@ -202,7 +218,7 @@ class GaussNewtonRefiner(nn.Module):
                 break
             # Levenberg-Marquardt: the diagonal a little larger.
             damped = torch.addcmul(hessian + self._ridge, hessian, self._damping)
-            step = torch.linalg.solve_ex(damped, descent).result.squeeze(2)
+            step = _solve(damped, descent).squeeze(2)
             theta = theta @ self._move(-step)
         assert best is not None
         return best_theta, best

@@ -1,0 +1,153 @@
+"""Exported files give the library's scores, maps and labels, and say what they are."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastalign.export import Scorer, export_model
+
+# One model with every part and one without any, so that each format is written twice.
+FULL = {"align": "all", "family": "similarity", "storage": "bfloat16"}
+BARE = {"align": "none", "storage": "float16", "thresholds": False}
+
+
+def _library(model, images: Tensor) -> list[np.ndarray]:
+    with torch.no_grad():
+        score, maps = model(images)
+    limit = float(model.image_threshold)
+    label = torch.full((len(images),), -1) if math.isnan(limit) else (score > limit).long()
+    return [score.numpy(), maps.numpy(), label.numpy()]
+
+
+def _check(run, model, images: Tensor, dtype: str) -> None:
+    """``run`` gives what the library gives, for other batches than the one it was traced with."""
+    for count in (1, len(images)):
+        given = images[:count]
+        if dtype == "uint8":
+            given = (given * 255).round().byte()
+        wanted = _library(model, images[:count])
+        found = [np.asarray(value) for value in run(given.numpy())]
+        assert [value.dtype for value in found] == [np.float32, np.float32, np.int64]
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4)
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4 * wanted[1].max())
+        np.testing.assert_array_equal(found[2], wanted[2])
+
+
+def _check_contract(text: str, model, dtype: str) -> None:
+    contract = json.loads(text)
+    limit = float(model.image_threshold)
+    assert contract["input"]["dtype"] == dtype
+    assert contract["input"]["shape"] == ["batch", 3, *model.config.image_size]
+    assert contract["image_threshold"] == (None if math.isnan(limit) else limit)
+    assert list(contract["outputs"]) == ["score", "map", "label"]
+
+
+@pytest.fixture(scope="module", params=["full", "bare"])
+def case(request, fitted):
+    """A model and the input of its file."""
+    options, dtype = {"full": (FULL, "float32"), "bare": (BARE, "uint8")}[request.param]
+    return fitted(**options), dtype
+
+
+@pytest.fixture(scope="module")
+def onnx_file(case, tmp_path_factory):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra export)")
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    assert export_model(case[0], path, "onnx", input_dtype=case[1]) == [path]
+    return path
+
+
+def test_onnx_in_onnxruntime(case, onnx_file, batch):
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason="onnxruntime is not installed (extra export)"
+    )
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    names = ["score", "map", "label"]
+    _check(lambda images: session.run(names, {"images": images}), case[0], batch, case[1])
+    _check_contract(session.get_modelmeta().custom_metadata_map["fastalign"], *case)
+
+
+def test_onnx_holds_no_op_of_ours(onnx_file):
+    import onnx
+
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""} and not model.functions
+    assert {(o.domain, o.version) for o in model.opset_import} == {("", 18)}
+    values = [*model.graph.input, *model.graph.output]
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 4
+
+
+def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed (extra export)")
+    from fastalign.export import writers
+
+    # The second ONNX file would equal the first, at some seconds more.
+    monkeypatch.setattr(
+        writers, "write_onnx", lambda _, path: path.write_bytes(onnx_file.read_bytes())
+    )
+    path = tmp_path / "model.xml"
+    assert export_model(case[0], path, "openvino", input_dtype=case[1]) == [
+        path,
+        tmp_path / "model.bin",
+    ]
+    model = openvino.Core().read_model(path)
+    # Else OpenVINO computes in bfloat16 where the processor can.
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(images):
+        results = compiled(images)
+        return [results[name] for name in ("score", "map", "label")]
+
+    _check(run, case[0], batch, case[1])
+    _check_contract(model.get_rt_info(["fastalign"]).astype(str), *case)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_torch_export(case, batch, tmp_path):
+    path = tmp_path / "model.pt2"
+    export_model(case[0], path, "torch", input_dtype=case[1])
+    extra = {"fastalign": ""}
+    program = torch.export.load(path, extra_files=extra)
+    assert not [n for n in program.graph.nodes if str(n.target).startswith("fastalign")]
+    module = program.module()
+    _check(
+        lambda images: [value.detach() for value in module(torch.from_numpy(images))],
+        case[0],
+        batch,
+        case[1],
+    )
+    _check_contract(extra["fastalign"], *case)
+
+
+@pytest.mark.slow
+def test_aotinductor(fitted, batch, tmp_path):
+    import shutil
+
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("no C++ compiler")
+    model = fitted(**FULL)
+    path = tmp_path / "model.pt2"
+    export_model(model, path, "aotinductor")
+    package = torch._inductor.aoti_load_package(str(path))
+    _check(lambda images: package(torch.from_numpy(images)), model, batch, "float32")
+    _check_contract(package.get_metadata()["fastalign"], model, "float32")
+
+
+def test_tracing_leaves_the_model_as_it_was(fitted, batch):
+    """Nothing that was made while tracing may be kept for later calls."""
+    from fastalign.nn import smoothing, spatial_align
+
+    model = fitted(**FULL)
+    before = _library(model, batch)
+    smoothing._weights.cache_clear()
+    spatial_align._pooling.cache_clear()
+    Scorer(model).trace()
+    for old, new in zip(before, _library(model, batch), strict=True):
+        np.testing.assert_array_equal(old, new)
