@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ pytest.importorskip(
 
 import anomalib.models
 
+from fastalign import FYD
 from fastalign.data import load_image
 from fastalign.integrations.anomalib import Fyd, register
 from fastalign.integrations.anomalib.pre_processor import ResizePreProcessor, antialiased
@@ -91,6 +95,22 @@ def test_the_command_line_takes_the_dotted_path(
     assert fyd.config.image_size == options["image_size"]
     # Of the files; the data module has made the images square.
     assert fyd.aspect == pytest.approx(400 / 304)
+
+
+def test_the_examples_of_the_page_run(photographs, repository, tmp_path, monkeypatch):
+    page = (repository / "docs" / "anomalib.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photographs, "part")
+    for folder in ("test", "ground_truth"):
+        Path("part", folder, "missing_screw").rename(Path("part", folder, "broken"))
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/anomalib.md", "exec"), names)
+    fyd = FYD.load("part.safetensors")
+    assert fyd.aspect == pytest.approx(400 / 304)
+    assert not fyd.image_threshold.isnan()
 
 
 def test_the_benchmark_pipeline_runs_it(category, options, folder_arguments, tmp_path, fitted):
