@@ -225,11 +225,11 @@ def test_figures_of_training_reach_the_loggers():
     target = Logger()
     progress = BarProgress(False, [target])
     progress.start("training", 2)
-    for value in (0.5, 0.25):
-        progress.log({"loss_fa": value})
+    for epoch, value in enumerate((0.5, 0.25), 1):
+        progress.log({"epoch": epoch, "loss_fa": value})
         progress.advance()
     progress.close()
-    assert target.seen == [(0, {"loss_fa": 0.5}), (1, {"loss_fa": 0.25})]
+    assert target.seen == [(1, {"loss_fa": 0.5}), (2, {"loss_fa": 0.25})]
 
 
 def test_without_anomalib_the_import_names_the_remedy():

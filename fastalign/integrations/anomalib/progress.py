@@ -28,7 +28,6 @@ class BarProgress:
         self._visible = visible
         self._loggers = loggers
         self._bar: Any = None
-        self._steps = 0
 
     def start(self, stage: str, total: int) -> None:
         """A stage begins."""
@@ -41,12 +40,11 @@ class BarProgress:
             self._bar.update(n)
 
     def log(self, values: dict[str, Any]) -> None:
-        """Figures of an epoch."""
-        text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        logger.info("epoch %d: %s", self._steps, text)
+        """Figures of an epoch, ``epoch`` among them."""
+        logger.info(", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        figures = {name: value for name, value in values.items() if name != "epoch"}
         for target in self._loggers:
-            target.log_metrics(values, self._steps)
-        self._steps += 1
+            target.log_metrics(figures, int(values["epoch"]))
 
     def close(self) -> None:
         """The last stage has ended."""
