@@ -47,7 +47,7 @@ def category(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as they are: 400 wide and 304 high."""
+    """The same as they are: 304 wide and 400 high."""
     return _category(demo_data, tmp_path_factory.mktemp("as_is") / "screw_plate", None)
 
 

@@ -211,7 +211,7 @@ class TestImages:
         assert images.aspect is None
         path = next((photographs / "train" / "good").iterdir())
         images.add(torch.rand(1, 3, 4, 4), [str(path)])
-        assert images.aspect == 400 / 304
+        assert images.aspect == 304 / 400
 
 
 def test_figures_of_training_reach_the_loggers():

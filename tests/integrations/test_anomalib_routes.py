@@ -94,7 +94,7 @@ def test_the_command_line_takes_the_dotted_path(
     assert fyd.config.layers == ("blocks.1", "blocks.2")
     assert fyd.config.image_size == options["image_size"]
     # Of the files; the data module has made the images square.
-    assert fyd.aspect == pytest.approx(400 / 304)
+    assert fyd.aspect == pytest.approx(304 / 400)
 
 
 def test_the_examples_of_the_page_run(photographs, repository, tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_the_examples_of_the_page_run(photographs, repository, tmp_path, monkeyp
     for block in blocks:
         exec(compile(block, "docs/anomalib.md", "exec"), names)
     fyd = FYD.load("part.safetensors")
-    assert fyd.aspect == pytest.approx(400 / 304)
+    assert fyd.aspect == pytest.approx(304 / 400)
     assert not fyd.image_threshold.isnan()
 
 
@@ -175,7 +175,7 @@ def test_outside_the_trainer_images_are_resized_as_inside(photographs):
 
 @pytest.fixture(scope="module")
 def photo_batch(photographs):
-    """Three photographs as anomalib reads them, ``[3,3,304,400]``."""
+    """Three photographs as anomalib reads them, ``[3,3,400,304]``."""
     paths = sorted((photographs / "test").glob("*/*"))[::6]
     pixels = [torch.from_numpy(load_image(path)).permute(2, 0, 1) for path in paths]
     return torch.stack(pixels) / 255
