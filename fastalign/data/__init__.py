@@ -14,7 +14,7 @@ from fastalign.data.images import load_image, load_mask, resize_mask
 from fastalign.data.layouts import open_category
 from fastalign.data.readers import LAYOUTS
 from fastalign.data.samples import ANOMALY, GOOD, UNKNOWN, Category, Sample
-from fastalign.data.split import split_validation
+from fastalign.data.split import split_validation, validation_indices
 
 __all__ = [
     "ANOMALY",
@@ -38,4 +38,5 @@ __all__ = [
     "prepare",
     "resize_mask",
     "split_validation",
+    "validation_indices",
 ]

@@ -43,9 +43,21 @@ def split_validation(
                 "are taken from normal training images only."
             )
     ordered = sorted(samples, key=lambda sample: sample.path.as_posix())
-    count = len(ordered)
+    chosen = validation_indices(len(ordered), fraction, seed)
+    train = [sample for index, sample in enumerate(ordered) if index not in chosen]
+    return train, [ordered[index] for index in sorted(chosen)]
+
+
+def validation_indices(count: int, fraction: float, seed: int) -> set[int]:
+    """The choice of :func:`split_validation` among ``count`` images in the order of their paths.
+
+    Raises:
+        ConfigError: ``fraction`` is out of range.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"validation fraction {fraction}: choose 0 <= fraction < 1.")
     if fraction == 0:
-        return ordered, []
+        return set()
     kept_apart = min(max(1, round(fraction * count)), max(0, count - 2))
     if kept_apart == 0:
         images = "image" if count == 1 else "images"
@@ -53,13 +65,10 @@ def split_validation(
             f"{count} good {images} only: none kept apart for validation, so there will be no "
             "threshold from normal images; give at least 3, better 20.",
             DataWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-        return ordered, []
-    ranked = sorted(range(count), key=lambda index: _rank(seed, index))
-    chosen = set(ranked[:kept_apart])
-    train = [sample for index, sample in enumerate(ordered) if index not in chosen]
-    return train, [ordered[index] for index in sorted(chosen)]
+        return set()
+    return set(sorted(range(count), key=lambda index: _rank(seed, index))[:kept_apart])
 
 
 def _rank(seed: int, index: int) -> bytes:
