@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
-from fastalign.nn.moments import Moments, PackedTriangle, runs
+from fastalign.nn.moments import Moments, PackedTriangle, runs, runs_native
+from fastalign.ops import native
 from fastalign.ops.mahalanobis import mahalanobis
 
 _STORAGE = (torch.float32, torch.bfloat16, torch.float16)
@@ -129,7 +130,7 @@ class DenseGaussian(nn.Module):
         with _plain_tensors():
             sums = self._open("update")
             if len(features):
-                sums.add(features.flatten(2), None if valid is None else valid.flatten(1))
+                sums.add(features, valid)
         return self
 
     def merge(self, other: DenseGaussian) -> DenseGaussian:
@@ -185,10 +186,32 @@ class DenseGaussian(nn.Module):
 
     def _whiteners(self, sums: Moments, support: Tensor) -> Tensor:
         """Packed inverse Cholesky factors ``[H*W,C(C+1)/2]``; 0 where there is no support."""
-        device = sums.outer.device
-        triangle = PackedTriangle(self.channels, device)
         whitener = torch.empty_like(sums.outer, dtype=self.storage)
         singular = torch.zeros_like(support)
+        if self.shrinkage == 0:
+            singular = support & (sums.count <= self.channels)
+        if runs_native("whiten_", sums.outer):
+            lost = torch.empty_like(support)
+            share = 1 / (sums.count - 1).clamp_min(1).double()
+            kernel = native.kernel("whiten_")
+            kernel(whitener, lost, sums.outer, share, support, self.shrinkage)
+            singular |= lost
+        else:
+            self._whiten(sums, support, whitener, singular)
+        if singular.any():
+            self._report_singular(singular, sums.count)
+        pieces = runs(len(whitener), whitener.shape[1], whitener.device)
+        if not all(bool(whitener[run].isfinite().all()) for run in pieces):
+            raise ConfigError(
+                f"DenseGaussian: the whitener leaves the range of {self.storage} with shrinkage="
+                f"{self.shrinkage}; use more shrinkage, or storage=torch.bfloat16 or torch.float32"
+            )
+        return whitener
+
+    def _whiten(self, sums: Moments, support: Tensor, whitener: Tensor, singular: Tensor) -> None:
+        """Fill ``whitener`` and mark what is ``singular``, with torch's own factorization."""
+        device = sums.outer.device
+        triangle = PackedTriangle(self.channels, device)
         identity = torch.eye(self.channels, dtype=torch.float64, device=device)
         # A covariance, its factor, the inverse and a triangle, in float64.
         for run in runs(len(support), 8 * self.channels**2, device):
@@ -201,22 +224,12 @@ class DenseGaussian(nn.Module):
             # A pivot below the rounding of the float32 sums says nothing, even a positive one.
             pivots = factor.diagonal(dim1=1, dim2=2).square()
             lost = (pivots <= torch.finfo(torch.float32).eps * variances).any(1) | (info != 0)
-            if self.shrinkage == 0:
-                lost |= count <= self.channels
-            singular[run] = lost & support[run]
+            singular[run] |= lost & support[run]
             # No result comes from these; dividing by a zero pivot would only make NaN.
             factor = torch.where(lost[:, None, None], identity, factor)
             inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
             inverse = torch.where(support[run, None, None], inverse, 0)
             whitener[run] = triangle.pack(inverse)
-        if singular.any():
-            self._report_singular(singular, sums.count)
-        if not whitener.isfinite().all():
-            raise ConfigError(
-                f"DenseGaussian: the whitener leaves the range of {self.storage} with shrinkage="
-                f"{self.shrinkage}; use more shrinkage, or storage=torch.bfloat16 or torch.float32"
-            )
-        return whitener
 
     def _report_singular(self, singular: Tensor, count: Tensor) -> None:
         where = int(singular.nonzero()[0])
