@@ -168,8 +168,7 @@ FASTALIGN_INLINE void add_rows(const float* rows, int64_t number, int64_t padded
   }
 }
 
-void add_outer(const float* rows, int64_t number, int64_t channels, int64_t padded,
-               float* packed) {
+void add_outer(const float* rows, int64_t number, int64_t channels, int64_t padded, float* packed) {
   int64_t first = 0;
   for (; first + kRows <= channels; first += kRows) {
     add_rows<kRows>(rows, number, padded, first, packed);
@@ -189,8 +188,8 @@ Status run(const MomentsArgs& args, const Workers& workers) {
   const int64_t one = larger<int64_t>(images * padded, 1) * static_cast<int64_t>(sizeof(A));
   const int64_t width = larger<int64_t>(1, smaller(kTilePixels, kTileBytes / one));
   const int64_t tiles = (pixels + width - 1) / width;
-  const double work = static_cast<double>(packed_size(channels)) *
-                      static_cast<double>(pixels * (images + 1));
+  const double work =
+      static_cast<double>(packed_size(channels)) * static_cast<double>(pixels * (images + 1));
   const int64_t used = workers_for(workers, tiles, work);
   Scratch scratch(MomentsTile<A>::bytes(padded, images, width), used);
   if (scratch.failed()) {
@@ -205,9 +204,10 @@ Status run(const MomentsArgs& args, const Workers& workers) {
         const int64_t location = first + i;
         for (int64_t b = 0; b < images; ++b) {
           const bool* valid = static_cast<const bool*>(args.valid.data);
-          t.valid[b] = valid == nullptr || valid[b * args.valid.stride[0] +
-                                                 location / width_of_map * args.valid.stride[1] +
-                                                 location % width_of_map * args.valid.stride[2]];
+          t.valid[b] =
+              valid == nullptr ||
+              valid[b * args.valid.stride[0] + location / width_of_map * args.valid.stride[1] +
+                    location % width_of_map * args.valid.stride[2]];
         }
         const int64_t seen = centre(t.values + i * images * padded, images, channels, padded, t);
         const bool more = join(seen, t.total, channels, padded, args.count + location,

@@ -117,8 +117,8 @@ FASTALIGN_INLINE void factor_rows(const Triangle& t, double* inverse, int64_t ro
 }
 
 // Columns [column, column + Columns) of the inverse M in the rows [row, row + Rows), all left of
-// the diagonal block: M_i = -(sum over column <= k < i of L_ik M_k) / L_ii. `kept` [Rows][row + Rows]
-// holds these rows of L.
+// the diagonal block: M_i = -(sum over column <= k < i of L_ik M_k) / L_ii. `kept` [Rows][row +
+// Rows] holds these rows of L.
 template <int Rows, int Columns>
 FASTALIGN_INLINE void invert_block(const Triangle& t, const double* inverse, const double* kept,
                                    int64_t row, int64_t column) {
