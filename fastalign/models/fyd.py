@@ -435,7 +435,17 @@ class FYD(nn.Module):
             model._metadata = dict(metadata)
             parts = dict(metadata.get("parts") or {})
             model.restore_parts(parts, tensors)
-        model.load_state_dict(dict(tensors))
+        # The Gaussians, by far the largest part, are taken as they are: a second copy of them could
+        # be more than the machine has.
+        model.density.load_state_dict(under("density", tensors), assign=True)
+        others = {k: v for k, v in tensors.items() if not k.startswith("density.")}
+        missing, unexpected = model.load_state_dict(others, strict=False)
+        missing = [name for name in missing if not name.startswith("density.")]
+        if missing or unexpected:
+            raise KeyError(
+                f"missing tensors: {', '.join(missing) or 'none'}; unexpected tensors: "
+                f"{', '.join(unexpected) or 'none'}"
+            )
         return model.eval()
 
     def parts(self) -> dict[str, Any]:
