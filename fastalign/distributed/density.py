@@ -1,9 +1,9 @@
 """One :class:`~fastalign.nn.DenseGaussian` from those that the processes have fitted.
 
 The sums are joined along a binary tree, a run of locations at a time: in round k the processes
-whose rank is an odd multiple of 2^k send to the one 2^k below. Each process sends its sums once, and
-rank 0 has all of them after ``ceil(log2(size))`` rounds. Beside its own sums a process holds one run
-of another's, at most ``RUN_BYTES`` of them, and the workspace of a merge.
+whose rank is an odd multiple of 2^k send to the one 2^k below. Each process sends its sums once,
+and rank 0 has all of them after ``ceil(log2(size))`` rounds. Beside its own sums a process holds
+one run of another's, at most ``RUN_BYTES`` of them, and the workspace of a merge.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             if self.training and self.track_running_stats:
                 self._remember(moments)
         result = _Normalise.apply(input, moments, self.eps, world)
-        if self.weight is None:
+        if not self.affine:
             return result
         shape = [1, -1] + [1] * (input.dim() - 2)
         return torch.addcmul(self.bias.view(shape), result, self.weight.view(shape)).to(input.dtype)

@@ -18,7 +18,14 @@ from fastalign import ops
 from fastalign.distributed.world import World, current
 from fastalign.ops import checks
 from fastalign.ops.layout import as_gradient
-from fastalign.ops.reference import dense_similarity as reference
+from fastalign.ops.reference.dense_similarity import (
+    Sums,
+    accumulate,
+    gradient_p,
+    gradient_z,
+    similarity,
+    weighted,
+)
 from fastalign.ops.reference.groups import Slots, sum_by_slot
 from fastalign.ops.reference.vectors import Directions, directions
 
@@ -56,7 +63,7 @@ class Targets:
         with torch.no_grad():
             self._where = self._slots()
             self._directions = directions(z.detach())
-            own = reference.accumulate(self._directions.unit, self._where)
+            own = accumulate(self._directions.unit, self._where)
             flat = torch.cat([own.vectors.flatten(), own.images])
             self._pending = self.world.start_sum(flat, "the sum of targets")
 
@@ -88,12 +95,12 @@ class Targets:
         labels = torch.unique(self.world.gather_rows(self.groups, "the groups of the images"))
         return Slots(torch.searchsorted(labels, self.groups), len(labels))
 
-    def _sums(self) -> reference.Sums:
+    def _sums(self) -> Sums:
         """S and the sizes of the groups over all processes."""
         flat = self._pending.wait()
         number = self._where.number
         vectors = flat[: len(flat) - number].view(number, *self.z.shape[1:])
-        return reference.Sums(vectors, flat[len(flat) - number :])
+        return Sums(vectors, flat[len(flat) - number :])
 
 
 class _Similarity(torch.autograd.Function):
@@ -101,9 +108,7 @@ class _Similarity(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, z: Tensor, targets: Targets) -> Tensor:
         ctx.save_for_backward(p, z)
         ctx.targets = targets
-        return reference.similarity(
-            directions(p), targets._directions, targets._sums(), targets._where
-        )
+        return similarity(directions(p), targets._directions, targets._sums(), targets._where)
 
     @staticmethod
     @once_differentiable
@@ -113,16 +118,16 @@ class _Similarity(torch.autograd.Function):
         units: tuple[Directions, Directions] = (directions(p), targets._directions)
         sums, where = targets._sums(), targets._where
         need_p, need_z = ctx.needs_input_grad[:2]
-        to_p = to_z = pending = None
+        to_p = to_z = scaled = pending = None
         if need_z:
-            weighted = reference.weighted(grad, units[0], sums, where)
+            scaled = weighted(grad, units[0], sums, where)
             pending = targets.world.start_sum(
-                sum_by_slot(weighted, where), "the gradient of the sum of targets"
+                sum_by_slot(scaled, where), "the gradient of the sum of targets"
             )
         if need_p:
-            to_p = as_gradient(reference.gradient_p(grad, *units, sums, where), p)
-        if pending is not None:
-            to_z = as_gradient(reference.gradient_z(weighted, units[1], pending.wait(), where), z)
+            to_p = as_gradient(gradient_p(grad, *units, sums, where), p)
+        if pending is not None and scaled is not None:
+            to_z = as_gradient(gradient_z(scaled, units[1], pending.wait(), where), z)
         return to_p, to_z, None
 
 

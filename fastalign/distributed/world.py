@@ -163,7 +163,7 @@ class World:
         described, result = box[0]
         if described is not None:
             raise _elsewhere(0, described)
-        return result  # type: ignore[return-value]
+        return result
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
@@ -220,8 +220,8 @@ class World:
             raise ProcessError(
                 f"process {self.rank} of {self.size}: {what} ended after "
                 f"{time.monotonic() - began:.0f} s without an answer from the others "
-                f"({cause[0] if cause else type(error).__name__}). Another process has ended, which "
-                "then says why, or is slower than the timeout allows: --timeout of the command, "
+                f"({cause[0] if cause else type(error).__name__}). Another process has ended, and "
+                "says why, or is slower than the timeout allows: --timeout of the command, "
                 "timeout= of torch.distributed.init_process_group."
             ) from error
 

@@ -34,8 +34,8 @@ class Samples:
         self._positions: list[Tensor] = []
 
     def add(self, features: Tensor, valid: Tensor, first: int) -> None:
-        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` of a batch, the position of whose first image
-        among all images is ``first``."""
+        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` of a batch, whose first image is at the
+        position ``first`` of all images."""
         number = min(len(features), self._most - first)
         if number > 0:
             places = self._places.to(features.device)
@@ -78,8 +78,8 @@ class Samples:
 class GaussianFit:
     """A fit of the Gaussians and the calibration of ``model`` from the beginning.
 
-    Several processes each ``add`` their images and ``pass_over`` those of the others, and ``finish``
-    together.
+    Several processes each ``add`` their images and ``pass_over`` those of the others, and
+    ``finish`` together.
 
     Args:
         model: its density is reset here.

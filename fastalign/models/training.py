@@ -124,8 +124,8 @@ class Trainer:
             groups.append({"params": list(model.ica.parameters()), "lr": rate})
         self.rates = [group["lr"] for group in groups]
         self.optimizer = torch.optim.SGD(groups, momentum=self.config.momentum) if groups else None
-        for part in self._trained():
-            world.broadcast_(list(part.state_dict().values()), "the start values of training")
+        for module in self._trained():
+            world.broadcast_(list(module.state_dict().values()), "the start values of training")
 
     @property
     def idle(self) -> bool:
