@@ -87,13 +87,14 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        share: float | Tensor = 0.0 if self.momentum is None else self.momentum
-        if self.momentum is None:
-            share = 1 / self.num_batches_tracked.double()
+        # None: the mean of all batches so far.
+        share = 1 / self.num_batches_tracked.double()
+        if self.momentum is not None:
+            share.fill_(self.momentum)
         mean, variance = mean_and_variance(moments)
         variance = variance * (moments[0] / (moments[0] - 1).clamp_min(1))
         for running, found in ((self.running_mean, mean), (self.running_var, variance)):
-            running.copy_(torch.lerp(running.double(), found, torch.as_tensor(share).to(found)))
+            running.copy_(torch.lerp(running.double(), found, share))
 
 
 def globalise_norms(module: nn.Module, world: World | None = None) -> nn.Module:
