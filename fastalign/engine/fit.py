@@ -140,8 +140,10 @@ def fit_category(
     # Prepared images are read in every epoch: kept, if that takes little.
     height, width = config.image_size
     cache = 3 * height * width * len(training) <= _CACHE_BYTES
-    train_set = _open(world, training, config.image_size, skip_bad, cache)
-    validation_set = _open(world, validation, config.image_size, skip_bad) if validation else None
+    train_set = open_samples(world, training, config.image_size, skip_bad, cache)
+    validation_set = (
+        open_samples(world, validation, config.image_size, skip_bad) if validation else None
+    )
     model = FYD(config).to(target)
     model.fit(
         train_set,
@@ -194,7 +196,7 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     return f"{len(samples)} files, {digest.hexdigest()[:12]}"
 
 
-def _open(
+def open_samples(
     world: World,
     samples: Sequence[Sample],
     size: tuple[int, int],

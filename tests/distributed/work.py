@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fastalign import FYD
+from fastalign.data import open_category
 from fastalign.distributed import (
     World,
     average_gradients,
@@ -23,6 +24,7 @@ from fastalign.distributed import (
     pairwise_distance_loss,
     share_density,
 )
+from fastalign.engine.fit import open_samples
 from fastalign.errors import InputError, ProcessError
 from fastalign.models.source import ImageSource
 from fastalign.models.training import Trainer
@@ -218,3 +220,11 @@ def silent(world, seconds):
 
 def shares(world, number):
     return list(world.share(number))
+
+
+def opened(world, directory):
+    """Names of the samples kept and left out of a category with unreadable files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = open_samples(world, open_category(directory).train, (32, 32), skip_bad=True)
+    return [s.path.name for s in samples.samples], [s.path.name for s in samples.skipped]
