@@ -28,8 +28,8 @@ class _Normalise(torch.autograd.Function):
         count = moments[:1].clamp_min(1)
         mean, variance = mean_and_variance(moments)
         deviation = (variance + eps).rsqrt().to(dtype)
-        ctx.save_for_backward(x, mean.to(dtype), deviation, count.to(dtype))
-        ctx.world = world
+        ctx.save_for_backward(x, mean.to(dtype), variance.to(dtype), deviation, count.to(dtype))
+        ctx.world, ctx.eps = world, eps
         if not len(x):
             return torch.empty_like(x)
         return F.batch_norm(x, mean.to(dtype), variance.to(dtype), eps=eps)
@@ -37,16 +37,23 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        x, mean, deviation, count = ctx.saved_tensors
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        dims = [0, *range(2, x.dim())]
-        unit = (x - mean.view(shape)) * deviation.view(shape)
-        wide = grad.to(unit.dtype)
-        sums = torch.stack([wide.sum(dims), (wide * unit).sum(dims)])
+        x, mean, variance, deviation, count = ctx.saved_tensors
+        sums = deviation.new_zeros(2, len(deviation))
+        if len(x):
+            # As in evaluation: the gradients to weight and bias are sum(grad x^) and sum(grad).
+            ones = torch.ones_like(deviation)
+            _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                grad, x, ones, mean, variance, None, None, False, ctx.eps, [False, True, True]
+            )
+            sums = torch.stack([of_bias, of_weight])
         ctx.world.sum_(sums, "the gradients of BatchNorm")
         of_grad, of_both = (sums / count).unbind()
-        wide = wide - of_grad.view(shape) - unit * of_both.view(shape)
-        return (wide * deviation.view(shape)).to(x.dtype), None, None, None
+        # deviation * (grad - of_grad - x^ * of_both), with x^ = (x - mean) * deviation.
+        slope = -deviation.square() * of_both
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        offset = -deviation * of_grad - slope * mean
+        result = torch.addcmul(offset.view(shape), grad, deviation.view(shape))
+        return result.addcmul_(x, slope.view(shape)).to(x.dtype), None, None, None
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -108,14 +108,16 @@ class _Similarity(torch.autograd.Function):
     def forward(ctx: Any, p: Tensor, z: Tensor, targets: Targets) -> Tensor:
         ctx.save_for_backward(p, z)
         ctx.targets = targets
-        return similarity(directions(p), targets._directions, targets._sums(), targets._where)
+        # Made once for both passes; a few times the batch is little beside what the heads keep.
+        ctx.directions = directions(p)
+        return similarity(ctx.directions, targets._directions, targets._sums(), targets._where)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         p, z = ctx.saved_tensors
         targets: Targets = ctx.targets
-        units: tuple[Directions, Directions] = (directions(p), targets._directions)
+        units: tuple[Directions, Directions] = (ctx.directions, targets._directions)
         sums, where = targets._sums(), targets._where
         need_p, need_z = ctx.needs_input_grad[:2]
         to_p = to_z = scaled = pending = None

@@ -53,14 +53,15 @@ class Watch:
         """Stop watching."""
         self._handle.remove()
 
-    def sums(self) -> Tensor:
-        """What was seen, ``[P+1]``; that of several processes adds up."""
-        return torch.cat([self._sum, self._sum.new_tensor([self._images])])
+    def join(self, world: World) -> None:
+        """Take in what the other processes have seen."""
+        seen = torch.cat([self._sum, self._sum.new_tensor([self._images])])
+        world.sum_(seen, "the size of warps")
+        self._sum, self._images = seen[:-1], int(seen[-1])
 
-    def reached(self, sums: Tensor | None = None) -> str | None:
-        """The parameter whose mean lies at its bound, None where none does; of :meth:`sums`."""
-        sums = self.sums() if sums is None else sums
-        share = (sums[:-1] / sums[-1].clamp_min(1)).abs()
+    def reached(self) -> str | None:
+        """The parameter whose mean lies at its bound, None where none does."""
+        share = (self._sum / max(1, self._images)).abs()
         worst = int(share.argmax())
         return affine.FAMILIES[self._layer.family][worst] if share[worst] > _RUNAWAY else None
 
@@ -160,12 +161,10 @@ class Trainer:
             for watch in watches.values():
                 watch.end()
         figures = {name: value / batches for name, value in sums.items()}
-        reached = {
-            name: watch.reached(self.world.sum_(watch.sums(), "the size of warps"))
-            for name, watch in watches.items()
-        }
+        for watch in watches.values():
+            watch.join(self.world)
         if self.world.rank == 0:
-            self._warn(figures, reached, index)
+            self._warn(figures, watches, index)
         return {"epoch": index + 1, **figures}
 
     def _trained(self) -> list[nn.Module]:
@@ -223,7 +222,7 @@ class Trainer:
         return loss + self.config.fa_weight * similarity, logged | figures.settle()
 
     @staticmethod
-    def _warn(figures: dict[str, float], reached: dict[str, str | None], epoch: int) -> None:
+    def _warn(figures: dict[str, float], watches: dict[str, Watch], epoch: int) -> None:
         where = f"epoch {epoch + 1}"
         if not all(math.isfinite(value) for value in figures.values()):
             warnings.warn(
@@ -239,10 +238,11 @@ class Trainer:
                 CollapseWarning,
                 stacklevel=2,
             )
-        for name, parameter in reached.items():
-            if parameter is not None:
+        for name, watch in watches.items():
+            reached = watch.reached()
+            if reached is not None:
                 warnings.warn(
-                    f"{where}: the warp of {name} has run to the bound of its {parameter}; it may "
+                    f"{where}: the warp of {name} has run to the bound of its {reached}; it may "
                     "hide the part to lower its loss: use a smaller family, or the teacher.",
                     RunawayWarpWarning,
                     stacklevel=2,
