@@ -77,27 +77,29 @@ def formulas(op: str, size: int, each: int = BATCH // 2) -> dict[str, float]:
     return _distance(size, each) if op.startswith("pairwise") else _density(size, each)
 
 
-def step(size: int, parameters: int) -> dict[str, float]:
-    """A step of the default training (FA and FCA): losses, BatchNorm of the heads, gradients."""
+def step(size: int, parameters: int, tensors: int, each: int = EACH) -> dict[str, float]:
+    """A step of the default training (FA and FCA): losses, BatchNorm of the heads, gradients of so
+    many parameters in so many tensors, what is logged, and whether all have read their images."""
     found = {"ours": 0.0, "gathered": 0.0}
-    messages = 0
+    messages, ring = 0, 2 * (size - 1) / size
+    # Three magnitudes of warps and their counts; moments of directions by stage.
+    figures = 8 * (6 + sum(1 + 2 * channels for channels, _ in STAGES))
     for channels, side in STAGES:
         # Projector: three layers as wide as the features; predictor: one of a quarter.
-        parts = [_similarity(channels, side, size, EACH)]
+        parts = [_similarity(channels, side, size, each)]
         parts += [_norm(width, size) for width in (channels,) * 3 + (max(1, channels // 4),)]
         for part in parts:
             for way in found:
                 found[way] += part[way]
         # Forward and backward of four layers, S, the value.
         messages += 10
-    gradients = 2 * (size - 1) / size * 4 * parameters
-    # Gradients, figures, and whether all have read their images.
+    rest = ring * (4 * (parameters + tensors) + figures + 4)
     messages += 3
-    return {**{way: value + gradients for way, value in found.items()}, "collectives": messages}
+    return {**{way: value + rest for way, value in found.items()}, "collectives": messages}
 
 
 def _mb(value: float) -> str:
-    if value < 1e5:
+    if value < 9.995e4:
         return f"{value / 1e3:.3g} kB"
     return f"{value / 1e6:.3g} MB" if value < 1e9 else f"{value / 1e9:.3g} GB"
 
@@ -122,7 +124,12 @@ def _measured(found: dict[str, Any]) -> list[str]:
         ]
         lines.append(f"| {row['op']} | {' | '.join(cells)} |")
     merge, alone, pair = found["pair"]["merge"], found["alone"], found["pair"]["fit"]
+    whole = found["pair"]["step"]
     lines += [
+        "",
+        f"A whole step of the default training, {BATCH} images: {_mb(whole['counted'])} in "
+        f"{whole['calls']} collectives and {whole['seconds']:.2f} s, against "
+        f"{found['alone']['step']['seconds']:.2f} s in one process of one thread.",
         "",
         f"Merging two densities of {merge['sums_mb']:.0f} MB of sums added {merge['added_mb']:.0f} "
         "MB to the peak memory of the receiving process.",
@@ -134,7 +141,7 @@ def _measured(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _worked_out(parameters: int) -> list[str]:
+def _worked_out(parameters: int, tensors: int) -> list[str]:
     lines = [
         f"## Worked out: {EACH} images on each process",
         "",
@@ -153,7 +160,7 @@ def _worked_out(parameters: int) -> list[str]:
     cells = [formulas("DenseGaussian", size, FITTED) for size in PROCESSES]
     parts = [f"{_mb(cell['ours'])} / {_mb(cell['gathered'])}" for cell in cells]
     lines.append(f"| density, {FITTED} images each | {' | '.join(parts)} |")
-    steps = [step(size, parameters) for size in PROCESSES]
+    steps = [step(size, parameters, tensors) for size in PROCESSES]
     parts = [f"{_mb(cell['ours'])} / {_mb(cell['gathered'])}" for cell in steps]
     lines.append(f"| a whole step (FA, FCA) | {' | '.join(parts)} |")
     times = [
@@ -178,7 +185,7 @@ def _worked_out(parameters: int) -> list[str]:
 
 def report(found: dict[str, Any]) -> str:
     """The page."""
-    parameters = int(found["pair"]["parameters"])
+    parameters, tensors = found["pair"]["parameters"], found["pair"]["tensors"]
     lines = [
         "# What processes exchange",
         "",
@@ -192,7 +199,7 @@ def report(found: dict[str, Any]) -> str:
         "",
         *_measured(found),
         "",
-        *_worked_out(parameters),
+        *_worked_out(parameters, tensors),
         "",
         f"The time is arithmetic: {BYTES_PER_SECOND / 1e9:.1f} GB/s (100 Gbit/s at 90 %) and "
         f"{SECONDS_PER_MESSAGE * 1e6:.0f} microseconds for a message, rings of 2 (P - 1) messages, "

@@ -121,11 +121,12 @@ class World:
         if self.size == 1:
             return
         for tensor in tensors:
-            wire = self._on_wire(tensor.detach())
+            detached = tensor.detach()
+            wire = self._on_wire(detached)
             with self._watched(what):
                 dist.broadcast(wire, group=self.group, group_src=0)
-            if wire.device != tensor.device:
-                tensor.detach().copy_(wire)
+            if wire is not detached:
+                detached.copy_(wire)
 
     def send(self, tensor: Tensor, to: int, what: str) -> None:
         """Send a contiguous tensor to one process."""
@@ -137,7 +138,7 @@ class World:
         wire = self._on_wire(tensor)
         with self._watched(what):
             dist.recv(wire, group=self.group, group_src=source)
-        return tensor if wire.device == tensor.device else tensor.copy_(wire)
+        return tensor if wire is tensor else tensor.copy_(wire)
 
     # Acting and failing together -------------------------------------------------------------
 

@@ -128,21 +128,26 @@ class Fitting:
 
     def _check_agreement(self, resume: bool) -> None:
         """All processes have to fit the same model on the same images."""
-        own = {
-            "config": asdict(self.config),
+        own: dict[str, Any] = {
             "seed": self.seed,
             "training images": len(self.train),
             "validation images": 0 if self.validation is None else len(self.validation),
             "resume": resume,
+            **asdict(self.config),
+            # Threads change the rounding alone.
+            **{name: self.settings[name] for name in self.settings.keys() - {"config", "threads"}},
         }
         first = self.world.once(lambda: own, "the start of the fit")
         with self.world.together("the start of the fit"):
-            differing = [name for name, value in own.items() if first[name] != value]
+            names = sorted(own.keys() | first.keys())
+            differing = [name for name in names if own.get(name) != first.get(name)]
             if differing:
+                listed = (
+                    f"{name} {own.get(name)!r}, not {first.get(name)!r}" for name in differing
+                )
                 raise ConfigError(
-                    f"the processes of one fit were given different things: "
-                    f"{', '.join(f'{name} {own[name]!r}' for name in differing)} where the first "
-                    "process has others; give all of them the same, the whole data set included."
+                    f"the processes of one fit were given different things: {'; '.join(listed)} as "
+                    "the first one; give all of them the same, the whole data set included."
                 )
 
     # Poses -----------------------------------------------------------------------------------

@@ -41,3 +41,20 @@ def test_training_moves_the_parameters():
         after, before = (work.training(work.ONE, **options, epochs=n)[1] for n in (2, 0))
         moved = [key for key in before if not torch.equal(after[key], before[key])]
         assert len(moved) > len(before) / 3
+
+
+def test_a_fit_in_python_on_five_processes(processes):
+    """Seven images and three for the thresholds: some processes have none of these."""
+    scores, threshold, about = work.fit(work.ONE, 7)
+    for found, limit, described in processes(5, "fit", number=7):
+        # Gaussians of few images pass the rounding on by their condition, at most 1e3 here.
+        torch.testing.assert_close(found, scores, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(limit, threshold, rtol=1e-3, atol=1e-3)
+        assert described["images"] == about["images"]
+        assert described["alignment"]["summary"] == about["alignment"]["summary"]
+
+
+def test_processes_that_were_given_different_things_are_told(processes):
+    said = processes(5, "fit", number=7, seeds=[0, 0, 4, 0, 0])
+    assert "seed 4, not 0" in said[2]
+    assert all("process 2: " in text and "seed 4, not 0" in text for text in said[:2] + said[3:])

@@ -25,7 +25,7 @@ from fastalign.distributed import (
     share_density,
 )
 from fastalign.engine.fit import open_samples
-from fastalign.errors import InputError, ProcessError
+from fastalign.errors import ConfigError, InputError, ProcessError
 from fastalign.models.source import ImageSource
 from fastalign.models.training import Trainer
 from fastalign.nn import DenseGaussian, Predictor, Projector
@@ -228,3 +228,15 @@ def opened(world, directory):
         warnings.simplefilter("ignore")
         samples = open_samples(world, open_category(directory).train, (32, 32), skip_bad=True)
     return [s.path.name for s in samples.samples], [s.path.name for s in samples.skipped]
+
+
+def fit(world, number, seeds=None):
+    """The Python interface, in the default process group where there is one: scores and figures."""
+    images = random((number, 3, 32, 32), 0, torch.float32).sigmoid()
+    model = FYD(image_size=(32, 32), channels=8, epochs=1, batch_size=4)
+    seed = 0 if seeds is None else seeds[world.rank]
+    try:
+        model.fit(images, images[:3], seed=seed)
+    except ConfigError as error:
+        return str(error)
+    return model(images)[0], model.image_threshold, model.extra_metadata()
