@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from scaling_table import BATCH, CHANNELS, DENSITY, DISTANCE, STAGES, formulas, report
+from scaling_table import BATCH, CHANNELS, DENSITY, DISTANCE, STAGES, formulas, report, step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -255,12 +255,29 @@ def merge_memory() -> dict[str, float]:
     return {"sums_mb": sums / 1e6, "added_mb": after - before}
 
 
-def trained_parameters() -> int:
-    """Of the default training: heads, FCA and adapters."""
-    model = FYD()
+def training_step(rounds: int) -> tuple[dict[str, Any], list[int]]:
+    """One step on a whole batch; sizes of the tensors that are trained."""
+    world = distributed.current()
+    model = FYD(epochs=1, batch_size=BATCH)
     model.fca, model.adapters = model.make_fca(1.0), model.make_adapters()
-    source = ImageSource(torch.zeros(2, 3, 256, 256), (256, 256), torch.device("cpu"))
-    return sum(p.numel() for p in Trainer(model, source, None, 0)._parameters())
+    images = torch.rand(BATCH, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    source = ImageSource(images, (256, 256), torch.device("cpu"))
+    trainer = Trainer(model, source, None, 0, world)
+    seconds, counter = [], None
+    for _ in range(rounds):
+        counter = Counter() if world.size > 1 else None
+        began = time.perf_counter()
+        trainer.epoch(0)
+        seconds.append(time.perf_counter() - began)
+        if counter is not None:
+            counter.end()
+    found: dict[str, Any] = {"seconds": median(seconds)}
+    if counter is not None:
+        # At the end of an epoch the warps of each FCA layer are summed: two numbers and a count.
+        watches = len(STAGES)
+        found["calls"] = counter.calls - watches
+        found["counted"] = counter.sent - watches * 4 * 3 * 2 * (world.size - 1) / world.size
+    return found, [parameter.numel() for parameter in trainer._parameters()]
 
 
 def fit_seconds(images: int) -> dict[str, float]:
@@ -277,16 +294,19 @@ def process(role: str, rounds: int, images: int, out: Path) -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     if role == "alone":
-        found = fit_seconds(images)
+        found = {**fit_seconds(images), "step": training_step(rounds)[0]}
     else:
         dist.init_process_group("gloo")
         stages = range(1, len(STAGES) + 1)
         names = [f"dense_similarity_loss, stage {i}" for i in stages]
+        step_found, trained = training_step(rounds)
         names += ["pairwise_distance_loss", *(f"BatchNorm, stage {i}" for i in stages)]
         found = {
             "ops": [measure(name, rounds) for name in [*names, "DenseGaussian"]],
             "merge": merge_memory(),
-            "parameters": trained_parameters(),
+            "step": step_found,
+            "parameters": sum(trained),
+            "tensors": len(trained),
             "fit": fit_seconds(images),
         }
         rank = dist.get_rank()
@@ -319,7 +339,11 @@ def main() -> None:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             found[role] = json.loads(path.read_text())
-    for row in found["pair"]["ops"]:
+    pair = found["pair"]
+    whole = step(2, pair["parameters"], pair["tensors"], BATCH // 2)
+    if (whole["ours"], whole["collectives"]) != (pair["step"]["counted"], pair["step"]["calls"]):
+        raise SystemExit(f"scaling.py: a step: {pair['step']} counted, {whole} by the formula")
+    for row in pair["ops"]:
         expected = formulas(row["op"], 2)
         for way in ("ours", "gathered"):
             if abs(row[way]["counted"] - expected[way]) > 0.5:

@@ -14,7 +14,7 @@ import pytest
 import torch.distributed as dist
 
 HERE = Path(__file__).resolve().parent
-# For work.py, whose functions also give what is expected.
+# For distributed_work.py, whose functions also give what is expected.
 sys.path.insert(0, str(HERE))
 NUMBER = 5
 
@@ -31,8 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """``processes(n, name, **options)``: what the function of that name in work.py returns on each
-    of the first n of five processes."""
+    """``processes(n, name, **options)``: what the function of that name in distributed_work.py
+    returns on each of the first n of five processes."""
     store = tmp_path_factory.mktemp("processes") / "store"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     servers = [

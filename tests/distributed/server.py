@@ -1,4 +1,4 @@
-"""One of several processes that do the work of tests/distributed/work.py, for as long as asked.
+"""One of several processes that do the work of distributed_work.py, for as long as asked.
 
 Started once for all tests: importing torch takes longer than the tests do. Requests come in on
 standard input and results go out on standard output, as pickles.
@@ -12,9 +12,9 @@ import sys
 import traceback
 from datetime import timedelta
 
+import distributed_work as work
 import torch
 import torch.distributed as dist
-import work
 
 from fastalign.distributed import World
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import distributed_work as work
 import pytest
 import torch
-import work
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import distributed_work as work
 import pytest
-import work
 
 
 def test_an_error_of_one_is_the_error_of_all(processes):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import distributed_work as work
 import pytest
 import torch
-import work
 
 # Even, uneven, and with a process that holds no image.
 COUNTS = ([3, 3], [4, 1], [3, 0], [2, 2, 2], [3, 2, 1], [3, 0, 2], [0, 0, 4])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import distributed_work as work
 import pytest
 import torch
-import work
 
 CASES = {
     # 7 images in batches of at most 3 are 3 + 2 + 2: of three processes one has none at times.
