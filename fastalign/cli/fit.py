@@ -101,12 +101,23 @@ def fit(
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            help="Under torchrun: seconds that a process waits for the others.",
+            metavar="X",
+        ),
+    ] = 600,
     debug: Debug = False,
 ) -> None:
     """Learn what good parts look like and write a model.
 
     Example: fastalign fit data/screw --out screw.safetensors
+
+    On several processes: torchrun --nproc-per-node 2 -m fastalign fit data/screw --out ...
     """
+    from fastalign.distributed import launched
     from fastalign.engine import fit_category
     from fastalign.engine.fit import build_config, checkpoint_path
 
@@ -127,7 +138,10 @@ def fit(
         threshold_quantile=threshold_quantile,
     )
     try:
-        with make_progress() as progress:
+        with (
+            launched(device, timeout) as world,
+            make_progress(silent=world.rank > 0) as progress,
+        ):
             result = fit_category(
                 directory,
                 out,
@@ -146,6 +160,8 @@ def fit(
                 "interrupted before the first checkpoint; run it again"
             ) from None
         raise KeyboardInterrupt(f"interrupted; to continue: {_resume_line()}") from None
+    if world.rank:
+        return
     for skipped in result.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:

@@ -32,9 +32,36 @@ class Display(Protocol):
     def log(self, values: dict[str, Any]) -> None: ...
 
 
-def make_progress() -> Display:
-    """The live display where standard error is a terminal, lines for logs and pipes."""
+def make_progress(*, silent: bool = False) -> Display:
+    """The live display where standard error is a terminal, lines for logs and pipes; nothing where
+    another process speaks for this one."""
+    if silent:
+        return SilentProgress()
     return LiveProgress() if sys.stderr.isatty() else LineProgress()
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def __enter__(self) -> SilentProgress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def start(self, stage: str, total: int) -> None:
+        pass
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+    def log(self, values: dict[str, Any]) -> None:
+        pass
 
 
 class LiveProgress:

@@ -355,13 +355,17 @@ class FYD(nn.Module):
     ) -> FYD:
         """Learn from images of good parts; returns the model, in evaluation mode.
 
+        Under an initialised process group of ``torch.distributed`` all its processes fit one model
+        together: each gives the same arguments, the whole data set included, and has the fitted
+        model in the end. ``batch_size`` is that of all processes together.
+
         Arguments:
             train_set: an :class:`fastalign.data.ImageDataset` of the model's image size, a tensor
                 ``[N,3,H,W]`` or a list of ``[3,H,W]`` in 0..1. One image is legal.
             validation_set: other normal images, for the thresholds; None: no thresholds.
             seed: of everything random. The same seed on the same machine gives the same model, bit
                 for bit.
-            checkpoint: file to write after each epoch.
+            checkpoint: file to write after each epoch, by the first process.
             resume: go on from ``checkpoint``.
             settings: written into the checkpoint, for whoever resumes to compare.
             progress: told about the course.
@@ -369,6 +373,8 @@ class FYD(nn.Module):
         Raises:
             InputError: images that cannot be used.
             ArtifactError: the checkpoint cannot be read.
+            ConfigError: the processes of a group were given different things.
+            ProcessError: another process of the group failed or did not answer in time.
         """
         from fastalign.models.fitting import Fitting
 

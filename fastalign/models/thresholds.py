@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fastalign.distributed import World
 from fastalign.models.density import GaussianFit
 from fastalign.models.progress import Progress
 from fastalign.models.source import ImageSource, spread
@@ -41,6 +43,7 @@ def fit_density(
     validation: ImageSource | None,
     seed: int,
     progress: Progress,
+    world: World,
 ) -> None:
     """Fit the Gaussians of a model whose alignment is settled, and set its thresholds.
 
@@ -48,29 +51,38 @@ def fit_density(
     seen them: validation images from the density of the training images, or, where they are few
     and join the density in the end anyway (``refit``), all images in turn. Distances shrink with
     the number of images a density is fitted to, and the thresholds shrink by as much.
+
+    Several processes share out the images; where all images take turns, which they do only where
+    they are few, the first process does it for all.
     """
     config = model.config
     source = "none: fitted without normal validation images"
     scores, fitted = torch.empty(0, dtype=torch.float64), torch.empty(0)
     few = validation is not None and config.refit and len(validation) < _ENOUGH
     if validation is not None and few:
-        scores, fitted = _in_turn(model, train, validation, seed, progress)
+        scores, fitted = world.once(
+            partial(_in_turn, model, train, validation, seed, progress), "the thresholds"
+        )
         source = f"{len(scores)} normal images, each scored without itself"
-    fit = GaussianFit(model, seed)
-    _add(fit, model, train, progress)
+    fit = GaussianFit(model, seed, world)
+    _add(fit, model, train, progress, world)
     if validation is not None and few:
-        _add(fit, model, validation, progress)
+        _add(fit, model, validation, progress, world)
     more = validation is not None and not few and config.refit
     curve = fit.finish(keep=more)
     if validation is not None and not few:
-        progress.start("thresholds", len(validation))
-        scores = torch.cat(
-            [_scores(model, encoded) for encoded in _encode(model, validation, progress)]
-        )
+        share = world.share(len(validation))
+        progress.start("thresholds", len(share))
+        own = [torch.empty(0, dtype=torch.float64, device=model.selection.device)]
+        with world.together("scoring the validation images"):
+            own += [
+                _scores(model, encoded) for encoded in _encode(model, validation, progress, share)
+            ]
+        scores = world.gather_rows(torch.cat(own), "the scores of validation images")
         fitted = torch.full_like(scores, fit.number)
         source = f"{len(scores)} normal validation images"
         if more:
-            _add(fit, model, validation, progress)
+            _add(fit, model, validation, progress, world)
             curve = fit.finish()
     threshold = math.nan
     if len(scores):
@@ -84,10 +96,16 @@ def fit_density(
     model._metadata["threshold_source"] = source
 
 
-def _add(fit: GaussianFit, model: FYD, source: ImageSource, progress: Progress) -> None:
-    progress.start("fitting", len(source))
-    for encoded in _encode(model, source, progress):
-        fit.add(encoded.features, encoded.valid)
+def _add(
+    fit: GaussianFit, model: FYD, source: ImageSource, progress: Progress, world: World
+) -> None:
+    share = world.share(len(source))
+    progress.start("fitting", len(share))
+    fit.pass_over(share.start)
+    with world.together("fitting"):
+        for encoded in _encode(model, source, progress, share):
+            fit.add(encoded.features, encoded.valid)
+    fit.pass_over(len(source) - share.stop)
 
 
 def _encode(

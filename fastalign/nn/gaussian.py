@@ -154,6 +154,21 @@ class DenseGaussian(nn.Module):
             self._open("merge").merge(other._sums)
         return self
 
+    @property
+    def sums(self) -> Moments | None:
+        """The running sums by location, for those who join them in another way than ``merge``;
+        None before the first image and once they are gone."""
+        return self._sums
+
+    def open_sums(self) -> Moments:
+        """The running sums, made where there are none.
+
+        Raises:
+            ConfigError: the module was finalized or loaded without its sums.
+        """
+        with _plain_tensors():
+            return self._open("merge")
+
     def finalize(self, *, keep: bool = False) -> DenseGaussian:
         """Turn the sums into means and whiteners, in float64; returns the module.
 

@@ -138,6 +138,12 @@ class Moments:
         self.count[run] = total
         return gain
 
+    def part(self, run: slice) -> Moments:
+        """The sums at the locations ``run``: the same memory."""
+        part = Moments.__new__(Moments)
+        part.count, part.mean, part.outer = self.count[run], self.mean[run], self.outer[run]
+        return part
+
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor by ``fn(tensor)``, for moves between devices."""
         self.count, self.mean, self.outer = map(fn, (self.count, self.mean, self.outer))
