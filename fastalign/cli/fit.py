@@ -14,6 +14,7 @@ from fastalign.cli.options import (
     Debug,
     Device,
     Layout,
+    MemoryBudget,
     SkipBad,
     Threads,
     parse_layers,
@@ -100,6 +101,7 @@ def fit(
     layout: Layout = "auto",
     device: Device = "cpu",
     threads: Threads = None,
+    memory_budget: MemoryBudget = None,
     skip_bad: SkipBad = False,
     timeout: Annotated[
         float,
@@ -120,8 +122,10 @@ def fit(
     from fastalign.distributed import launched
     from fastalign.engine import fit_category
     from fastalign.engine.fit import build_config, checkpoint_path
+    from fastalign.models.memory import parse_bytes
 
     set_threads(threads)
+    budget = None if memory_budget is None else parse_bytes(memory_budget)
     config = build_config(
         **parse_settings(settings or []),
         image_size=parse_size(image_size),
@@ -152,6 +156,7 @@ def fit(
                 resume=resume,
                 skip_bad=skip_bad,
                 validation_fraction=validation_fraction,
+                memory_budget=budget,
                 progress=progress,
             )
     except KeyboardInterrupt:

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from fastalign.cli.guard import guarded, warn
-from fastalign.cli.options import Debug, Device, ModelFile, SkipBad, Threads, set_threads
+from fastalign.cli.options import (
+    Debug,
+    Device,
+    MemoryBudget,
+    ModelFile,
+    SkipBad,
+    Threads,
+    set_threads,
+)
 from fastalign.cli.progress import make_progress
 
 
@@ -36,6 +44,7 @@ def predict(
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Images per forward pass.")
     ] = 1,
+    memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
@@ -49,12 +58,16 @@ def predict(
     from fastalign.engine import predict_paths
     from fastalign.engine.environment import open_device
     from fastalign.io import check_writable
+    from fastalign.models.memory import parse_bytes
 
     set_threads(threads)
     target = open_device(device)
     check_writable(Path(out) / "scores.csv")
+    budget = None if memory_budget is None else parse_bytes(memory_budget)
     fitted = artifact.load(model, target)
     with make_progress() as progress:
+        plan = fitted.limit_memory(budget, batch_size)
+        progress.note(plan.describe())
         result = predict_paths(
             fitted,
             source,
@@ -62,7 +75,7 @@ def predict(
             map_format=map_format,
             outputs=[name.strip() for name in save.split(",") if name.strip()],
             threshold=threshold,
-            batch_size=batch_size,
+            batch_size=plan.images,
             skip_bad=skip_bad,
             progress=progress,
         )

@@ -31,6 +31,8 @@ class Display(Protocol):
 
     def log(self, values: dict[str, Any]) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
 
 def make_progress(*, silent: bool = False) -> Display:
     """The live display where standard error is a terminal, lines for logs and pipes; nothing where
@@ -61,6 +63,9 @@ class SilentProgress:
         pass
 
     def log(self, values: dict[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
         pass
 
 
@@ -113,6 +118,9 @@ class LiveProgress:
         if self._task is not None:
             self._bars.update(self._task, figures=_figures(values))
 
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
 
 class LineProgress:
     """A line when a stage begins and ends, and one every ten seconds in between."""
@@ -154,6 +162,9 @@ class LineProgress:
 
     def log(self, values: dict[str, Any]) -> None:
         self._values = dict(values)
+
+    def note(self, text: str) -> None:
+        self._print(text)
 
     @staticmethod
     def _print(text: str) -> None:

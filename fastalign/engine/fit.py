@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastalign.distributed import World
     from fastalign.models.fyd import FYDConfig
 
-_CACHE_BYTES = 1 << 29
+_CACHE_BYTES = 1 << 28
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
@@ -68,6 +68,7 @@ def fit_category(
     resume: bool = False,
     skip_bad: bool = False,
     validation_fraction: float = 0.1,
+    memory_budget: int | None = None,
     progress: Progress | None = None,
 ) -> FitOutcome:
     """Fit on the good training images of a category and write the model to ``out``.
@@ -94,10 +95,12 @@ def fit_category(
             error.
         validation_fraction: share of the good training images kept apart for the thresholds, where
             the category has no validation images of its own.
+        memory_budget: bytes that the process may take, see :meth:`fastalign.FYD.fit`; None: no
+            limit.
         progress: told about the course.
 
     Raises:
-        ConfigError: an option has no such value, or the checkpoint belongs to other settings.
+        ConfigError: an option has no such value, the memory budget is too small, or the checkpoint belongs to other settings.
         InputError: no training images, an unreadable one, or ``out`` cannot be written.
         ArtifactError: the checkpoint is damaged.
         BackendError: the device or a forced backend cannot be used.
@@ -137,9 +140,10 @@ def fit_category(
     checkpoint = checkpoint_path(out)
     goes_on = partial(_goes_on, checkpoint, settings, resume=resume, restarted=restarted())
     resumed = world.once(goes_on, "looking at the checkpoint")
-    # Prepared images are read in every epoch: kept, if that takes little.
+    # Where prepared images are read in every epoch they are kept, if that takes little.
     height, width = config.image_size
-    cache = 3 * height * width * len(training) <= _CACHE_BYTES
+    held = 3 * height * width * len(training)
+    cache = config.align != "none" and config.epochs > 0 and held <= _CACHE_BYTES
     train_set = open_samples(world, training, config.image_size, skip_bad, cache)
     validation_set = (
         open_samples(world, validation, config.image_size, skip_bad) if validation else None
@@ -153,6 +157,8 @@ def fit_category(
         resume=resumed,
         settings=settings,
         progress=progress or NoProgress(),
+        memory_budget=memory_budget,
+        held=held if cache else 0,
     )
 
     def write() -> None:

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 from fastalign import artifact
 from fastalign.distributed import current
 from fastalign.errors import ConfigError
+from fastalign.models.memory import MemoryPlan, plan_fitting, release_unused
 from fastalign.models.names import below
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.models.source import ImageSource, spread
-from fastalign.models.thresholds import fit_density
+from fastalign.models.thresholds import fit_density, turns
 from fastalign.models.training import Trainer
 from fastalign.nn.registration.choose import (
     LEAST_IMAGES,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from fastalign.data import ImageDataset
     from fastalign.models.fyd import FYD
 
-_BATCH = 16
+# Locations of a map on which alignment is judged, at most: a mean does not need them all.
+_JUDGED = 32 * 32
 
 
 class Fitting:
@@ -56,6 +58,8 @@ class Fitting:
         checkpoint: Path | None,
         settings: dict[str, Any],
         progress: Progress | None,
+        memory_budget: int | None = None,
+        held: int = 0,
     ) -> None:
         self.model = model
         self.config = model.config
@@ -72,6 +76,15 @@ class Fitting:
         self.settings = settings
         self.progress = progress or NoProgress()
         self.world = current()
+        self.plan = self._plan(memory_budget, held)
+
+    def _plan(self, budget: int | None, held: int) -> MemoryPlan:
+        number = 0 if self.validation is None else len(self.validation)
+        taking_turns = turns(len(self.train), number, self.config.refit)
+        plan = plan_fitting(self.model, len(self.train), number, taking_turns, budget, held)
+        self.model.backbone.limit_memory(plan.pass_bytes)
+        self.progress.note(plan.describe())
+        return plan
 
     def run(self, *, resume: bool) -> None:
         """Fit, from the beginning or from the checkpoint."""
@@ -114,7 +127,10 @@ class Fitting:
             decision = self._judge_trained(decision)
         else:
             model.ica = model.fca = None
-        fit_density(model, self.train, self.validation, self.seed, self.progress, self.world)
+        release_unused()
+        fit_density(
+            model, self.train, self.validation, self.seed, self.progress, self.world, self.plan
+        )
         model._metadata |= {
             "seed": self.seed,
             "images": {
@@ -176,7 +192,7 @@ class Fitting:
         self.progress.start("aligning", len(share))
         poses = [affine.identity(0, device=self.device)]
         with self.world.together("aligning"):
-            for batch, _ in self.train.batches(_BATCH, share):
+            for batch, _ in self.train.batches(self.plan.images, share):
                 poses.append(model.aligner(batch).theta)
                 self.progress.advance(len(batch))
         return decision, self.world.gather_rows(torch.cat(poses), "the poses")
@@ -212,7 +228,10 @@ class Fitting:
     def _searched(self) -> Tensor:
         size = self.model.search_size
         return torch.cat(
-            [resize(batch, size) for batch, _ in self.train.batches(_BATCH, self._subset())]
+            [
+                resize(batch, size)
+                for batch, _ in self.train.batches(self.plan.images, self._subset())
+            ]
         )
 
     # Training --------------------------------------------------------------------------------
@@ -295,11 +314,10 @@ class Fitting:
         """As :func:`unexplained_share`, of the stages as they are now."""
         model = self.model
         batches, poses = [], []
-        for images, _ in self.train.batches(_BATCH, subset):
+        for images, _ in self.train.batches(self.plan.images, subset):
             pose = model.find_pose(images)
             stages, theta = model.encode(model.warp(images, pose), pose)
-            # The large maps at half size: a mean over locations does not need them whole.
-            batches.append([F.avg_pool2d(s, 2) if min(s.shape[2:]) > 16 else s for s in stages])
+            batches.append([_coarse(stage) for stage in stages])
             poses.append(
                 affine.identity(len(images), device=self.device) if theta is None else theta
             )
@@ -310,13 +328,22 @@ class Fitting:
         """The mean of the training images as the plain ICA aligns them, and its weight."""
         model = self.model
         edges, poses = [], []
-        for images, _ in self.train.batches(_BATCH, self._subset()):
+        for images, _ in self.train.batches(self.plan.images, self._subset()):
             edges.append(model.edges(images))
             pose = model.find_pose(images)
             assert pose is not None
             poses.append(pose)
         template, weight = mean_template(torch.cat(edges), torch.cat(poses))
         return template.cpu(), weight.cpu()
+
+
+def _coarse(maps: Tensor) -> Tensor:
+    """Maps ``[B,C,h,w]`` at half size where they are more than small, and at most of so many
+    locations."""
+    step = 2 if min(maps.shape[2:]) > 16 else 1
+    while maps.shape[2] * maps.shape[3] > _JUDGED * step**2:
+        step *= 2
+    return F.avg_pool2d(maps, step) if step > 1 else maps
 
 
 def _decision(used: bool, summary: str, reason: str) -> dict[str, Any]:

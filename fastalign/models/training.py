@@ -181,8 +181,19 @@ class Trainer:
         for part in order.tensor_split(number):
             share = self.world.share(len(part))
             with self.world.together("reading a batch"):
-                batch = self.source.batch(part[share.start : share.stop].tolist())
+                batch = self._read(part[share.start : share.stop].tolist())
             yield batch
+
+    def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """These images at the size of training, and their positions."""
+        size = self.model.training_size
+        if size == self.config.image_size or not indices:
+            images, positions = self.source.batch(indices)
+            return images[..., : size[0], : size[1]], positions
+        # One by one: together they may be large.
+        parts = list(self.source.batches(1, indices))
+        images = torch.cat([resize(image, size) for image, _ in parts])
+        return images, torch.cat([position for _, position in parts])
 
     def _step(self, images: Tensor, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         model = self.model

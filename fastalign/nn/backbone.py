@@ -145,7 +145,8 @@ class FeatureBackbone(nn.Module):
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
         x = self._prepare(x) if index == 0 else x
-        if math.isinf(self._pass_bytes):
+        # Gradients keep all pieces in any case.
+        if math.isinf(self._pass_bytes) or torch.compiler.is_compiling() or x.requires_grad:
             return self.stages()[index](x)
         return self.tilers()[index](x, self._pass_bytes)
 
@@ -189,7 +190,7 @@ class FeatureBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self._prepare(images)
         if self._stages is None:
-            if len(x) > 1 and not math.isinf(self._pass_bytes):
+            if len(x) > 1 and not (math.isinf(self._pass_bytes) or torch.compiler.is_compiling()):
                 return [torch.cat(one) for one in zip(*map(self, x.split(1)), strict=True)]
             assert self._whole is not None
             features = self._whole(self._normalise(x))[: len(self.layers)]

@@ -201,7 +201,10 @@ class DenseGaussian(nn.Module):
 
     def _whiteners(self, sums: Moments, support: Tensor) -> Tensor:
         """Packed inverse Cholesky factors ``[H*W,C(C+1)/2]``; 0 where there is no support."""
-        whitener = torch.empty_like(sums.outer, dtype=self.storage)
+        # In the place of an earlier one: two of them may be more than there is room for.
+        whitener, self.whitener = self.whitener, None
+        if whitener is None:
+            whitener = torch.empty_like(sums.outer, dtype=self.storage)
         singular = torch.zeros_like(support)
         if self.shrinkage == 0:
             singular = support & (sums.count <= self.channels)
@@ -267,6 +270,60 @@ class DenseGaussian(nn.Module):
                 f"{int((~finite).sum())} of {finite.numel()} locations; check the images and the "
                 "network, or mark what has no value as not valid in update(features, valid)"
             )
+
+    # Bands of rows --------------------------------------------------------------------------
+
+    def band(self, rows: slice) -> DenseGaussian:
+        """A new one for the rows ``rows`` of the map alone, with the same options: for fits whose
+        sums do not fit into memory as a whole."""
+        height = len(range(*rows.indices(self.size[0])))
+        band = DenseGaussian(
+            self.channels,
+            (height, self.size[1]),
+            shrinkage=self.shrinkage,
+            min_count=self.min_count,
+            storage=self.storage,
+        )
+        return band.to(self._support.device)
+
+    def put_band(self, rows: slice, band: DenseGaussian) -> DenseGaussian:
+        """Take over the fit of a :meth:`band`; returns the module, which is fitted once all its rows
+        were put.
+
+        Raises:
+            ConfigError: the band is not fitted, or of another size or channels.
+        """
+        mean, whitener = band._require_fit()
+        indices = range(*rows.indices(self.size[0]))
+        expected = (self.channels, (len(indices), self.size[1]))
+        if (band.channels, band.size) != expected or indices.step != 1:
+            raise ConfigError(
+                f"DenseGaussian: a band of {band.channels} channels and size {band.size} put into "
+                f"rows {indices}, expected {expected[0]} channels and size {expected[1]}"
+            )
+        with _plain_tensors():
+            self._allocate()
+            assert self.mean is not None and self.whitener is not None and self.count is not None
+            width = self.size[1]
+            locations = slice(indices.start * width, indices.stop * width)
+            self.mean[:, rows] = mean
+            self.whitener[locations] = whitener.to(self.storage)
+            assert band.count is not None
+            self.count[rows] = band.count
+            self.min_count = band.min_count
+            self._sums = None
+            self._settle()
+        return self
+
+    def _allocate(self) -> None:
+        """The tensors of a fit, 0 where they are not there yet."""
+        if not self.fitted:
+            locations = self.size[0] * self.size[1]
+            packed = self.channels * (self.channels + 1) // 2
+            device = self._support.device
+            self.mean = torch.zeros((self.channels, *self.size), device=device)
+            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
+            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
 
     def reset(self) -> DenseGaussian:
         """Forget every image, fitted or not, as if new; returns the module."""
@@ -416,13 +473,8 @@ class DenseGaussian(nn.Module):
         error_msgs: list[str],
     ) -> None:
         given = [name for name in _FITTED if prefix + name in state_dict]
-        if given and not self.fitted:
-            locations = self.size[0] * self.size[1]
-            packed = self.channels * (self.channels + 1) // 2
-            device = self._support.device
-            self.mean = torch.zeros((self.channels, *self.size), device=device)
-            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
-            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
+        if given:
+            self._allocate()
         problems = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

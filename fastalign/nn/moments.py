@@ -42,7 +42,11 @@ def run_length(locations: int, entries: int, device: torch.device) -> int:
 def runs_native(op: str, tensor: Tensor) -> bool:
     """Whether native code serves ``op``. Other devices fit with torch's own batched products and
     factorizations: each pass over the sums is short beside a network's."""
-    if tensor.device.type != "cpu" or os.environ.get(ENVIRONMENT, "auto") not in ("", "auto", "cpu"):
+    if tensor.device.type != "cpu" or os.environ.get(ENVIRONMENT, "auto") not in (
+        "",
+        "auto",
+        "cpu",
+    ):
         return False
     return native.cannot_run(op, tensor) is None
 
