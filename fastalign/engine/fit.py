@@ -100,7 +100,8 @@ def fit_category(
         progress: told about the course.
 
     Raises:
-        ConfigError: an option has no such value, the memory budget is too small, or the checkpoint belongs to other settings.
+        ConfigError: an option has no such value, the memory budget is too small, or the checkpoint
+            belongs to other settings.
         InputError: no training images, an unreadable one, or ``out`` cannot be written.
         ArtifactError: the checkpoint is damaged.
         BackendError: the device or a forced backend cannot be used.
