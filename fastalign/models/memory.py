@@ -252,7 +252,9 @@ def plan_fitting(
             found.append(base | {"training": training})
         return found
 
-    def plan_of(images: int, pass_bytes: float, group: int, bands: int, turn_bands: int):
+    def plan_of(
+        images: int, pass_bytes: float, group: int, bands: int, turn_bands: int
+    ) -> MemoryPlan:
         every = phases(images, pass_bytes, group, bands, turn_bands)
         parts = max(every, key=lambda parts: sum(parts.values()))
         return MemoryPlan(parts, budget, images, group, pass_bytes, bands, turn_bands)

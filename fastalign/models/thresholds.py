@@ -181,8 +181,8 @@ class _HeldOut:
                 features = encoded.features if whole else encoded.features[:, :, rows]
                 until = at + len(features)
                 self._distance[at:until, rows] = fit.density(features)
-                for index in range(at, until) if encoded.theta is not None else ():
-                    self._theta[index] = encoded.theta[index - at : index - at + 1]
+                if encoded.theta is not None:
+                    self._theta[at:until] = encoded.theta.split(1)
                 at = until
                 if refit:
                     fit.add(encoded.features, encoded.valid)

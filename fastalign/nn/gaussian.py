@@ -287,8 +287,8 @@ class DenseGaussian(nn.Module):
         return band.to(self._support.device)
 
     def put_band(self, rows: slice, band: DenseGaussian) -> DenseGaussian:
-        """Take over the fit of a :meth:`band`; returns the module, which is fitted once all its rows
-        were put.
+        """Take over the fit of a :meth:`band`; returns the module, which is fitted once all its
+        rows were put.
 
         Raises:
             ConfigError: the band is not fitted, or of another size or channels.
