@@ -73,11 +73,13 @@ class Tiler:
 
     @property
     def bytes_per_pixel(self) -> float:
-        """Memory that the stage needs for each pixel of its input, its own output included."""
+        """Memory that the stage needs for each pixel of its input, a copy of that pixel and its own
+        output included."""
         if self._bytes_per_pixel is None:
             side = 2 * _SHORTEST
             stage = copy.deepcopy(self._stage).to("meta")
-            x = torch.empty(1, self._channels, side, side, device="meta")
+            dtype = next(stage.parameters(), torch.empty(0)).dtype
+            x = torch.empty(1, self._channels, side, side, device="meta", dtype=dtype)
             peak = peak_bytes(lambda: stage(x.contiguous(memory_format=torch.channels_last)))
             self._bytes_per_pixel = peak / side**2
         return self._bytes_per_pixel
