@@ -62,9 +62,11 @@ ISA_FLAGS = {
 PER_ISA = {
     "dense_similarity",
     "mahalanobis",
+    "moments",
     "pairwise_distance",
     "warp_affine",
     "warp_affine_backward",
+    "whitener",
 }
 
 # One real architecture of each generation, and code that later ones can compile at load.

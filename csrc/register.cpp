@@ -31,6 +31,12 @@ STABLE_TORCH_LIBRARY(fastalign_native, m) {
       "warp_affine_backward(Tensor grad, Tensor x, Tensor theta, str mode, str padding_mode, "
       "bool align_corners, bool need_x, bool need_theta, bool deterministic) -> (Tensor, Tensor)");
   m.def("scale_(Tensor(a!) x, Tensor factor) -> Tensor(a!)");
+  m.def(
+      "add_moments_(Tensor(a!) count, Tensor(b!) mean, Tensor(c!) outer, Tensor x, "
+      "Tensor? valid) -> Tensor(c!)");
+  m.def(
+      "whiten_(Tensor(a!) whitener, Tensor(b!) lost, Tensor outer, Tensor share, Tensor kept, "
+      "float shrinkage) -> Tensor(a!)");
   m.def("mahalanobis(Tensor x, Tensor mean, Tensor whitener, bool squared) -> Tensor");
   m.def(
       "mahalanobis_backward(Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, "
@@ -48,6 +54,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastalign_native, CPU, m) {
   m.impl("warp_affine_backward", TORCH_BOX(&host::warp_affine_backward));
   m.impl("mahalanobis", TORCH_BOX(&host::mahalanobis));
   m.impl("mahalanobis_backward", TORCH_BOX(&host::mahalanobis_backward));
+  m.impl("add_moments_", TORCH_BOX(&host::add_moments_));
+  m.impl("whiten_", TORCH_BOX(&host::whiten_));
 }
 
 #if defined(FASTALIGN_WITH_CUDA)

@@ -38,6 +38,12 @@ class BackendError(FastalignError):
     exit_code = 5
 
 
+class ProcessError(FastalignError):
+    """Another process of the same job failed, ended, or did not answer in time."""
+
+    exit_code = 6
+
+
 class DataWarning(UserWarning):
     """Something about the data that a user should know and that stops nothing."""
 

@@ -27,7 +27,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     files share what they build or record."""
     from xdist.scheduler import LoadFileScheduling
 
-    shared = ("tests/cuda_on_cpu/", "tests/packaging/")
+    shared = ("tests/cuda_on_cpu/", "tests/distributed/", "tests/packaging/")
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:

@@ -81,12 +81,35 @@ struct MahalanobisArgs {
   void* dwhitener;  // [H*W, C(C+1)/2] in the whitener's type, or null
 };
 
+// Images that join the running sums of every location.
+struct MomentsArgs {
+  View4 x;
+  View3 valid;     // bool, data null: every location of every image is valid
+  int64_t* count;  // [H*W]
+  double* mean;    // [H*W, C]
+  float* outer;    // [H*W, C(C+1)/2] sums of outer products of the deviations from the mean
+};
+
+// L with L^T L = (outer * share + shrinkage I)^-1 for each location.
+struct WhitenerArgs {
+  const float* outer;   // [locations, C(C+1)/2]
+  const double* share;  // [locations] finite and not negative
+  const bool* kept;     // [locations]; the others get zeros
+  int64_t channels, locations;
+  double shrinkage;
+  void* whitener;  // [locations, C(C+1)/2]
+  DType whitener_dtype;
+  bool* lost;  // [locations] kept, but not positive definite to the accuracy of float32 sums
+};
+
 struct KernelTable {
   Status (*dense_similarity)(const DenseSimilarityArgs&, const Workers&);
   Status (*pairwise_distance)(const PairwiseDistanceArgs&, const Workers&);
   Status (*warp_affine)(const WarpAffineArgs&, const Workers&);
   Status (*warp_affine_backward)(const WarpAffineBackwardArgs&, const Workers&);
   Status (*mahalanobis)(const MahalanobisArgs&, const Workers&);
+  Status (*moments)(const MomentsArgs&, const Workers&);
+  Status (*whitener)(const WhitenerArgs&, const Workers&);
 };
 
 struct IsaLevel {

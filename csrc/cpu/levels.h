@@ -10,6 +10,8 @@
   Status warp_affine(const WarpAffineArgs&, const Workers&);                  \
   Status warp_affine_backward(const WarpAffineBackwardArgs&, const Workers&); \
   Status mahalanobis(const MahalanobisArgs&, const Workers&);                 \
+  Status moments(const MomentsArgs&, const Workers&);                         \
+  Status whitener(const WhitenerArgs&, const Workers&);                       \
   }
 
 namespace fastalign {

@@ -11,9 +11,11 @@
 namespace fastalign {
 namespace {
 
-#define FASTALIGN_TABLE(level)                                            \
-  {level::dense_similarity, level::pairwise_distance, level::warp_affine, \
-   level::warp_affine_backward, level::mahalanobis}
+#define FASTALIGN_TABLE(level)                           \
+  {level::dense_similarity, level::pairwise_distance,    \
+   level::warp_affine,      level::warp_affine_backward, \
+   level::mahalanobis,      level::moments,              \
+   level::whitener}
 
 const KernelTable kBaseline = FASTALIGN_TABLE(isa_baseline);
 

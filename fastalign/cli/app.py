@@ -18,7 +18,7 @@ _ABOUT = (
     "photographs, predict scores new ones, evaluate measures on labelled ones."
     "\n\nExample: fastalign fit data/screw --out screw.safetensors"
     "\n\nExit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad data or path, 4 bad model "
-    "file, 5 device or backend not usable, 130 interrupted."
+    "file, 5 device or backend not usable, 6 another process of the job lost, 130 interrupted."
 )
 
 app = typer.Typer(

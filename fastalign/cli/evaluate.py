@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastalign.cli.guard import guarded, warn
-from fastalign.cli.options import Debug, Device, Layout, ModelFile, SkipBad, Threads, set_threads
+from fastalign.cli.options import (
+    Debug,
+    Device,
+    Layout,
+    MemoryBudget,
+    ModelFile,
+    SkipBad,
+    Threads,
+    set_threads,
+)
 from fastalign.cli.progress import make_progress
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ def evaluate(
     gallery: Annotated[
         int, typer.Option("--gallery", min=0, help="Images in the report at most, worst first.")
     ] = 120,
+    memory_budget: MemoryBudget = None,
     layout: Layout = "auto",
     device: Device = "cpu",
     threads: Threads = None,
@@ -45,12 +55,15 @@ def evaluate(
     from fastalign.engine import evaluate_category
     from fastalign.engine.environment import open_device
     from fastalign.io import check_writable
+    from fastalign.models.memory import parse_bytes
 
     set_threads(threads)
     target = open_device(device)
     check_writable(Path(out) / "results.json")
+    budget = None if memory_budget is None else parse_bytes(memory_budget)
     fitted = artifact.load(model, target)
     with make_progress() as progress:
+        progress.note(fitted.limit_memory(budget).describe())
         result = evaluate_category(
             directory,
             fitted,

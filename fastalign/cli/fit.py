@@ -14,6 +14,7 @@ from fastalign.cli.options import (
     Debug,
     Device,
     Layout,
+    MemoryBudget,
     SkipBad,
     Threads,
     parse_layers,
@@ -100,17 +101,31 @@ def fit(
     layout: Layout = "auto",
     device: Device = "cpu",
     threads: Threads = None,
+    memory_budget: MemoryBudget = None,
     skip_bad: SkipBad = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            help="Under torchrun: seconds that a process waits for the others.",
+            metavar="X",
+        ),
+    ] = 600,
     debug: Debug = False,
 ) -> None:
     """Learn what good parts look like and write a model.
 
     Example: fastalign fit data/screw --out screw.safetensors
+
+    On several processes: torchrun --nproc-per-node 2 -m fastalign fit data/screw --out ...
     """
+    from fastalign.distributed import launched
     from fastalign.engine import fit_category
     from fastalign.engine.fit import build_config, checkpoint_path
+    from fastalign.models.memory import parse_bytes
 
     set_threads(threads)
+    budget = None if memory_budget is None else parse_bytes(memory_budget)
     config = build_config(
         **parse_settings(settings or []),
         image_size=parse_size(image_size),
@@ -127,7 +142,10 @@ def fit(
         threshold_quantile=threshold_quantile,
     )
     try:
-        with make_progress() as progress:
+        with (
+            launched(device, timeout) as world,
+            make_progress(silent=world.rank > 0) as progress,
+        ):
             result = fit_category(
                 directory,
                 out,
@@ -138,6 +156,7 @@ def fit(
                 resume=resume,
                 skip_bad=skip_bad,
                 validation_fraction=validation_fraction,
+                memory_budget=budget,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -146,6 +165,8 @@ def fit(
                 "interrupted before the first checkpoint; run it again"
             ) from None
         raise KeyboardInterrupt(f"interrupted; to continue: {_resume_line()}") from None
+    if world.rank:
+        return
     for skipped in result.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:

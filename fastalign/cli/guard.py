@@ -40,7 +40,9 @@ def guarded(command: _Command) -> _Command:
             code, message = explain(error)
             if options.get("debug"):
                 traceback.print_exc()
-            print(message, file=sys.stderr, flush=True)
+            # What another process of the same job has reported is not said once more.
+            if getattr(error, "from_process", None) is None:
+                print(message, file=sys.stderr, flush=True)
             raise typer.Exit(code) from None
 
     return run  # type: ignore[return-value]

@@ -41,6 +41,14 @@ SkipBad = Annotated[
     bool,
     typer.Option("--skip-bad", help="Leave bad files out with a warning and a count."),
 ]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        help="Memory that the process may take, such as 4GB; large images go in pieces.",
+        metavar="SIZE",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 ModelFile = Annotated[
     str, typer.Option("--model", "-m", help="The file that fit wrote.", metavar="FILE")

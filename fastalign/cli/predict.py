@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from fastalign.cli.guard import guarded, warn
-from fastalign.cli.options import Debug, Device, ModelFile, SkipBad, Threads, set_threads
+from fastalign.cli.options import (
+    Debug,
+    Device,
+    MemoryBudget,
+    ModelFile,
+    SkipBad,
+    Threads,
+    set_threads,
+)
 from fastalign.cli.progress import make_progress
 from fastalign.errors import ConfigError
 
@@ -47,6 +55,7 @@ def predict(
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Images per forward pass.")
     ] = 1,
+    memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
@@ -86,6 +95,8 @@ def predict(
 
     Example: fastalign predict photos/ --model screw.safetensors --out scored/
     """
+    from fastalign.models.memory import parse_bytes
+
     of_ray = {
         "workers": workers,
         "gpus": gpus,
@@ -95,16 +106,21 @@ def predict(
     }
     given: dict[str, Any] = {name: value for name, value in of_ray.items() if value is not None}
     pictures = None if save is None else [n.strip() for n in save.split(",") if n.strip()]
-    common: dict[str, Any] = {
-        "map_format": map_format,
-        "threshold": threshold,
-        "batch_size": batch_size,
-    }
+    common: dict[str, Any] = {"map_format": map_format, "threshold": threshold}
     if engine == RAY:
+        if memory_budget is not None:
+            raise ConfigError("--memory-budget is an option of the local engine: leave one out.")
         if threads is not None:
             given["threads"] = threads
         _predict_with_ray(
-            model, source, out, device=device, outputs=pictures or (), **common, **given
+            model,
+            source,
+            out,
+            device=device,
+            outputs=pictures or (),
+            batch_size=batch_size,
+            **common,
+            **given,
         )
     elif engine == LOCAL:
         if given:
@@ -113,12 +129,21 @@ def predict(
         set_threads(threads)
         if pictures is not None:
             common["outputs"] = pictures
-        _predict_here(model, source, out, device, skip_bad=skip_bad, **common)
+        budget = None if memory_budget is None else parse_bytes(memory_budget)
+        _predict_here(model, source, out, device, budget, batch_size, skip_bad=skip_bad, **common)
     else:
         raise ConfigError(f"--engine {engine!r}: use {LOCAL} or {RAY}.")
 
 
-def _predict_here(model: str, source: str, out: str, device: str, **options: Any) -> None:
+def _predict_here(
+    model: str,
+    source: str,
+    out: str,
+    device: str,
+    budget: int | None,
+    batch_size: int,
+    **options: Any,
+) -> None:
     from fastalign import artifact
     from fastalign.engine import predict_paths
     from fastalign.engine.environment import open_device
@@ -128,7 +153,11 @@ def _predict_here(model: str, source: str, out: str, device: str, **options: Any
     check_writable(Path(out) / "scores.csv")
     fitted = artifact.load(model, target)
     with make_progress() as progress:
-        result = predict_paths(fitted, source, out, progress=progress, **options)
+        plan = fitted.limit_memory(budget, batch_size)
+        progress.note(plan.describe())
+        result = predict_paths(
+            fitted, source, out, batch_size=plan.images, progress=progress, **options
+        )
     for skipped in result.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:

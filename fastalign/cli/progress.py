@@ -31,10 +31,42 @@ class Display(Protocol):
 
     def log(self, values: dict[str, Any]) -> None: ...
 
+    def note(self, text: str) -> None: ...
 
-def make_progress() -> Display:
-    """The live display where standard error is a terminal, lines for logs and pipes."""
+
+def make_progress(*, silent: bool = False) -> Display:
+    """The live display where standard error is a terminal, lines for logs and pipes; nothing where
+    another process speaks for this one."""
+    if silent:
+        return SilentProgress()
     return LiveProgress() if sys.stderr.isatty() else LineProgress()
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def __enter__(self) -> SilentProgress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def start(self, stage: str, total: int) -> None:
+        pass
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+    def log(self, values: dict[str, Any]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
 
 
 class LiveProgress:
@@ -86,6 +118,9 @@ class LiveProgress:
         if self._task is not None:
             self._bars.update(self._task, figures=_figures(values))
 
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
 
 class LineProgress:
     """A line when a stage begins and ends, and one every ten seconds in between."""
@@ -127,6 +162,9 @@ class LineProgress:
 
     def log(self, values: dict[str, Any]) -> None:
         self._values = dict(values)
+
+    def note(self, text: str) -> None:
+        self._print(text)
 
     @staticmethod
     def _print(text: str) -> None:

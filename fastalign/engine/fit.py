@@ -7,13 +7,14 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fastalign import artifact
-from fastalign.data import ImageDataset, Sample, open_category, split_validation
+from fastalign.data import ImageDataset, Sample, SkippedFile, open_category, split_validation
 from fastalign.engine.environment import open_device
 from fastalign.engine.results import FitOutcome, Skipped
 from fastalign.engine.scoring import NO_THRESHOLD, thresholds
@@ -22,9 +23,10 @@ from fastalign.io import check_writable
 from fastalign.models.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
+    from fastalign.distributed import World
     from fastalign.models.fyd import FYDConfig
 
-_CACHE_BYTES = 1 << 29
+_CACHE_BYTES = 1 << 28
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
@@ -66,6 +68,7 @@ def fit_category(
     resume: bool = False,
     skip_bad: bool = False,
     validation_fraction: float = 0.1,
+    memory_budget: int | None = None,
     progress: Progress | None = None,
 ) -> FitOutcome:
     """Fit on the good training images of a category and write the model to ``out``.
@@ -73,6 +76,11 @@ def fit_category(
     While it runs a checkpoint lies beside ``out`` (see :func:`checkpoint_path`); it goes when the
     model is written. After an interruption ``resume=True`` continues from it to the same file,
     byte for byte, that an unbroken run writes on the same machine.
+
+    Under an initialised process group all its processes fit together, see
+    :meth:`fastalign.FYD.fit`: each calls this with the same arguments and reads ``directory``; the
+    first one writes. Processes that torchrun starts again go on from a checkpoint of the same
+    settings by themselves.
 
     Args:
         directory: a category in any layout that :func:`fastalign.data.open_category` reads.
@@ -87,20 +95,26 @@ def fit_category(
             error.
         validation_fraction: share of the good training images kept apart for the thresholds, where
             the category has no validation images of its own.
+        memory_budget: bytes that the process may take, see :meth:`fastalign.FYD.fit`; None: no
+            limit.
         progress: told about the course.
 
     Raises:
-        ConfigError: an option has no such value, or the checkpoint belongs to other settings.
+        ConfigError: an option has no such value, the memory budget is too small, or the checkpoint
+            belongs to other settings.
         InputError: no training images, an unreadable one, or ``out`` cannot be written.
         ArtifactError: the checkpoint is damaged.
         BackendError: the device or a forced backend cannot be used.
+        ProcessError: another process of the group failed or did not answer in time.
     """
+    from fastalign.distributed import current, own_device, restarted
     from fastalign.models.fyd import FYD, FYDConfig
 
     began = time.perf_counter()
     out = Path(out)
     config = config or FYDConfig()
-    target = open_device(device)
+    world = current()
+    target = open_device(own_device(str(device)))
     if not 0 <= validation_fraction < 1:
         raise ConfigError(
             f"validation fraction {validation_fraction}: use a number from 0 up to, but not, 1."
@@ -111,7 +125,7 @@ def fit_category(
             f"{directory}: no good training images (layout {category.layout}); put photographs of "
             "good parts into train/good, or give a folder that has them in good/."
         )
-    check_writable(out)
+    world.once(lambda: check_writable(out), "looking at the output")
     training, validation = list(category.train), list(category.validation or ())
     if not validation:
         training, validation = split_validation(training, validation_fraction, seed)
@@ -125,19 +139,15 @@ def fit_category(
         "validation images": _fingerprint(validation),
     }
     checkpoint = checkpoint_path(out)
-    resumed = resume and checkpoint.exists()
-    if resumed:
-        _refuse_other_settings(checkpoint, settings)
-    # Prepared images are read in every epoch: kept, if that takes little.
+    goes_on = partial(_goes_on, checkpoint, settings, resume=resume, restarted=restarted())
+    resumed = world.once(goes_on, "looking at the checkpoint")
+    # Where prepared images are read in every epoch they are kept, if that takes little.
     height, width = config.image_size
-    train_set = ImageDataset(
-        training,
-        config.image_size,
-        skip_bad=skip_bad,
-        cache=3 * height * width * len(training) <= _CACHE_BYTES,
-    )
+    held = 3 * height * width * len(training)
+    cache = config.align != "none" and config.epochs > 0 and held <= _CACHE_BYTES
+    train_set = open_samples(world, training, config.image_size, skip_bad, cache)
     validation_set = (
-        ImageDataset(validation, config.image_size, skip_bad=skip_bad) if validation else None
+        open_samples(world, validation, config.image_size, skip_bad) if validation else None
     )
     model = FYD(config).to(target)
     model.fit(
@@ -148,9 +158,15 @@ def fit_category(
         resume=resumed,
         settings=settings,
         progress=progress or NoProgress(),
+        memory_budget=memory_budget,
+        held=held if cache else 0,
     )
-    artifact.save(model, out)
-    checkpoint.unlink(missing_ok=True)
+
+    def write() -> None:
+        artifact.save(model, out)
+        checkpoint.unlink(missing_ok=True)
+
+    world.once(write, "writing the model")
     skipped = [
         Skipped(str(item.path), item.reason)
         for dataset in (train_set, validation_set)
@@ -187,16 +203,46 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     return f"{len(samples)} files, {digest.hexdigest()[:12]}"
 
 
-def _refuse_other_settings(checkpoint: Path, settings: dict[str, Any]) -> None:
+def open_samples(
+    world: World,
+    samples: Sequence[Sample],
+    size: tuple[int, int],
+    skip_bad: bool,
+    cache: bool = False,
+) -> ImageDataset:
+    """The samples as a data set, the same on all processes whatever one of them cannot read."""
+    skipped: list[SkippedFile] = []
+    if skip_bad:
+
+        def look() -> tuple[list[Sample], list[SkippedFile]]:
+            looked = ImageDataset(samples, size, skip_bad=True)
+            return looked.samples, looked.skipped
+
+        samples, skipped = world.once(look, "looking for unreadable images")
+    dataset = ImageDataset(samples, size, cache=cache)
+    dataset.skipped = skipped
+    return dataset
+
+
+def _goes_on(checkpoint: Path, settings: dict[str, Any], *, resume: bool, restarted: bool) -> bool:
+    """Whether there is a checkpoint to go on from; other settings are refused where the user asked
+    for it, and mean a new beginning where a launcher did."""
+    if not (resume or restarted) or not checkpoint.exists():
+        return False
+    differing = _other_settings(checkpoint, settings)
+    if differing and resume:
+        raise ConfigError(
+            f"{checkpoint}: belongs to a run with other settings: {'; '.join(differing)}. Give the "
+            "same settings to continue it, or fit without --resume to start from the beginning."
+        )
+    return not differing
+
+
+def _other_settings(checkpoint: Path, settings: dict[str, Any]) -> list[str]:
     saved = artifact.read_metadata(checkpoint).get("meta", {}).get("settings")
     if not isinstance(saved, dict):
         raise ArtifactError(
             f"{checkpoint}: the checkpoint does not say which settings it belongs to; "
             "fit without --resume to start from the beginning."
         )
-    differing = artifact.differing_settings(saved, settings)
-    if differing:
-        raise ConfigError(
-            f"{checkpoint}: belongs to a run with other settings: {'; '.join(differing)}. Give the "
-            "same settings to continue it, or fit without --resume to start from the beginning."
-        )
+    return artifact.differing_settings(saved, settings)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fastalign.distributed import World, merge_density, share_density
 from fastalign.nn.calibration import CountCalibration
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
+_NO_POSITIONS = torch.empty(0, dtype=torch.int64)
+
 
 class Samples:
-    """Features at a grid of locations, of so many images that a curve can be measured on them."""
+    """Features at a grid of locations, of the first images, so many that a curve can be measured on
+    them."""
 
     def __init__(self, size: tuple[int, int], side: int = 8, images: int = 256) -> None:
         rows, columns = (
@@ -26,15 +31,42 @@ class Samples:
         self._most = images
         self._features: list[Tensor] = []
         self._valid: list[Tensor] = []
+        self._positions: list[Tensor] = []
 
-    def add(self, features: Tensor, valid: Tensor) -> None:
-        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` of a batch."""
-        left = self._most - sum(len(kept) for kept in self._features)
-        if left > 0:
-            places = self._places.to(features.device)
-            at_places = features.flatten(2)[:left, :, places]
-            self._features.append(at_places.transpose(1, 2).cpu())
-            self._valid.append(valid.flatten(1)[:left, places].cpu())
+    def add(self, features: Tensor, valid: Tensor, first: int) -> None:
+        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` of a batch, whose first image is at the
+        position ``first`` of all images."""
+        self.put(*self.pick(features, valid), first)
+
+    def pick(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The features ``[B,places,C]`` and valid ``[B,places]`` of a batch at the places."""
+        places = self._places.to(features.device)
+        at_places = features.flatten(2)[:, :, places].transpose(1, 2)
+        return at_places.cpu(), valid.flatten(1)[:, places].cpu()
+
+    def put(self, features: Tensor, valid: Tensor, first: int) -> None:
+        """What :meth:`pick` gave, of a batch whose first image is at the position ``first``."""
+        number = min(len(features), self._most - first)
+        if number > 0:
+            self._features.append(features[:number])
+            self._valid.append(valid[:number])
+            self._positions.append(torch.arange(first, first + number))
+
+    def gathered(self, world: World, channels: int) -> Samples:
+        """The samples of all processes together, in the order of their positions."""
+        if world.size == 1:
+            return self
+        places = len(self._places)
+        none = torch.empty(0, places, channels), torch.empty(0, places, dtype=torch.bool)
+        parts = (self._features, none[0]), (self._valid, none[1]), (self._positions, _NO_POSITIONS)
+        every = [
+            world.gather_rows(torch.cat([*kept, empty]), "the samples for the calibration")
+            for kept, empty in parts
+        ]
+        order = every[2].argsort()
+        together = copy.copy(self)
+        together._features, together._valid, together._positions = ([p[order]] for p in every)
+        return together
 
     def curve(self, shrinkage: float, seed: int) -> CountCalibration | None:
         """The calibration, at the best seen half of the places and on the images that show all of
@@ -56,40 +88,142 @@ class Samples:
 class GaussianFit:
     """A fit of the Gaussians and the calibration of ``model`` from the beginning.
 
+    The Gaussians are fitted a band of rows at a time: :meth:`open` it, :meth:`add` all images,
+    :meth:`settle` what was added and :meth:`close` the band. Each band sees the same images in the
+    same order; what does not depend on the band is kept from the first.
+
+    Several processes each ``add`` their images and ``pass_over`` those of the others, and
+    ``settle`` together.
+
     Args:
         model: its density is reset here.
         seed: of the calibration.
+        world: the processes that fit together; None: this one.
+        group: images whose features enter the Gaussians at once.
+
+    Attributes:
+        number: images so far in this band, those of the other processes included.
     """
 
-    def __init__(self, model: FYD, seed: int) -> None:
-        self._model, self._seed = model, seed
+    def __init__(self, model: FYD, seed: int, world: World | None = None, group: int = 16) -> None:
+        self._model, self._seed, self._group = model, seed, group
+        self._world = world or World()
         self._samples = Samples(model.feature_size)
+        self._waiting = Waiting()
+        self._rows = slice(0, 0)
         self.number = 0
         model.density.reset()
 
+    def open(self, rows: slice) -> None:
+        """Begin with the band ``rows`` of the map."""
+        density = self._model.density
+        self._whole = rows == slice(0, density.size[0])
+        self._first = rows.start == 0
+        self._rows = rows
+        self.number = 0
+        # The first process keeps the sums of all; what the others have seen since the last time is
+        # kept apart from the density that they score with.
+        self.density = density if self._whole else density.band(rows)
+        self._own = density.band(rows) if self._world.rank else self.density
+
     def add(self, features: Tensor, valid: Tensor | None) -> None:
         """Take in features ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
-        self._model.density.update(features, valid)
-        if valid is None:
-            valid = torch.ones_like(features[:, 0], dtype=torch.bool)
-        self._samples.add(features, valid)
+        if self._first:
+            everywhere = valid
+            if everywhere is None:
+                everywhere = torch.ones_like(features[:, 0], dtype=torch.bool)
+            self._samples.add(features, everywhere, self.number)
         self.number += len(features)
+        rows = None if self._whole else self._rows
+        self._waiting.add(features, valid, rows)
+        if len(self._waiting) >= self._group:
+            self._flush()
 
-    def finish(self, *, keep: bool = False) -> CountCalibration | None:
-        """Make the model score by what was taken in; with ``keep``, more may follow.
+    def pass_over(self, number: int) -> None:
+        """The next images in order, so many, are those of other processes."""
+        self.number += number
 
-        Returns:
-            How distances fall with the number of images; None where there are too few to tell.
-        """
-        model, number = self._model, self.number
-        config, density = model.config, model.density
-        # One image is no distribution where others have more, and all that there is where they do
-        # not.
-        density.min_count = max(min(2, number), math.ceil(config.min_share * number))
-        density.finalize(keep=keep)
-        curve = self._samples.curve(config.shrinkage, self._seed)
-        model.calibration.fill_(1)
-        if config.calibrate and curve is not None:
-            assert density.count is not None
-            model.calibration.copy_(curve.factor(density.count.cpu()))
-        return curve
+    def settle(self, *, keep: bool = False) -> None:
+        """Make the band score by what was added; with ``keep``, more may follow."""
+        number, world = self.number, self._world
+        self._flush()
+        merge_density(self._own, world=world)
+        self.density.min_count = least_count(number, self._model.config.min_share)
+
+        def finalize() -> None:
+            self.density.finalize(keep=keep)
+
+        world.once(finalize, "the Gaussians of all images")
+        share_density(self.density, world=world)
+
+    def close(self) -> None:
+        """Put the band where it belongs in the model's density."""
+        if not self._whole:
+            self._model.density.put_band(self._rows, self.density)
+
+    def curve(self) -> CountCalibration | None:
+        """How distances fall with the number of images, from those that were added to the first
+        band so far; None where there are too few to tell."""
+        config, world = self._model.config, self._world
+        samples = self._samples.gathered(world, self._model.density.channels)
+        return world.once(lambda: samples.curve(config.shrinkage, self._seed), "the calibration")
+
+    def _flush(self) -> None:
+        if len(self._waiting):
+            self._own.update(*self._waiting.take())
+
+
+class Waiting:
+    """Features on their way into a density, until they are enough to be worth a pass over it."""
+
+    def __init__(self) -> None:
+        self._features: list[Tensor] = []
+        self._valid: list[Tensor | None] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._features))
+
+    def add(self, features: Tensor, valid: Tensor | None, rows: slice | None) -> None:
+        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` or None, of which only ``rows`` are kept;
+        None: all."""
+        if rows is not None:
+            # Copies, since parts would keep the whole in memory.
+            features = features[:, :, rows].contiguous()
+            valid = None if valid is None else valid[:, rows].clone()
+        self._features.append(features)
+        self._valid.append(valid)
+
+    def take(self) -> tuple[Tensor, Tensor | None]:
+        """All of them as one batch, and no longer here."""
+        features, masks = self._features, self._valid
+        self._features, self._valid = [], []
+        if all(mask is None for mask in masks):
+            valid = None
+        else:
+            valid = torch.cat(
+                [
+                    torch.ones_like(part[:, 0], dtype=torch.bool) if mask is None else mask
+                    for part, mask in zip(features, masks, strict=True)
+                ]
+            )
+        return features[0] if len(features) == 1 else torch.cat(features), valid
+
+
+def least_count(number: int, share: float) -> int:
+    """Images that must have seen a location for it to be scored, of ``number`` in all: one image is
+    no distribution where others have more, and all that there is where they do not."""
+    return max(min(2, number), math.ceil(share * number))
+
+
+def support_of(count: Tensor, number: int, share: float) -> Tensor | None:
+    """Where counts ``[h,w]`` of ``number`` images are enough; None: everywhere."""
+    support = count >= least_count(number, share)
+    return None if bool(support.all()) else support
+
+
+def calibration(curve: CountCalibration | None, count: Tensor, wanted: bool) -> Tensor:
+    """Factors of distances ``[h,w]`` for counts ``[h,w]``; 1 where there is no curve or none is
+    wanted."""
+    if curve is None or not wanted:
+        return torch.ones(count.shape, device=count.device)
+    return curve.factor(count.cpu()).to(count.device)

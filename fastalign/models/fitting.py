@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign import artifact
+from fastalign.distributed import current
+from fastalign.errors import ConfigError
+from fastalign.models.memory import MemoryPlan, plan_fitting, release_unused
 from fastalign.models.names import below
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.models.source import ImageSource, spread
-from fastalign.models.thresholds import fit_density
+from fastalign.models.thresholds import fit_density, turns
 from fastalign.models.training import Trainer
 from fastalign.nn.registration.choose import (
     LEAST_IMAGES,
@@ -24,7 +29,6 @@ from fastalign.nn.registration.choose import (
     unexplained_share,
 )
 from fastalign.nn.registration.encoder import resize
-from fastalign.nn.registration.refiner import GaussNewtonRefiner
 from fastalign.nn.registration.search import mean_template
 from fastalign.ops import affine
 
@@ -32,11 +36,17 @@ if TYPE_CHECKING:
     from fastalign.data import ImageDataset
     from fastalign.models.fyd import FYD
 
-_BATCH = 16
+# Locations of a map on which alignment is judged, at most: a mean does not need them all.
+_JUDGED = 32 * 32
 
 
 class Fitting:
-    """One fit of a model; the arguments are those of :meth:`fastalign.FYD.fit`."""
+    """One fit of a model; the arguments are those of :meth:`fastalign.FYD.fit`.
+
+    Under an initialised process group all processes fit one model together. Training, poses,
+    density and scores are shared out; what is decided once, on a bounded number of images, is
+    decided by the first process.
+    """
 
     def __init__(
         self,
@@ -48,6 +58,8 @@ class Fitting:
         checkpoint: Path | None,
         settings: dict[str, Any],
         progress: Progress | None,
+        memory_budget: int | None = None,
+        held: int = 0,
     ) -> None:
         self.model = model
         self.config = model.config
@@ -63,17 +75,34 @@ class Fitting:
         self.checkpoint = checkpoint
         self.settings = settings
         self.progress = progress or NoProgress()
+        self.world = current()
+        self.plan = self._plan(memory_budget, held)
+
+    def _plan(self, budget: int | None, held: int) -> MemoryPlan:
+        number = 0 if self.validation is None else len(self.validation)
+        taking_turns = turns(len(self.train), number, self.config.refit)
+        plan = plan_fitting(self.model, len(self.train), number, taking_turns, budget, held)
+        self.model.backbone.limit_memory(plan.pass_bytes)
+        self.progress.note(plan.describe())
+        return plan
 
     def run(self, *, resume: bool) -> None:
         """Fit, from the beginning or from the checkpoint."""
         model, config = self.model, self.config
         saved: dict[str, Tensor] = {}
         meta: dict[str, Any] | None = None
-        if resume and self.checkpoint is not None:
-            saved, meta = artifact.load_checkpoint(self.checkpoint)
+        self._check_agreement(resume)
+        checkpoint = self.checkpoint
+        if resume and checkpoint is not None:
+            saved, meta = self.world.once(
+                lambda: artifact.load_checkpoint(checkpoint), "reading the checkpoint"
+            )
         # What an earlier fit has left must not shine through.
         model.aligner = model.ica = model.template = model.fca = model.adapters = None
-        model._metadata = {"aspect": config.aspect or self.train.aspect(config.image_size)}
+        aspect = config.aspect or self.world.once(
+            lambda: self.train.aspect(config.image_size), "looking at the photographs"
+        )
+        model._metadata = {"aspect": aspect}
         channels = sum(model.backbone.channels)
         generator = torch.Generator().manual_seed(self.seed)
         kept = torch.randperm(channels, generator=generator)[: model.selection.numel()]
@@ -90,7 +119,7 @@ class Fitting:
             model.fca = model.make_fca(model.aspect).to(self.device) if config.uses("fca") else None
             model.adapters = model.make_adapters().to(self.device) if config.uses("fa") else None
             decision, theta = self._poses(saved, meta)
-            trainer = Trainer(model, self.train, theta, self.seed)
+            trainer = Trainer(model, self.train, theta, self.seed, self.world)
         history = self._train(trainer, decision, theta, saved, meta)
         model.requires_grad_(False)
         model.eval()
@@ -98,7 +127,10 @@ class Fitting:
             decision = self._judge_trained(decision)
         else:
             model.ica = model.fca = None
-        fit_density(model, self.train, self.validation, self.seed, self.progress)
+        release_unused()
+        fit_density(
+            model, self.train, self.validation, self.seed, self.progress, self.world, self.plan
+        )
         model._metadata |= {
             "seed": self.seed,
             "images": {
@@ -109,6 +141,30 @@ class Fitting:
             "training": history,
             "parts": model.parts(),
         }
+
+    def _check_agreement(self, resume: bool) -> None:
+        """All processes have to fit the same model on the same images."""
+        own: dict[str, Any] = {
+            "seed": self.seed,
+            "training images": len(self.train),
+            "validation images": 0 if self.validation is None else len(self.validation),
+            "resume": resume,
+            **asdict(self.config),
+            # Threads change the rounding alone.
+            **{name: self.settings[name] for name in self.settings.keys() - {"config", "threads"}},
+        }
+        first = self.world.once(lambda: own, "the start of the fit")
+        with self.world.together("the start of the fit"):
+            names = sorted(own.keys() | first.keys())
+            differing = [name for name in names if own.get(name) != first.get(name)]
+            if differing:
+                listed = (
+                    f"{name} {own.get(name)!r}, not {first.get(name)!r}" for name in differing
+                )
+                raise ConfigError(
+                    f"the processes of one fit were given different things: {'; '.join(listed)} as "
+                    "the first one; give all of them the same, the whole data set included."
+                )
 
     # Poses -----------------------------------------------------------------------------------
 
@@ -126,6 +182,25 @@ class Fitting:
             model.restore_parts({"aligner": meta["aligner"]}, saved)
             theta = saved.get("theta")
             return meta["decision"], None if theta is None else theta.to(self.device)
+        decision, found = self.world.once(self._search, "the search for poses")
+        if found is None:
+            return decision, None
+        if model.aligner is None:
+            model.restore_parts({"aligner": found[0]}, found[1])
+        assert model.aligner is not None
+        share = self.world.share(len(self.train))
+        self.progress.start("aligning", len(share))
+        poses = [affine.identity(0, device=self.device)]
+        with self.world.together("aligning"):
+            for batch, _ in self.train.batches(self.plan.images, share):
+                poses.append(model.aligner(batch).theta)
+                self.progress.advance(len(batch))
+        return decision, self.world.gather_rows(torch.cat(poses), "the poses")
+
+    def _search(self) -> tuple[dict[str, Any], tuple[dict[str, Any], dict[str, Tensor]] | None]:
+        """Give the model its aligner, or none; returns the decision, and the state of the aligner
+        for the other processes."""
+        model, config = self.model, self.config
         images = self._searched()
         self.progress.start("searching poses", len(ladder(config.family)))
         choice = choose_family(
@@ -142,12 +217,9 @@ class Fitting:
         if choice.search is None:
             return decision, None
         model.aligner = choice.search.aligner.to(self.device).eval()
-        self.progress.start("aligning", len(self.train))
-        poses = []
-        for batch, _ in self.train.batches(_BATCH):
-            poses.append(model.aligner(batch).theta)
-            self.progress.advance(len(batch))
-        return decision, torch.cat(poses)
+        tensors = below("aligner", model.aligner.state_dict())
+        state = {name: tensor.cpu() for name, tensor in tensors.items()}
+        return decision, (model.aligner.state(), state)
 
     def _subset(self) -> list[int]:
         """Training images to judge alignment on, spread evenly if there are more than asked for."""
@@ -156,7 +228,10 @@ class Fitting:
     def _searched(self) -> Tensor:
         size = self.model.search_size
         return torch.cat(
-            [resize(batch, size) for batch, _ in self.train.batches(_BATCH, self._subset())]
+            [
+                resize(batch, size)
+                for batch, _ in self.train.batches(self.plan.images, self._subset())
+            ]
         )
 
     # Training --------------------------------------------------------------------------------
@@ -188,15 +263,15 @@ class Fitting:
             if aligner is not None and theta is not None:
                 tensors |= below("aligner", aligner.state_dict())
                 tensors["theta"] = theta
-            artifact.save_checkpoint(
-                self.checkpoint,
-                tensors,
-                {
-                    "settings": self.settings,
-                    "history": history,
-                    "decision": decision,
-                    "aligner": None if aligner is None else aligner.state(),
-                },
+            about = {
+                "settings": self.settings,
+                "history": history,
+                "decision": decision,
+                "aligner": None if aligner is None else aligner.state(),
+            }
+            self.world.once(
+                partial(artifact.save_checkpoint, self.checkpoint, tensors, about),
+                "writing the checkpoint",
             )
         return history
 
@@ -211,7 +286,8 @@ class Fitting:
             model.fca, judged = self._with_and_without("fca", model.fca, "feature-level warps")
             decision = {**decision, "fca": judged}
         if model.ica is not None:
-            model.template = self._mean_edges()
+            template, weight = self.world.once(self._mean_edges, "the mean of the aligned images")
+            model.template = model.make_template(template.to(self.device), weight.to(self.device))
         return {key: value for key, value in decision.items() if value is not None}
 
     def _with_and_without(self, name: str, part: Any, words: str) -> tuple[Any, dict[str, Any]]:
@@ -223,9 +299,9 @@ class Fitting:
                 False, "no alignment", f"{len(subset)} images are too few to judge it by"
             )
         setattr(self.model, name, None)
-        before = self._unexplained(subset)
+        before = self.world.once(partial(self._unexplained, subset), f"judging {words}")
         setattr(self.model, name, part)
-        after = self._unexplained(subset)
+        after = self.world.once(partial(self._unexplained, subset), f"judging {words}")
         helps = after < (1 - MARGIN) * before
         reason = (
             f"share of held-out normal images that their mean leaves unexplained: {before:.1%} "
@@ -238,27 +314,36 @@ class Fitting:
         """As :func:`unexplained_share`, of the stages as they are now."""
         model = self.model
         batches, poses = [], []
-        for images, _ in self.train.batches(_BATCH, subset):
+        for images, _ in self.train.batches(self.plan.images, subset):
             pose = model.find_pose(images)
             stages, theta = model.encode(model.warp(images, pose), pose)
-            # The large maps at half size: a mean over locations does not need them whole.
-            batches.append([F.avg_pool2d(s, 2) if min(s.shape[2:]) > 16 else s for s in stages])
+            batches.append([_coarse(stage) for stage in stages])
             poses.append(
                 affine.identity(len(images), device=self.device) if theta is None else theta
             )
         stages = [torch.cat(stage) for stage in zip(*batches, strict=True)]
         return unexplained_share(stages, torch.cat(poses), self.config.image_size)
 
-    def _mean_edges(self) -> GaussNewtonRefiner:
-        """The mean of the training images as the plain ICA aligns them."""
+    def _mean_edges(self) -> tuple[Tensor, Tensor]:
+        """The mean of the training images as the plain ICA aligns them, and its weight."""
         model = self.model
         edges, poses = [], []
-        for images, _ in self.train.batches(_BATCH, self._subset()):
+        for images, _ in self.train.batches(self.plan.images, self._subset()):
             edges.append(model.edges(images))
             pose = model.find_pose(images)
             assert pose is not None
             poses.append(pose)
-        return model.make_template(*mean_template(torch.cat(edges), torch.cat(poses)))
+        template, weight = mean_template(torch.cat(edges), torch.cat(poses))
+        return template.cpu(), weight.cpu()
+
+
+def _coarse(maps: Tensor) -> Tensor:
+    """Maps ``[B,C,h,w]`` at half size where they are more than small, and at most of so many
+    locations."""
+    step = 2 if min(maps.shape[2:]) > 16 else 1
+    while maps.shape[2] * maps.shape[3] > _JUDGED * step**2:
+        step *= 2
+    return F.avg_pool2d(maps, step) if step > 1 else maps
 
 
 def _decision(used: bool, summary: str, reason: str) -> dict[str, Any]:

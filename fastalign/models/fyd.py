@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig
+from fastalign.models.memory import PASS_BYTES, MemoryPlan, plan_scoring
 from fastalign.models.names import under
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.gaussian import DenseGaussian
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _FCA_BOUNDS: dict[str, Any] = {"max_shift": 0.05, "max_angle": 10.0, "max_scale": 1.1}
 # Bounds of the plain image-level warp.
 _ICA_BOUNDS: dict[str, Any] = {"max_shift": 0.25, "max_angle": 60.0, "max_scale": 1.5}
+# Pixels of the images that FCA and FA are trained on, at most.
+_TRAINING_PIXELS = 256 * 256
 # Below this share of valid neighbours a pixel of the map has no evidence.
 _LEAST_EVIDENCE = 0.05
 
@@ -105,6 +109,7 @@ class FYD(nn.Module):
     def _build(self, config: FYDConfig, weights: str | Path | None) -> None:
         self.config = config
         self.backbone = FeatureBackbone(config.backbone, config.layers, weights).eval().fuse()
+        self.backbone.limit_memory(PASS_BYTES)
         if config.uses("fca"):
             self.backbone.stages()
         self.aligner: TemplateAligner | None = None
@@ -187,6 +192,7 @@ class FYD(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> FYD:
         super()._apply(fn, recurse)
         self._settle()
+        self.backbone.limit_memory(PASS_BYTES if self.selection.device.type == "cpu" else math.inf)
         return self
 
     # Steps -----------------------------------------------------------------------------------
@@ -312,19 +318,23 @@ class FYD(nn.Module):
 
     def map_of(self, features: Tensor, theta: Tensor | None) -> Tensor:
         """Score maps ``[B,H,W]`` of features ``[B,C,h,w]`` of images that theta has aligned."""
-        return self._to_input_frame(self.density(features) * self.calibration, theta)
+        distance = self.density(features) * self.calibration
+        support = None if self.density.supported_everywhere else self.density.support
+        return self.map_from(distance, theta, support)
 
-    def _to_input_frame(self, distance: Tensor, theta: Tensor | None) -> Tensor:
+    def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
-        moved back in one step, and without what came from outside the image."""
+        moved back in one step, and without what came from outside the image, or from locations
+        ``[h,w]`` without support (None: all have it)."""
         size = self.config.image_size
-        support = self.density.support
-        if theta is None and self.density.supported_everywhere:
+        if theta is None and support is None:
             maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
             return smooth(maps[:, 0], self.config.sigma)
         if theta is None:
             theta = affine.identity(distance.shape[0], device=distance.device)
-        valid = affine.valid_mask(theta, size, self.feature_size) & support
+        valid = affine.valid_mask(theta, size, self.feature_size)
+        if support is not None:
+            valid = valid & support
         evidence = valid.to(distance.dtype)
         both = torch.stack([distance * evidence, evidence], 1)
         both = smooth(warp_affine(both, affine.invert(theta), size=size), self.config.sigma)
@@ -340,6 +350,19 @@ class FYD(nn.Module):
             )
         return images.float()
 
+    def limit_memory(self, budget: int | None, images: int = 1) -> MemoryPlan:
+        """Score within ``budget`` bytes of this process, so many images at a time; returns how.
+
+        Images go through the backbone one by one and in pieces as far as needed, with the same
+        maps. None: no budget; on a CPU the pieces are then of a size that costs no time.
+
+        Raises:
+            ConfigError: the budget is too small, or the network cannot be run in pieces.
+        """
+        plan = plan_scoring(self, budget, images)
+        self.backbone.limit_memory(plan.pass_bytes)
+        return plan
+
     # Fitting ---------------------------------------------------------------------------------
 
     def fit(
@@ -352,8 +375,14 @@ class FYD(nn.Module):
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
+        memory_budget: int | None = None,
+        held: int = 0,
     ) -> FYD:
         """Learn from images of good parts; returns the model, in evaluation mode.
+
+        Under an initialised process group of ``torch.distributed`` all its processes fit one model
+        together: each gives the same arguments, the whole data set included, and has the fitted
+        model in the end. ``batch_size`` is that of all processes together.
 
         Arguments:
             train_set: an :class:`fastalign.data.ImageDataset` of the model's image size, a tensor
@@ -361,14 +390,21 @@ class FYD(nn.Module):
             validation_set: other normal images, for the thresholds; None: no thresholds.
             seed: of everything random. The same seed on the same machine gives the same model, bit
                 for bit.
-            checkpoint: file to write after each epoch.
+            checkpoint: file to write after each epoch, by the first process.
             resume: go on from ``checkpoint``.
             settings: written into the checkpoint, for whoever resumes to compare.
             progress: told about the course.
+            memory_budget: bytes that the process may take: images go through the backbone in
+                pieces, and the Gaussians are fitted a band of rows at a time, as far as needed. The
+                same model comes out, to rounding. None: no limit.
+            held: bytes of images that ``train_set`` keeps in memory, for the estimate.
 
         Raises:
+            ConfigError: the budget is too small.
             InputError: images that cannot be used.
             ArtifactError: the checkpoint cannot be read.
+            ConfigError: the processes of a group were given different things.
+            ProcessError: another process of the group failed or did not answer in time.
         """
         from fastalign.models.fitting import Fitting
 
@@ -383,6 +419,8 @@ class FYD(nn.Module):
                 checkpoint=None if checkpoint is None else Path(checkpoint),
                 settings=dict(settings or {}),
                 progress=progress,
+                memory_budget=memory_budget,
+                held=held,
             ).run(resume=resume)
         return self
 
@@ -391,6 +429,17 @@ class FYD(nn.Module):
         """The size at which poses are searched; a network of fixed size gets its own."""
         size = self.config.image_size
         return search_size(size) if self.backbone.splittable else size
+
+    @property
+    def training_size(self) -> tuple[int, int]:
+        """The size at which FCA and FA are trained: the image size, or where that is larger so many
+        pixels as 256 x 256; a network of fixed size gets its own. Poses and warps are in units of
+        the image, so they hold at every size."""
+        height, width = self.config.image_size
+        if height * width <= _TRAINING_PIXELS or not self.backbone.splittable:
+            return height, width
+        scale = (_TRAINING_PIXELS / (height * width)) ** 0.5
+        return max(32, 16 * round(height * scale / 16)), max(32, 16 * round(width * scale / 16))
 
     @property
     def aspect(self) -> float:
@@ -458,7 +507,17 @@ class FYD(nn.Module):
             model._metadata = dict(metadata)
             parts = dict(metadata.get("parts") or {})
             model.restore_parts(parts, tensors)
-        model.load_state_dict(dict(tensors))
+        # The Gaussians, by far the largest part, are taken as they are: a second copy of them could
+        # be more than the machine has.
+        model.density.load_state_dict(under("density", tensors), assign=True)
+        others = {k: v for k, v in tensors.items() if not k.startswith("density.")}
+        missing, unexpected = model.load_state_dict(others, strict=False)
+        missing = [name for name in missing if not name.startswith("density.")]
+        if missing or unexpected:
+            raise KeyError(
+                f"missing tensors: {', '.join(missing) or 'none'}; unexpected tensors: "
+                f"{', '.join(unexpected) or 'none'}"
+            )
         return model.eval()
 
     def parts(self) -> dict[str, Any]:

@@ -17,6 +17,9 @@ class Progress(Protocol):
     def log(self, values: dict[str, Any]) -> None:
         """Figures of interest, such as losses, by name."""
 
+    def note(self, text: str) -> None:
+        """One line worth knowing."""
+
 
 class NoProgress:
     """Says nothing."""
@@ -28,4 +31,7 @@ class NoProgress:
         """Ignored."""
 
     def log(self, values: dict[str, Any]) -> None:
+        """Ignored."""
+
+    def note(self, text: str) -> None:
         """Ignored."""

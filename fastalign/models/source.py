@@ -41,6 +41,7 @@ class ImageSource:
         from fastalign.data import ImageDataset
 
         self.device = device
+        self._image_size = image_size
         self._dataset = images if isinstance(images, ImageDataset) else None
         self._tensors: Sequence[Tensor] = ()
         if not isinstance(images, ImageDataset):
@@ -70,6 +71,13 @@ class ImageSource:
             chosen = order[start : start + size]
             stacked = torch.stack([self._tensors[index] for index in chosen])
             yield stacked.to(self.device, torch.float32), torch.tensor(chosen)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """One batch of these images, as :meth:`batches`; of none as well."""
+        if len(indices) == 0:
+            images = torch.zeros(0, 3, *self._image_size, device=self.device)
+            return images, torch.zeros(0, dtype=torch.int64)
+        return next(self.batches(len(indices), indices))
 
     def aspect(self, image_size: tuple[int, int]) -> float:
         """Width over height: the median of the first photographs, or that of the tensors."""

@@ -5,23 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastalign.models.density import GaussianFit
+from fastalign.distributed import World
+from fastalign.models.density import (
+    GaussianFit,
+    Samples,
+    Waiting,
+    calibration,
+    least_count,
+    support_of,
+)
+from fastalign.models.memory import MemoryPlan, split_rows
 from fastalign.models.progress import Progress
 from fastalign.models.source import ImageSource, spread
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
+    from fastalign.nn.calibration import CountCalibration
 
-_BATCH = 16
 # From so many validation images on, their scores are a threshold's basis by themselves.
-_ENOUGH = 20
+ENOUGH = 20
 _FOLDS = 5
-# Images that take turns: their features are held in memory.
+# Images that take turns: their features, or those of a band of rows, are held in memory.
 _MOST = 100
 
 
@@ -34,6 +44,14 @@ class _Encoded:
     valid: Tensor | None
 
 
+def turns(train: int, validation: int, refit: bool) -> int:
+    """How many images take turns for the thresholds; 0 where validation images are enough by
+    themselves, or where there are none."""
+    if validation == 0 or validation >= ENOUGH or not refit:
+        return 0
+    return min(train, _MOST - validation) + validation
+
+
 @torch.no_grad()
 def fit_density(
     model: FYD,
@@ -41,6 +59,8 @@ def fit_density(
     validation: ImageSource | None,
     seed: int,
     progress: Progress,
+    world: World,
+    plan: MemoryPlan,
 ) -> None:
     """Fit the Gaussians of a model whose alignment is settled, and set its thresholds.
 
@@ -48,30 +68,39 @@ def fit_density(
     seen them: validation images from the density of the training images, or, where they are few
     and join the density in the end anyway (``refit``), all images in turn. Distances shrink with
     the number of images a density is fitted to, and the thresholds shrink by as much.
+
+    Several processes share out the images; where all images take turns, which they do only where
+    they are few, the first process does it for all.
     """
     config = model.config
+    course = _Course(model, progress, world, plan)
     source = "none: fitted without normal validation images"
     scores, fitted = torch.empty(0, dtype=torch.float64), torch.empty(0)
-    few = validation is not None and config.refit and len(validation) < _ENOUGH
+    few = validation is not None and turns(len(train), len(validation), config.refit) > 0
     if validation is not None and few:
-        scores, fitted = _in_turn(model, train, validation, seed, progress)
-        source = f"{len(scores)} normal images, each scored without itself"
-    fit = GaussianFit(model, seed)
-    _add(fit, model, train, progress)
-    if validation is not None and few:
-        _add(fit, model, validation, progress)
-    more = validation is not None and not few and config.refit
-    curve = fit.finish(keep=more)
-    if validation is not None and not few:
-        progress.start("thresholds", len(validation))
-        scores = torch.cat(
-            [_scores(model, encoded) for encoded in _encode(model, validation, progress)]
+        scores, fitted = world.once(
+            partial(_in_turn, course, train, validation, seed), "the thresholds"
         )
-        fitted = torch.full_like(scores, fit.number)
+        source = f"{len(scores)} normal images, each scored without itself"
+    fit = GaussianFit(model, seed, world, plan.group)
+    held_out = None
+    if validation is not None and not few:
+        held_out = _HeldOut(course, validation, train)
+    for rows in split_rows(model.feature_size[0], plan.bands):
+        fit.open(rows)
+        course.add(fit, train)
+        if validation is not None and few:
+            course.add(fit, validation)
+        fit.settle(keep=held_out is not None and config.refit)
+        if held_out is not None:
+            held_out.look(fit, rows)
+        fit.close()
+    if held_out is not None:
+        scores, fitted = held_out.scores()
         source = f"{len(scores)} normal validation images"
-        if more:
-            _add(fit, model, validation, progress)
-            curve = fit.finish()
+    curve = fit.curve()
+    assert model.density.count is not None
+    model.calibration.copy_(calibration(curve, model.density.count, config.calibrate))
     threshold = math.nan
     if len(scores):
         if config.refit and curve is not None:
@@ -84,71 +113,161 @@ def fit_density(
     model._metadata["threshold_source"] = source
 
 
-def _add(fit: GaussianFit, model: FYD, source: ImageSource, progress: Progress) -> None:
-    progress.start("fitting", len(source))
-    for encoded in _encode(model, source, progress):
-        fit.add(encoded.features, encoded.valid)
+class _Course:
+    """Passes over images, as often as the plan needs them."""
+
+    def __init__(self, model: FYD, progress: Progress, world: World, plan: MemoryPlan) -> None:
+        self.model, self.progress, self.world, self.plan = model, progress, world, plan
+        self._told: set[str] = set()
+
+    def add(self, fit: GaussianFit, source: ImageSource) -> None:
+        """All images of ``source`` into the band that ``fit`` has open."""
+        share = self.world.share(len(source))
+        self.tell("fitting", self.plan.bands * len(share), source)
+        fit.pass_over(share.start)
+        with self.world.together("fitting"):
+            for encoded in self.encode(source, share):
+                fit.add(encoded.features, encoded.valid)
+        fit.pass_over(len(source) - share.stop)
+
+    def tell(self, stage: str, total: int, source: ImageSource | None = None) -> None:
+        """Start a stage of the progress, once for all bands."""
+        key = f"{stage} {id(source)}"
+        if key not in self._told:
+            self._told.add(key)
+            self.progress.start(stage, total)
+
+    def encode(
+        self, source: ImageSource, indices: Sequence[int] | None = None
+    ) -> Iterator[_Encoded]:
+        """The images, so many at a time as the plan says."""
+        model = self.model
+        for images, _ in source.batches(self.plan.images, indices):
+            pose = model.find_pose(images)
+            stages, theta = model.encode(model.warp(images, pose), pose)
+            yield _Encoded(model.describe(stages), theta, model.valid(theta))
+            self.progress.advance(len(images))
 
 
-def _encode(
-    model: FYD, source: ImageSource, progress: Progress, indices: Sequence[int] | None = None
-) -> Iterator[_Encoded]:
-    for images, _ in source.batches(_BATCH, indices):
-        pose = model.find_pose(images)
-        stages, theta = model.encode(model.warp(images, pose), pose)
-        yield _Encoded(model.describe(stages), theta, model.valid(theta))
-        progress.advance(len(images))
+class _HeldOut:
+    """Scores of validation images by the density of the training images, a band at a time."""
 
+    def __init__(self, course: _Course, validation: ImageSource, train: ImageSource) -> None:
+        self._course, self._validation = course, validation
+        self._share = course.world.share(len(validation))
+        rows, columns = course.model.feature_size
+        device = course.model.selection.device
+        self._distance = torch.zeros((len(self._share), rows, columns), device=device)
+        self._count = torch.zeros((rows, columns), dtype=torch.int64, device=device)
+        self._theta: list[Tensor | None] = [None] * len(self._share)
+        self._curve: CountCalibration | None = None
+        self._number = len(train)
 
-def _scores(model: FYD, encoded: _Encoded) -> Tensor:
-    """Image scores ``[B]`` in float64."""
-    return model.map_of(encoded.features, encoded.theta).amax((1, 2)).double()
+    def look(self, fit: GaussianFit, rows: slice) -> None:
+        """Score the open band of ``fit``, and let the images join it where that is wanted."""
+        course, world, share = self._course, self._course.world, self._share
+        refit = course.model.config.refit
+        course.tell("thresholds", course.plan.bands * len(share))
+        whole = rows == slice(0, self._count.shape[0])
+        if rows.start == 0:
+            self._number = fit.number
+            self._curve = fit.curve()
+        assert fit.density.count is not None
+        self._count[rows] = fit.density.count
+        fit.pass_over(share.start)
+        with world.together("scoring the validation images"):
+            at = 0
+            for encoded in course.encode(self._validation, share):
+                features = encoded.features if whole else encoded.features[:, :, rows]
+                until = at + len(features)
+                self._distance[at:until, rows] = fit.density(features)
+                if encoded.theta is not None:
+                    self._theta[at:until] = encoded.theta.split(1)
+                at = until
+                if refit:
+                    fit.add(encoded.features, encoded.valid)
+        fit.pass_over(len(self._validation) - share.stop)
+        if refit:
+            fit.settle()
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """Scores of all validation images, and to how many images the density was fitted."""
+        model, world = self._course.model, self._course.world
+        config = model.config
+        factor = calibration(self._curve, self._count, config.calibrate)
+        support = support_of(self._count, self._number, config.min_share)
+        own = torch.empty(len(self._share), dtype=torch.float64, device=self._distance.device)
+        with world.together("scoring the validation images"):
+            for index, (distance, theta) in enumerate(
+                zip(self._distance, self._theta, strict=True)
+            ):
+                own[index] = model.map_from((distance * factor)[None], theta, support).amax()
+        scores = world.gather_rows(own, "the scores of validation images")
+        return scores, torch.full_like(scores, self._number)
 
 
 def _in_turn(
-    model: FYD, train: ImageSource, validation: ImageSource, seed: int, progress: Progress
+    course: _Course, train: ImageSource, validation: ImageSource, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Scores of all normal images, each from a density of the others, and how many these were.
 
     Where there are many training images, some stand for all of them.
     """
+    model, config = course.model, course.model.config
     share = spread(len(train), _MOST - len(validation))
     number = len(share) + len(validation)
-    progress.start("thresholds", number)
-    images = [
-        one
-        for source, indices in ((train, share), (validation, None))
-        for encoded in _encode(model, source, progress, indices)
-        for one in _single(encoded)
-    ]
     folds = min(_FOLDS, number)
+    rows_of_map, columns = model.feature_size
+    device = model.selection.device
+    distance = torch.zeros((number, rows_of_map, columns), device=device)
+    count = torch.zeros((folds, rows_of_map, columns), dtype=torch.int64, device=device)
+    theta: list[Tensor | None] = [None] * number
+    samples = Samples(model.feature_size)
+    picked: list[tuple[Tensor, Tensor]] = []
+    bands = split_rows(rows_of_map, course.plan.turn_bands)
+    course.progress.start("thresholds", number * len(bands))
+    for rows in bands:
+        images: list[tuple[Tensor, Tensor | None]] = []
+        for source, indices in ((train, share), (validation, None)):
+            for encoded in course.encode(source, indices):
+                for index in range(len(encoded.features)):
+                    one = slice(index, index + 1)
+                    features = encoded.features[one]
+                    valid = None if encoded.valid is None else encoded.valid[one]
+                    if rows.start == 0:
+                        everywhere = torch.ones_like(features[:, 0], dtype=torch.bool)
+                        picked.append(
+                            samples.pick(features, everywhere if valid is None else valid)
+                        )
+                        theta[len(images)] = None if encoded.theta is None else encoded.theta[one]
+                    part = features if len(bands) == 1 else features[:, :, rows].contiguous()
+                    images.append((part, None if valid is None else valid[:, rows].clone()))
+        for fold in range(folds):
+            density = model.density.band(rows)
+            kept = [one for index, one in enumerate(images) if index % folds != fold]
+            for start in range(0, len(kept), course.plan.group):
+                waiting = Waiting()
+                for features, valid in kept[start : start + course.plan.group]:
+                    waiting.add(features, valid, None)
+                density.update(*waiting.take())
+            density.min_count = least_count(len(kept), config.min_share)
+            density.finalize()
+            assert density.count is not None
+            count[fold, rows] = density.count
+            for index in range(fold, number, folds):
+                distance[index, rows] = density(images[index][0])[0]
     scores = torch.empty(number, dtype=torch.float64)
     fitted = torch.empty(number)
     for fold in range(folds):
-        kept = [one for index, one in enumerate(images) if index % folds != fold]
-        fit = GaussianFit(model, seed)
-        for features, valid in _batches(kept):
-            fit.add(features, valid)
-        fit.finish()
+        kept_places = [one for index, one in enumerate(picked) if index % folds != fold]
+        curve_samples = Samples(model.feature_size)
+        for position, (features, places) in enumerate(kept_places):
+            curve_samples.put(features, places, position)
+        curve = curve_samples.curve(config.shrinkage, seed)
+        factor = calibration(curve, count[fold], config.calibrate)
+        support = support_of(count[fold], len(kept_places), config.min_share)
         for index in range(fold, number, folds):
-            scores[index] = _scores(model, images[index])
-            fitted[index] = len(kept)
+            maps = model.map_from((distance[index] * factor)[None], theta[index], support)
+            scores[index] = maps.amax().double()
+            fitted[index] = len(kept_places)
     return scores, fitted
-
-
-def _single(encoded: _Encoded) -> Iterator[_Encoded]:
-    """The images of a batch one by one."""
-    for index in range(len(encoded.features)):
-        one = slice(index, index + 1)
-        yield _Encoded(
-            encoded.features[one],
-            None if encoded.theta is None else encoded.theta[one],
-            None if encoded.valid is None else encoded.valid[one],
-        )
-
-
-def _batches(images: Sequence[_Encoded]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        valid = [one.valid for one in batch if one.valid is not None]
-        yield torch.cat([one.features for one in batch]), torch.cat(valid) if valid else None

@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastalign.distributed import (
+    Targets,
+    World,
+    average_gradients,
+    globalise_norms,
+    pairwise_distance_loss,
+)
 from fastalign.errors import CollapseWarning, RunawayWarpWarning
+from fastalign.models.figures import BatchFigures
 from fastalign.models.names import below, under
 from fastalign.models.source import ImageSource
-from fastalign.nn.heads import Predictor, Projector, std_of_normalised
+from fastalign.nn.heads import Predictor, Projector
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.spatial_align import SpatialAlign
-from fastalign.ops import affine, dense_similarity_loss, pairwise_distance_loss, warp_affine
+from fastalign.ops import affine, warp_affine
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -45,6 +53,12 @@ class Watch:
         """Stop watching."""
         self._handle.remove()
 
+    def join(self, world: World) -> None:
+        """Take in what the other processes have seen."""
+        seen = torch.cat([self._sum, self._sum.new_tensor([self._images])])
+        world.sum_(seen, "the size of warps")
+        self._sum, self._images = seen[:-1], int(seen[-1])
+
     def reached(self) -> str | None:
         """The parameter whose mean lies at its bound, None where none does."""
         share = (self._sum / max(1, self._images)).abs()
@@ -64,19 +78,31 @@ class Trainer:
     [O] FA trains a residual 1x1 convolution per stage, zero at the start, and leaves the pretrained
     network alone: few images cannot spoil it, and poses keep their meaning.
 
+    Over several processes each batch is shared out among them: losses, statistics and gradients are
+    those of the whole batch, to rounding.
+
     Arguments:
         model: its ``ica``, ``fca`` and ``adapters`` are trained where they are.
         source: training images.
         theta: their poses ``[N,2,3]``; None: none, or the plain ICA's own.
         seed: of heads and order.
+        world: the processes that train together, each with the same arguments; None: this one.
     """
 
-    def __init__(self, model: FYD, source: ImageSource, theta: Tensor | None, seed: int) -> None:
+    def __init__(
+        self,
+        model: FYD,
+        source: ImageSource,
+        theta: Tensor | None,
+        seed: int,
+        world: World | None = None,
+    ) -> None:
         self.model = model
         self.config = model.config
         self.source = source
         self.theta = theta
         self.seed = seed
+        self.world = world = world or World()
         device = model.selection.device
         self.projectors, self.predictors = nn.ModuleList(), nn.ModuleList()
         if model.fca is not None or model.adapters is not None:
@@ -86,6 +112,8 @@ class Trainer:
                 self.projectors.append(projector)
                 self.predictors.append(Predictor(projector.out_channels))
         self.heads = nn.ModuleList([self.projectors, self.predictors]).to(device)
+        if world.size > 1:
+            globalise_norms(self.heads, world)
         fine = [*self.heads.parameters()]
         for part in (model.fca, model.adapters):
             fine += [] if part is None else list(part.parameters())
@@ -97,6 +125,8 @@ class Trainer:
             groups.append({"params": list(model.ica.parameters()), "lr": rate})
         self.rates = [group["lr"] for group in groups]
         self.optimizer = torch.optim.SGD(groups, momentum=self.config.momentum) if groups else None
+        for module in self._trained():
+            world.broadcast_(list(module.state_dict().values()), "the start values of training")
 
     @property
     def idle(self) -> bool:
@@ -120,6 +150,7 @@ class Trainer:
                 loss, logged = self._step(images, positions)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                average_gradients(self._parameters(), world=self.world)
                 self.optimizer.step()
                 for name, value in logged.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
@@ -130,7 +161,10 @@ class Trainer:
             for watch in watches.values():
                 watch.end()
         figures = {name: value / batches for name, value in sums.items()}
-        self._warn(figures, watches, index)
+        for watch in watches.values():
+            watch.join(self.world)
+        if self.world.rank == 0:
+            self._warn(figures, watches, index)
         return {"epoch": index + 1, **figures}
 
     def _trained(self) -> list[nn.Module]:
@@ -138,48 +172,65 @@ class Trainer:
         return [part for part in parts if part is not None]
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of nearly equal size, at least two images each, in an order of this epoch."""
+        """This process's shares of batches of nearly equal size, at least two images each in all,
+        in an order of this epoch."""
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
         order = torch.randperm(len(self.source), generator=generator)
         number = math.ceil(len(order) / self.config.batch_size)
         number = max(1, min(number, len(order) // 2))
         for part in order.tensor_split(number):
-            yield next(self.source.batches(len(part), part.tolist()))
+            share = self.world.share(len(part))
+            with self.world.together("reading a batch"):
+                batch = self._read(part[share.start : share.stop].tolist())
+            yield batch
+
+    def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """These images at the size of training, and their positions."""
+        size = self.model.training_size
+        if size == self.config.image_size or not indices:
+            images, positions = self.source.batch(indices)
+            return images[..., : size[0], : size[1]], positions
+        # One by one: together they may be large.
+        parts = list(self.source.batches(1, indices))
+        images = torch.cat([resize(image, size) for image, _ in parts])
+        return images, torch.cat([position for _, position in parts])
 
     def _step(self, images: Tensor, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         model = self.model
         loss = images.new_zeros(())
         logged: dict[str, Tensor] = {}
+        figures = BatchFigures(self.world)
         theta = None if self.theta is None else self.theta[positions.to(self.theta.device)]
         if model.ica is not None:
             theta = model.ica.localise(images)
             small = resize(images, model.search_size)
             valid = affine.valid_mask(theta.detach(), small.shape[-2:])
             distance = pairwise_distance_loss(
-                warp_affine(small, theta, padding_mode="border"), valid
+                warp_affine(small, theta, padding_mode="border"), valid, world=self.world
             )
             loss = loss + self.config.ica_weight * distance
             logged["loss_ica"] = distance.detach()
-            logged |= _magnitudes("ica", theta, model.aspect)
+            figures.add_magnitudes("ica", theta, model.aspect)
             theta = theta.detach()
         if not self.projectors:
-            return loss, logged
+            return loss, logged | figures.settle()
         with torch.no_grad():
             aligned = model.warp(images, theta)
         with torch.set_grad_enabled(model.fca is not None):
             stages, moved = model.encode(aligned, None)
         if moved is not None:
-            logged |= _magnitudes("fca", moved, model.aspect)
-        fine, spread = [], []
+            figures.add_magnitudes("fca", moved, model.aspect)
+        fine = []
         heads = zip(self.projectors, self.predictors, strict=True)
         for stage, (projector, predictor) in zip(model.adapt(stages), heads, strict=True):
             z = projector(stage)
-            fine.append(dense_similarity_loss(predictor(z), z.detach()))
-            spread.append(std_of_normalised(z))
+            # Their sum is on its way to the other processes while the predictor computes.
+            targets = Targets(z.detach(), world=self.world)
+            fine.append(targets.loss(predictor(z)))
+            figures.add_spread(z)
         similarity = torch.stack(fine).mean()
         logged["loss_fa"] = similarity.detach()
-        logged["std_of_z"] = torch.stack(spread).min()
-        return loss + self.config.fa_weight * similarity, logged
+        return loss + self.config.fa_weight * similarity, logged | figures.settle()
 
     @staticmethod
     def _warn(figures: dict[str, float], watches: dict[str, Watch], epoch: int) -> None:
@@ -251,13 +302,3 @@ class Trainer:
     def _parameters(self) -> list[nn.Parameter]:
         assert self.optimizer is not None
         return [p for group in self.optimizer.param_groups for p in group["params"]]
-
-
-def _magnitudes(part: str, theta: Tensor, aspect: float) -> dict[str, Tensor]:
-    """Mean size of the warps of a batch."""
-    found = affine.magnitude(theta.detach(), aspect)
-    return {
-        f"{part}_shift": found["shift"].mean(),
-        f"{part}_rotation": found["rotation"].abs().mean(),
-        f"{part}_scale": found["scale"].mean(),
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from fastalign.errors import ConfigError, InputError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
+from fastalign.nn.tiling import Tiler, peak_bytes
 
 # Defaults take the last output at each of these strides: the three PaDiM uses.
 _STRIDES = (4, 8, 16)
@@ -84,6 +86,8 @@ class FeatureBackbone(nn.Module):
         self.is_fused = False
         self._stages: nn.ModuleList | None = None
         self._whole: nn.Module | None = None
+        self._pass_bytes = math.inf
+        self._tilers: list[Tiler] | None = None
 
         available = {
             info["module"]: (info["num_chs"], info["reduction"])
@@ -130,6 +134,7 @@ class FeatureBackbone(nn.Module):
         """A copy that ends with layer ``index``; a network that cannot be split stays whole and
         gives the same outputs, less those behind."""
         ending = copy.deepcopy(self)
+        ending._tilers = None
         count = index + 1
         if ending._stages is not None:
             ending._stages = ending._stages[:count]
@@ -139,18 +144,61 @@ class FeatureBackbone(nn.Module):
 
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
-        return self.stages()[index](self._prepare(x) if index == 0 else x)
+        x = self._prepare(x) if index == 0 else x
+        # Gradients keep all pieces in any case.
+        if math.isinf(self._pass_bytes) or torch.compiler.is_compiling() or x.requires_grad:
+            return self.stages()[index](x)
+        return self.tilers()[index](x, self._pass_bytes)
+
+    def limit_memory(self, pass_bytes: float) -> FeatureBackbone:
+        """Let no pass through a stage take more than about ``pass_bytes``; returns itself.
+
+        Images that exceed it together go one after the other, and an image that exceeds it alone in
+        pieces that overlap by what the stage looks at, so that the features are those of the whole
+        image. Networks that cannot be split run image by image. ``math.inf``: no limit.
+        """
+        self._pass_bytes = pass_bytes
+        return self
+
+    def tilers(self) -> list[Tiler]:
+        """The stages, each as what runs it in pieces."""
+        stages = self.stages()
+        if self._tilers is None:
+            inputs = [3, *self.channels]
+            self._tilers = [
+                Tiler(stage, channels, f"backbone {self.name}")
+                for stage, channels in zip(stages, inputs, strict=False)
+            ]
+        return self._tilers
+
+    def image_bytes(self, height: int, width: int) -> int:
+        """Memory of one image's pass, the features included, without any limit."""
+        if self._stages is None:
+            network = copy.deepcopy(self).to("meta")
+            images = torch.empty(1, 3, height, width, device="meta")
+            return peak_bytes(lambda: network.limit_memory(math.inf)(images))
+        most = kept = 0.0
+        pixels = float(height * width)
+        for tiler, channels, stride in zip(
+            self.tilers(), self.channels, self.reductions, strict=True
+        ):
+            most = max(most, kept + tiler.bytes_per_pixel * pixels)
+            pixels = math.ceil(height / stride) * math.ceil(width / stride)
+            kept += 4 * channels * pixels
+        return int(most)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self._prepare(images)
         if self._stages is None:
+            if len(x) > 1 and not (math.isinf(self._pass_bytes) or torch.compiler.is_compiling()):
+                return [torch.cat(one) for one in zip(*map(self, x.split(1)), strict=True)]
             assert self._whole is not None
             features = self._whole(self._normalise(x))[: len(self.layers)]
             nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
             return [f.permute(0, 3, 1, 2) if nhwc else f for f in features]
         outputs = []
-        for stage in self._stages:
-            x = stage(x)
+        for index in range(len(self._stages)):
+            x = self.forward_stage(index, x)
             outputs.append(x)
         return outputs
 

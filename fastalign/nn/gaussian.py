@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
-from fastalign.nn.moments import Moments, PackedTriangle, runs
+from fastalign.nn.moments import Moments, PackedTriangle, runs, runs_native
+from fastalign.ops import native
 from fastalign.ops.mahalanobis import mahalanobis
 
 _STORAGE = (torch.float32, torch.bfloat16, torch.float16)
@@ -129,7 +130,7 @@ class DenseGaussian(nn.Module):
         with _plain_tensors():
             sums = self._open("update")
             if len(features):
-                sums.add(features.flatten(2), None if valid is None else valid.flatten(1))
+                sums.add(features, valid)
         return self
 
     def merge(self, other: DenseGaussian) -> DenseGaussian:
@@ -152,6 +153,21 @@ class DenseGaussian(nn.Module):
         with _plain_tensors():
             self._open("merge").merge(other._sums)
         return self
+
+    @property
+    def sums(self) -> Moments | None:
+        """The running sums by location, for those who join them in another way than ``merge``;
+        None before the first image and once they are gone."""
+        return self._sums
+
+    def open_sums(self) -> Moments:
+        """The running sums, made where there are none.
+
+        Raises:
+            ConfigError: the module was finalized or loaded without its sums.
+        """
+        with _plain_tensors():
+            return self._open("merge")
 
     def finalize(self, *, keep: bool = False) -> DenseGaussian:
         """Turn the sums into means and whiteners, in float64; returns the module.
@@ -185,10 +201,35 @@ class DenseGaussian(nn.Module):
 
     def _whiteners(self, sums: Moments, support: Tensor) -> Tensor:
         """Packed inverse Cholesky factors ``[H*W,C(C+1)/2]``; 0 where there is no support."""
+        # In the place of an earlier one: two of them may be more than there is room for.
+        whitener, self.whitener = self.whitener, None
+        if whitener is None:
+            whitener = torch.empty_like(sums.outer, dtype=self.storage)
+        singular = torch.zeros_like(support)
+        if self.shrinkage == 0:
+            singular = support & (sums.count <= self.channels)
+        if runs_native("whiten_", sums.outer):
+            lost = torch.empty_like(support)
+            share = 1 / (sums.count - 1).clamp_min(1).double()
+            kernel = native.kernel("whiten_")
+            kernel(whitener, lost, sums.outer, share, support, self.shrinkage)
+            singular |= lost
+        else:
+            self._whiten(sums, support, whitener, singular)
+        if singular.any():
+            self._report_singular(singular, sums.count)
+        pieces = runs(len(whitener), whitener.shape[1], whitener.device)
+        if not all(bool(whitener[run].isfinite().all()) for run in pieces):
+            raise ConfigError(
+                f"DenseGaussian: the whitener leaves the range of {self.storage} with shrinkage="
+                f"{self.shrinkage}; use more shrinkage, or storage=torch.bfloat16 or torch.float32"
+            )
+        return whitener
+
+    def _whiten(self, sums: Moments, support: Tensor, whitener: Tensor, singular: Tensor) -> None:
+        """Fill ``whitener`` and mark what is ``singular``, with torch's own factorization."""
         device = sums.outer.device
         triangle = PackedTriangle(self.channels, device)
-        whitener = torch.empty_like(sums.outer, dtype=self.storage)
-        singular = torch.zeros_like(support)
         identity = torch.eye(self.channels, dtype=torch.float64, device=device)
         # A covariance, its factor, the inverse and a triangle, in float64.
         for run in runs(len(support), 8 * self.channels**2, device):
@@ -201,22 +242,12 @@ class DenseGaussian(nn.Module):
             # A pivot below the rounding of the float32 sums says nothing, even a positive one.
             pivots = factor.diagonal(dim1=1, dim2=2).square()
             lost = (pivots <= torch.finfo(torch.float32).eps * variances).any(1) | (info != 0)
-            if self.shrinkage == 0:
-                lost |= count <= self.channels
-            singular[run] = lost & support[run]
+            singular[run] |= lost & support[run]
             # No result comes from these; dividing by a zero pivot would only make NaN.
             factor = torch.where(lost[:, None, None], identity, factor)
             inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
             inverse = torch.where(support[run, None, None], inverse, 0)
             whitener[run] = triangle.pack(inverse)
-        if singular.any():
-            self._report_singular(singular, sums.count)
-        if not whitener.isfinite().all():
-            raise ConfigError(
-                f"DenseGaussian: the whitener leaves the range of {self.storage} with shrinkage="
-                f"{self.shrinkage}; use more shrinkage, or storage=torch.bfloat16 or torch.float32"
-            )
-        return whitener
 
     def _report_singular(self, singular: Tensor, count: Tensor) -> None:
         where = int(singular.nonzero()[0])
@@ -239,6 +270,60 @@ class DenseGaussian(nn.Module):
                 f"{int((~finite).sum())} of {finite.numel()} locations; check the images and the "
                 "network, or mark what has no value as not valid in update(features, valid)"
             )
+
+    # Bands of rows --------------------------------------------------------------------------
+
+    def band(self, rows: slice) -> DenseGaussian:
+        """A new one for the rows ``rows`` of the map alone, with the same options: for fits whose
+        sums do not fit into memory as a whole."""
+        height = len(range(*rows.indices(self.size[0])))
+        band = DenseGaussian(
+            self.channels,
+            (height, self.size[1]),
+            shrinkage=self.shrinkage,
+            min_count=self.min_count,
+            storage=self.storage,
+        )
+        return band.to(self._support.device)
+
+    def put_band(self, rows: slice, band: DenseGaussian) -> DenseGaussian:
+        """Take over the fit of a :meth:`band`; returns the module, which is fitted once all its
+        rows were put.
+
+        Raises:
+            ConfigError: the band is not fitted, or of another size or channels.
+        """
+        mean, whitener = band._require_fit()
+        indices = range(*rows.indices(self.size[0]))
+        expected = (self.channels, (len(indices), self.size[1]))
+        if (band.channels, band.size) != expected or indices.step != 1:
+            raise ConfigError(
+                f"DenseGaussian: a band of {band.channels} channels and size {band.size} put into "
+                f"rows {indices}, expected {expected[0]} channels and size {expected[1]}"
+            )
+        with _plain_tensors():
+            self._allocate()
+            assert self.mean is not None and self.whitener is not None and self.count is not None
+            width = self.size[1]
+            locations = slice(indices.start * width, indices.stop * width)
+            self.mean[:, rows] = mean
+            self.whitener[locations] = whitener.to(self.storage)
+            assert band.count is not None
+            self.count[rows] = band.count
+            self.min_count = band.min_count
+            self._sums = None
+            self._settle()
+        return self
+
+    def _allocate(self) -> None:
+        """The tensors of a fit, 0 where they are not there yet."""
+        if not self.fitted:
+            locations = self.size[0] * self.size[1]
+            packed = self.channels * (self.channels + 1) // 2
+            device = self._support.device
+            self.mean = torch.zeros((self.channels, *self.size), device=device)
+            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
+            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
 
     def reset(self) -> DenseGaussian:
         """Forget every image, fitted or not, as if new; returns the module."""
@@ -388,13 +473,8 @@ class DenseGaussian(nn.Module):
         error_msgs: list[str],
     ) -> None:
         given = [name for name in _FITTED if prefix + name in state_dict]
-        if given and not self.fitted:
-            locations = self.size[0] * self.size[1]
-            packed = self.channels * (self.channels + 1) // 2
-            device = self._support.device
-            self.mean = torch.zeros((self.channels, *self.size), device=device)
-            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
-            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
+        if given:
+            self._allocate()
         problems = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
+from fastalign.nn.channel_moments import channel_moments, mean_and_variance
 
 
 def _conv1x1(in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
@@ -32,7 +33,9 @@ class _Head(nn.Sequential):
                 f"{name}: features have shape {list(features.shape)}, expected "
                 f"[B, {self.in_channels}, H, W]"
             )
-        if self.training and features.shape[0] * features.shape[2] * features.shape[3] < 2:
+        few = features.shape[0] * features.shape[2] * features.shape[3] < 2
+        # Layers that share their statistics with other processes are not of this class.
+        if self.training and few and isinstance(self.bn1, nn.BatchNorm2d):
             raise ValueError(
                 f"{name}: {list(features.shape)} leaves BatchNorm fewer than two vectors to train "
                 "on; use larger batches or maps, or eval() for inference"
@@ -123,6 +126,21 @@ class Predictor(_Head):
 
 
 @torch.no_grad()
+def direction_moments(z: Tensor) -> Tensor:
+    """What :func:`std_of_directions` needs of z ``[B,C,H,W]``: ``[1+2C]`` float64; those of several
+    batches, or processes, add up."""
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    # In 16 bits the smallest norm that may be divided by is 0.
+    return channel_moments(nn.functional.normalize(z.to(dtype), dim=1))
+
+
+def std_of_directions(moments: Tensor) -> Tensor:
+    """:func:`std_of_normalised` from :func:`direction_moments`: a float64 scalar."""
+    _, variance = mean_and_variance(moments)
+    return variance.sqrt().mean() * len(variance) ** 0.5
+
+
+@torch.no_grad()
 def std_of_normalised(z: Tensor) -> Tensor:
     """How far the directions of z ``[B,C,H,W]`` are spread: 0 collapsed, 1 isotropic.
 
@@ -146,6 +164,4 @@ def std_of_normalised(z: Tensor) -> Tensor:
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     if z.numel() == 0:
         return z.new_zeros((), dtype=dtype)
-    # In 16 bits the smallest norm that may be divided by is 0.
-    unit = nn.functional.normalize(z.to(dtype), dim=1)
-    return unit.std((0, 2, 3), correction=0).mean() * z.shape[1] ** 0.5
+    return std_of_directions(direction_moments(z)).to(dtype)

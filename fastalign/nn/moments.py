@@ -11,10 +11,14 @@ and more are the cheap ones.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+from fastalign.ops import native
+from fastalign.ops.backends import ENVIRONMENT
 
 # Numbers held at once besides the inputs: little enough for a CPU's cache, and enough locations
 # for an accelerator to be busy with.
@@ -33,6 +37,18 @@ def run_length(locations: int, entries: int, device: torch.device) -> int:
     """The length of these runs, except of the last one."""
     budget = _CPU_ENTRIES if device.type == "cpu" else _DEVICE_ENTRIES
     return min(locations, max(1, budget // entries))
+
+
+def runs_native(op: str, tensor: Tensor) -> bool:
+    """Whether native code serves ``op``. Other devices fit with torch's own batched products and
+    factorizations: each pass over the sums is short beside a network's."""
+    if tensor.device.type != "cpu" or os.environ.get(ENVIRONMENT, "auto") not in (
+        "",
+        "auto",
+        "cpu",
+    ):
+        return False
+    return native.cannot_run(op, tensor) is None
 
 
 class PackedTriangle:
@@ -79,8 +95,14 @@ class Moments:
         self.mean = torch.zeros((locations, channels), dtype=torch.float64, device=device)
         self.outer = torch.zeros((locations, packed), dtype=torch.float32, device=device)
 
-    def add(self, maps: Tensor, valid: Tensor | None) -> None:
-        """Take in images ``[B,C,n]`` of any floating-point dtype; ``valid`` ``[B,n]`` bool."""
+    def add(self, features: Tensor, valid: Tensor | None) -> None:
+        """Take in images ``[B,C,H,W]`` of any floating-point dtype; ``valid`` ``[B,H,W]`` bool."""
+        if runs_native("add_moments_", features):
+            kernel = native.kernel("add_moments_")
+            kernel(self.count, self.mean, self.outer, features, valid)
+            return
+        maps = features.flatten(2)
+        valid = None if valid is None else valid.flatten(1)
         work = _Workspace(self, len(maps))
         wide = maps.dtype == torch.float64
         for run in work.runs:
@@ -119,6 +141,12 @@ class Moments:
         self.mean[run] += delta * share.unsqueeze(-1)
         self.count[run] = total
         return gain
+
+    def part(self, run: slice) -> Moments:
+        """The sums at the locations ``run``: the same memory."""
+        part = Moments.__new__(Moments)
+        part.count, part.mean, part.outer = self.count[run], self.mean[run], self.outer[run]
+        return part
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor by ``fn(tensor)``, for moves between devices."""

@@ -17,6 +17,7 @@ from fastalign.errors import (
     ConfigError,
     FastalignError,
     InputError,
+    ProcessError,
 )
 from fastalign.io import atomic_write, check_writable
 
@@ -31,8 +32,8 @@ def names(folder):
 
 
 def test_exit_codes_are_distinct_and_documented():
-    classes = [FastalignError, ConfigError, InputError, ArtifactError, BackendError]
-    assert [kind.exit_code for kind in classes] == [1, 2, 3, 4, 5]
+    classes = [FastalignError, ConfigError, InputError, ArtifactError, BackendError, ProcessError]
+    assert [kind.exit_code for kind in classes] == [1, 2, 3, 4, 5, 6]
     assert issubclass(ConfigError, ValueError)
 
 

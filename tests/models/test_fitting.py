@@ -315,6 +315,8 @@ def test_a_resumed_fit_is_as_unbroken(options, tmp_path):
             if values["epoch"] == 3:
                 raise Stop
 
+        def note(self, text: str) -> None: ...
+
     options = {**TRAINED, "skip": False, "momentum": 0.9, **options}
     images = photographs(9, 0.05)
     whole = FYD(**options).fit(images, seed=4)
@@ -445,6 +447,8 @@ def test_progress_adds_up():
             self.stages[-1][2] += n
 
         def log(self, values: dict[str, Any]) -> None: ...
+
+        def note(self, text: str) -> None: ...
 
     counts = Counts()
     options = {**TRAINED, "align": "ica+fa", "family": "translation", "skip": False}

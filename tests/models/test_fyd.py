@@ -241,6 +241,8 @@ def test_training_is_logged():
         def log(self, values):
             self.rows.append(values)
 
+        def note(self, text): ...
+
     images, _ = photographs(6, 10, 0.04)
     log = Log()
     model = FYD(**{**QUICK, "epochs": 2}, teacher=False).fit(images, progress=log)

@@ -24,8 +24,9 @@ using namespace fastalign;
 constexpr int64_t kBatch = 5, kHeight = 23, kWidth = 29, kOutHeight = 21, kOutWidth = 31;
 
 const KernelTable kTable = {FASTALIGN_ISA::dense_similarity, FASTALIGN_ISA::pairwise_distance,
-                            FASTALIGN_ISA::warp_affine, FASTALIGN_ISA::warp_affine_backward,
-                            FASTALIGN_ISA::mahalanobis};
+                            FASTALIGN_ISA::warp_affine,      FASTALIGN_ISA::warp_affine_backward,
+                            FASTALIGN_ISA::mahalanobis,      FASTALIGN_ISA::moments,
+                            FASTALIGN_ISA::whitener};
 
 int64_t most_threads = 0;  // at once, since it was last set to 0
 bool race = false;
@@ -234,10 +235,44 @@ Outputs mahalanobis(const Workers& workers, const Setting& s, DType stored, bool
   return {text(dx), text(dmean), text(dwhitener), text(value)};
 }
 
+// The sums of a fit, and its whiteners in the storage type that is as wide as the features'.
+Outputs gaussian_fit(const Workers& workers, const Setting& s) {
+  Random random;
+  const int64_t pixels = kHeight * kWidth, packed = s.channels * (s.channels + 1) / 2;
+  Buffer x = s.maps();
+  x.fill(random);
+  Buffer count(DType::float64, pixels), mean(DType::float64, pixels * s.channels);
+  Buffer outer(DType::float32, pixels * packed);
+  for (Buffer* sums : {&count, &mean, &outer}) {
+    std::fill(sums->bytes.begin(), sums->bytes.end(), char{0});
+  }
+  MomentsArgs args{};
+  args.x = s.of(x);
+  args.count = reinterpret_cast<int64_t*>(count.bytes.data());
+  args.mean = reinterpret_cast<double*>(mean.bytes.data());
+  args.outer = reinterpret_cast<float*>(outer.bytes.data());
+  kTable.moments(args, workers);
+  kTable.moments(args, workers);
+  const DType stored = s.dtype == DType::float64 ? DType::float32 : s.dtype;
+  Buffer whitener(stored, pixels * packed);
+  const std::vector<double> share(static_cast<size_t>(pixels), 0.1);
+  const std::string kept(static_cast<size_t>(pixels), char{1});
+  std::string lost(static_cast<size_t>(pixels), char{0});
+  WhitenerArgs whiten{};
+  whiten.outer = args.outer, whiten.share = share.data();
+  whiten.kept = reinterpret_cast<const bool*>(kept.data());
+  whiten.channels = s.channels, whiten.locations = pixels, whiten.shrinkage = 0.01;
+  whiten.whitener = whitener.bytes.data(), whiten.whitener_dtype = stored;
+  whiten.lost = reinterpret_cast<bool*>(lost.data());
+  kTable.whitener(whiten, workers);
+  return {text(count), text(mean), text(outer), text(whitener), lost};
+}
+
 using Call = std::function<Outputs(const Workers&, const Setting&)>;
 
 std::vector<std::pair<std::string, Call>> calls() {
   std::vector<std::pair<std::string, Call>> list;
+  list.emplace_back("gaussian_fit", gaussian_fit);
   for (const bool flag : {false, true}) {
     list.emplace_back("dense_similarity",
                       [flag](auto& w, auto& s) { return dense_similarity(w, s, flag); });

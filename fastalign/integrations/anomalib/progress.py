@@ -46,6 +46,10 @@ class BarProgress:
         for target in self._loggers:
             target.log_metrics(figures, int(values["epoch"]))
 
+    def note(self, text: str) -> None:
+        """A line worth knowing."""
+        logger.info(text)
+
     def close(self) -> None:
         """The last stage has ended."""
         if self._bar is not None:

@@ -63,10 +63,15 @@ def gradient_p(weight: Tensor, p: Directions, z: Directions, sums: Sums, where: 
     return _tangent(scale * _others(z.unit, sums.vectors, where), p)
 
 
-def gradient_z(weight: Tensor, p: Directions, z: Directions, sums: Sums, where: Slots) -> Tensor:
-    """Gradient to z of the same; the sum over weighted p^ takes the place of S."""
-    scaled = (weight * _share(sums, where)).unsqueeze(1) * p.unit
-    return _tangent(_others(scaled, sum_by_slot(scaled, where), where), z)
+def weighted(weight: Tensor, p: Directions, sums: Sums, where: Slots) -> Tensor:
+    """What the gradient to z sums over the images of a group: p^, weighted, ``[B,C,H,W]``."""
+    return (weight * _share(sums, where)).unsqueeze(1) * p.unit
+
+
+def gradient_z(scaled: Tensor, z: Directions, total: Tensor, where: Slots) -> Tensor:
+    """Gradient to z of the same, from :func:`weighted` and its sum by slot, which takes the place
+    of S and like it may be summed over processes."""
+    return _tangent(_others(scaled, total, where), z)
 
 
 def _gradients(
@@ -78,10 +83,14 @@ def _gradients(
     sums: Sums,
     where: Slots,
 ) -> tuple[Tensor, Tensor]:
-    return (
-        as_gradient(gradient_p(weight, *units, sums, where), p) if need[0] else no_gradient(p),
-        as_gradient(gradient_z(weight, *units, sums, where), z) if need[1] else no_gradient(z),
-    )
+    to_p, to_z = no_gradient(p), no_gradient(z)
+    if need[0]:
+        to_p = as_gradient(gradient_p(weight, *units, sums, where), p)
+    if need[1]:
+        scaled = weighted(weight, units[0], sums, where)
+        total = sum_by_slot(scaled, where)
+        to_z = as_gradient(gradient_z(scaled, units[1], total, where), z)
+    return to_p, to_z
 
 
 def _nothing(p: Tensor, z: Tensor, need: tuple[bool, bool]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,189 @@
+"""Plans within a budget: sizes, choices, and the same model whatever was chosen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastalign import FYD
+from fastalign.errors import ConfigError
+from fastalign.models import fitting
+from fastalign.models.memory import MB, parse_bytes, plan_fitting, plan_scoring, split_rows
+from fastalign.ops import affine, warp_affine
+
+PLAIN = {"image_size": (64, 96), "align": "none", "channels": 12, "sigma": 1.0}
+
+
+def photographs(count: int, seed: int = 0, shift: float = 0.0) -> Tensor:
+    """Stripes and a bar, moved by up to ``shift`` of the size, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    part = torch.full((1, 3, 64, 96), 0.3)
+    part[:, 1, ::8] = 0.5
+    part[:, :, 20:30, 14:70] = 0.8
+    part[:, 0, 24:50, 60:70] = 0.6
+    shifts = 2 * shift * (2 * torch.rand(count, 2, generator=generator) - 1)
+    moved = warp_affine(
+        part.repeat(count, 1, 1, 1),
+        affine.from_parameters(shifts, "translation"),
+        padding_mode="border",
+    )
+    return (moved + 0.05 * torch.randn(moved.shape, generator=generator)).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4GB", 4_000_000_000),
+        ("1.5 gb", 1_500_000_000),
+        ("900MB", 900_000_000),
+        ("2GiB", 2 << 30),
+        ("512M", 512_000_000),
+        ("123", 123),
+    ],
+)
+def test_sizes(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "much", "-4GB", "4XB", "0GB", "4 i", "GB", "1e3MB"])
+def test_what_is_no_size_is_named(text):
+    with pytest.raises(ConfigError, match="give a size such as 4GB"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(("rows", "bands"), [(1, 1), (7, 3), (64, 64), (100, 6)])
+def test_bands_are_all_rows_once(rows, bands):
+    parts = split_rows(rows, bands)
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+    sizes = {part.stop - part.start for part in parts}
+    assert len(parts) == bands and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("validation", [0, 5, 21])
+@pytest.mark.parametrize("align", ["none", "ica"])
+def test_bands_and_pieces_give_the_same_model(validation, align, monkeypatch):
+    """For thresholds from images in turn (5), from validation images (21), and without any."""
+    options = {**PLAIN, "align": align, "family": "translation", "skip": False}
+    train = photographs(14, shift=0.05)
+    held_out = photographs(validation, seed=1, shift=0.05) if validation else None
+    whole = FYD(**options).fit(train, held_out)
+
+    def in_bands(*arguments):
+        plan = plan_fitting(*arguments)
+        small = whole.backbone.image_bytes(64, 96) / 3
+        return replace(plan, bands=3, turn_bands=2, images=3, group=5, pass_bytes=small)
+
+    monkeypatch.setattr(fitting, "plan_fitting", in_bands)
+    banded = FYD(**options).fit(train, held_out)
+    for name in ("mean", "count"):
+        a, b = getattr(whole.density, name), getattr(banded.density, name)
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(
+        banded.image_threshold, whole.image_threshold, rtol=2e-3, atol=0, equal_nan=True
+    )
+    torch.testing.assert_close(banded.calibration, whole.calibration, rtol=1e-3, atol=1e-3)
+    test = photographs(3, seed=2, shift=0.05)
+    (scores, maps), (expected, wanted) = banded(test), whole(test)
+    torch.testing.assert_close(scores, expected, rtol=2e-3, atol=0)
+    torch.testing.assert_close(maps, wanted, rtol=0, atol=2e-3 * float(wanted.max()))
+
+
+def test_a_scored_image_is_the_same_in_pieces():
+    model = FYD(**PLAIN).fit(photographs(8))
+    images = photographs(2, seed=3)
+    expected = model(images)[1]
+    model.backbone.limit_memory(model.backbone.image_bytes(64, 96) / 5)
+    torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_smaller_budget_means_smaller_steps_and_in_the_end_an_error():
+    model = FYD(image_size=512, align="none")
+    free = plan_fitting(model, 30, 0, 30)
+    assert free.bands == free.turn_bands == 1
+    seen = []
+    for budget in range(free.total + MB, 0, -50 * MB):
+        try:
+            plan = plan_fitting(model, 30, 0, 30, budget)
+        except ConfigError as error:
+            needed = str(error)
+            break
+        assert plan.total <= budget
+        assert str(round(plan.total / MB)) in plan.describe()
+        seen.append((plan.turn_bands + plan.bands, -plan.pass_bytes, -plan.images))
+    assert seen == sorted(seen) and len(set(seen)) > 3
+    assert "storage=bfloat16" in needed and f"memory budget {budget / MB:.0f} MB" in needed
+    assert "Gaussians" in needed
+
+
+def test_scoring_plans_count_what_is_loaded_once():
+    model = FYD(**PLAIN).fit(photographs(4))
+    one, eight = plan_scoring(model), plan_scoring(model, images=8)
+    assert one.parts["process"] == pytest.approx(eight.parts["process"], rel=0.05)
+    assert eight.parts["images and maps"] == 8 * one.parts["images and maps"]
+    tight = model.limit_memory(one.total + 10 * MB, images=8)
+    assert tight.images < 8
+    with pytest.raises(ConfigError, match="scoring needs at least"):
+        model.limit_memory(50 * MB)
+
+
+RUN = """
+import json, resource, sys
+import torch
+torch.set_num_threads(2)
+from fastalign import FYD
+from fastalign.data import ImageDataset, open_category
+from fastalign.models import fitting
+
+folder, budget, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+plans = []
+
+def keep(*arguments, real=fitting.plan_fitting):
+    plans.append(real(*arguments))
+    return plans[-1]
+
+fitting.plan_fitting = keep
+model = FYD(**options)
+train = ImageDataset(open_category(folder).train, model.config.image_size)
+model.fit(train, memory_budget=budget)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"peak": peak, "estimate": plans[0].total, "bands": plans[0].bands}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photographs in a folder, so that a process has no more of them in memory than it reads."""
+    root = tmp_path_factory.mktemp("photographs")
+    (root / "good").mkdir()
+    for index, image in enumerate(photographs(20, shift=0.05)):
+        pixels = image.mul(255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).resize((640, 640)).save(root / "good" / f"{index}.png")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("budget", "options"),
+    [
+        (None, {"image_size": 640, "align": "none"}),
+        (1_750_000_000, {"image_size": 640, "align": "none"}),
+        (None, {"image_size": 192, "align": "all", "epochs": 1, "skip": False}),
+    ],
+    ids=["free", "budget", "trained"],
+)
+def test_the_estimate_is_near_the_peak(folder, budget, options):
+    """Within a quarter, and within the budget, as a process of its own sees it."""
+    command = [sys.executable, "-c", RUN, str(folder), json.dumps(budget), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert abs(found["estimate"] - found["peak"]) <= 0.25 * found["peak"], found
+    if budget is not None:
+        assert found["bands"] > 1 and found["peak"] <= budget
