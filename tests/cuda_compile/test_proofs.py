@@ -78,7 +78,9 @@ def test_every_kernel_is_asked_about(asked):
 def test_what_is_proved(family, asked):
     for question in asked[family]:
         verdict = prove(question)
-        assert (verdict.barriers, verdict.races) == PROVED[family], f"{question.kernel.name}: {verdict}"
+        assert (verdict.barriers, verdict.races) == PROVED[family], (
+            f"{question.kernel.name}: {verdict}"
+        )
         assert (verdict.races == OPEN) == bool(verdict.reason)
 
 

@@ -110,9 +110,7 @@ def recorded_scale(values: Tensor, factor: Tensor) -> list[Launch]:
     """The same of the product that the losses' backward takes."""
     library = _library("scale")
     library.handle.launch_scale.restype = ctypes.c_char_p
-    arguments = ScaleArgs(
-        values.data_ptr(), dtype_code(values), values.numel(), factor.data_ptr()
-    )
+    arguments = ScaleArgs(values.data_ptr(), dtype_code(values), values.numel(), factor.data_ptr())
     library.handle.launch_scale(ctypes.byref(arguments))
     return _recorded(library)
 

@@ -56,9 +56,7 @@ class Entry:
 
 
 def entry(path: Path, symbol: str) -> Entry:
-    found = re.search(
-        rf"\.entry {re.escape(symbol)}\((.*?)\n\)(.*?)\n\}}", _text(path), re.S
-    )
+    found = re.search(rf"\.entry {re.escape(symbol)}\((.*?)\n\)(.*?)\n\}}", _text(path), re.S)
     if found is None:
         raise LookupError(f"{path.name} has no kernel {symbol}")
     parameters = re.findall(r"\.param (?:\.align \d+ )?\.(\w+)[^,\n]*?_param_\d+(\[)?", found[1])

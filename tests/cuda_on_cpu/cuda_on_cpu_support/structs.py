@@ -114,15 +114,6 @@ class ScaleArgs(ctypes.Structure):
     ]
 
 
-class ScaleArgs(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("count", ctypes.c_int64),
-        ("factor", ctypes.c_void_p),
-    ]
-
-
 ARGS = {
     "dense_similarity": DenseSimilarityArgs,
     "pairwise_distance": PairwiseDistanceArgs,
