@@ -184,6 +184,12 @@ def _verdict(said: dict[str, object], paths: str) -> Verdict:
     return Verdict(barriers, OPEN, reason)
 
 
+def ptx_of(question: Question) -> Path:
+    """The PTX that holds the kernel."""
+    (source,) = (s for s in sources() if s.name == question.kernel.source)
+    return compile_ptx(source)
+
+
 def prove(question: Question, path: Path | None = None) -> Verdict:
     """The most that the prover says of a launch.
 
@@ -191,9 +197,7 @@ def prove(question: Question, path: Path | None = None) -> Verdict:
         question: what to prove.
         path: other PTX than that of the sources.
     """
-    if path is None:
-        (source,) = (s for s in sources() if s.name == question.kernel.source)
-        path = compile_ptx(source)
+    path = path or ptx_of(question)
     kernel = entry(path, question.kernel.symbol)
     objects = describe(kernel, question.launch)
     found = _verdict(_asked(path, objects), EVERY_PATH)
