@@ -46,8 +46,8 @@ PROVED = {
     "warp_planes": (ONE_PATH, OPEN),
 }
 
-# Barriers of the PTX, first and last. The last of dense_similarity_tile is one of the loss, which the
-# launch that is asked about does not want.
+# Barriers of the PTX, first and last. The last of dense_similarity_tile is one of the loss, which
+# the launch that is asked about does not want.
 MUTANTS = {
     "dense_similarity_tile": (0,),
     "finish_loss": (0, -1),

@@ -203,7 +203,7 @@ def prove(question: Question, path: Path | None = None) -> Verdict:
     found = _verdict(_asked(path, objects), EVERY_PATH)
     if found.races == OPEN:
         found = found.with_(_verdict(_along_one_path(path, objects), ONE_PATH))
-    if found.barriers in (OPEN, ONE_PATH) and found.races != REFUSED:
+    if found.barriers == OPEN:
         # Where alignment decides, as it does for packed factors.
         numbers = describe(kernel, question.launch, addresses=True)
         found = found.with_(_verdict(_asked(path, numbers), EVERY_PATH))
