@@ -9,7 +9,8 @@ the backend is chosen at run time from the tensors, which a traced ``triton_op``
 compile time. Inductor could look into a ``triton_op``, but has nothing to gain there: these kernels
 reduce over images and channels and write each result once, so no neighbouring operation can be
 fused into them, while float arguments would turn into float64 and grids and strides would have to
-be symbolic. What an opaque op costs is the launch through the dispatcher, once a call.
+be symbolic. An eager call costs the host the same both ways, tracing with symbolic sizes several
+times more with ``triton_op`` (``benchmarks/triton_op.py``).
 ``torch.compile(fullgraph=True)`` and export work with both.
 
 Launches differ by layout, so the strides are arguments and the axis of stride 1 is a constant

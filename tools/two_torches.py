@@ -3,15 +3,21 @@ each, and compare the native ops, forward and backward, with the reference that 
 
     python tools/two_torches.py                    torch 2.13.0, and the torch that runs this
     python tools/two_torches.py 2.11.0 current     the oldest release that the project promises
+    python tools/two_torches.py 2.13.0+cpu --build-under 2.13.0+cpu
+                                                   the CUDA kernels are built under a torch that
+                                                   knows no CUDA, and load where there is none
 
 Releases are downloaded with pip (2.11.0 with its CUDA libraries: 5 GB). ``current`` borrows the
-torch of this environment and nothing else of it. Exit status 1 where one release disagrees.
+torch of this environment and nothing else of it. Exit status 1 where one release disagrees, or
+where nvcc is there and the wheel holds no CUDA kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,7 +86,11 @@ for name, (tensors, options) in calls.items():
 
 from fastalign import _C
 
-print(f"  torch {torch.__version__}, Python {sys.version.split()[0]}, {_C.cpu_isa()}")
+print(f"  torch {torch.__version__} with CUDA {torch.version.cuda}, "
+      f"Python {sys.version.split()[0]}, {_C.cpu_isa()}; kernels: {_C.build_info()}")
+if "--cuda" in sys.argv and not _C.cuda_targets():
+    agreed = False
+    print("  nvcc was there, and the CUDA kernels are MISSING")
 sys.exit(not agreed)
 """
 
@@ -91,15 +101,19 @@ def run(*command: str | Path) -> None:
         raise SystemExit(f"error: {command[0]} ended with status {done.returncode}")
 
 
-def build(folder: Path) -> Path:
-    """The wheel of this checkout, built with the torch of this environment."""
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT)
+def build(folder: Path, under: str | None) -> Path:
+    """The wheel of this checkout, built with the torch of this environment or another one."""
+    python = Path(sys.executable)
+    if under is not None:
+        python = environment(folder / "builder", under)
+        run(python, "-m", "pip", "-q", "install", "build", "setuptools>=77", "wheel", "ninja")
+    run(python, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, ROOT)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
-def environment(folder: Path, release: str, wheel: Path) -> Path:
-    """A new environment with one torch release and the wheel; returns its Python."""
+def environment(folder: Path, release: str, wheel: Path | None = None) -> Path:
+    """A new environment with one torch release, and the wheel; returns its Python."""
     venv.create(folder, with_pip=True, clear=True)
     python = folder / "bin" / "python"
     pip = (python, "-m", "pip", "-q", "--disable-pip-version-check", "install")
@@ -113,7 +127,8 @@ def environment(folder: Path, release: str, wheel: Path) -> Path:
         (packages / "borrowed.pth").write_text(f"{borrowed}\n")
     else:
         run(*pip, f"torch=={release}", "numpy")
-    run(*pip, "--no-deps", "--ignore-installed", wheel)
+    if wheel is not None:
+        run(*pip, "--no-deps", "--ignore-installed", wheel)
     return python
 
 
@@ -123,18 +138,21 @@ def main() -> int:
     )
     parser.add_argument("releases", nargs="*", default=["2.13.0", "current"])
     parser.add_argument("--wheel", type=Path, help="take this wheel instead of building one")
+    parser.add_argument("--build-under", metavar="RELEASE", help="build with this torch")
     chosen = parser.parse_args()
+    cuda = ["--cuda"] if shutil.which(os.environ.get("NVCC", "nvcc")) else []
     failed = []
     with tempfile.TemporaryDirectory(prefix="fastalign-") as name:
         folder = Path(name)
-        wheel = chosen.wheel or build(folder / "dist")
+        wheel = chosen.wheel or build(folder / "dist", chosen.build_under)
         with zipfile.ZipFile(wheel) as archive:
             library = hashlib.sha256(archive.read("fastalign/_C.abi3.so")).hexdigest()
         print(f"{wheel.name}, library {library[:16]}", flush=True)
         for number, release in enumerate(chosen.releases):
             python = environment(folder / f"environment{number}", release, wheel)
             print(f"torch {release}:", flush=True)
-            done = subprocess.run([python, "-I", "-c", CHECK], cwd=folder, stdin=subprocess.DEVNULL)
+            command = [python, "-I", "-c", CHECK, *cuda]
+            done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL)
             if done.returncode != 0:
                 failed.append(release)
     print(f"failed under torch {', '.join(failed)}" if failed else "one wheel serves them all")

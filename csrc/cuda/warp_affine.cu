@@ -8,7 +8,11 @@ template <class T, bool Nearest>
 Error launch_planes(WarpParams p, Stream stream) {
   p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(),
                          kPlaneTileX, kPlaneTileY, 16, current_device());
-  const dim3 grid = grid_of(p.tiling), block(kWarpThreads);
+  dim3 grid;
+  if (const Error error = grid_of(p.tiling, &grid)) {
+    return error;
+  }
+  const dim3 block(kWarpThreads);
   if (unit_columns(p.x)) {
     return FASTALIGN_LAUNCH((warp_planes<T, Nearest, true>), grid, block, sizeof(WarpMap), stream,
                             p);
@@ -22,7 +26,11 @@ Error launch_pixels(WarpParams p, Stream stream) {
   p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), kPixelTile,
                          kPixelTile, 16 * N, current_device());
   p.tiling.lanes_per_pixel = lanes_for(ceil_div(p.tiling.chunk, N));
-  return FASTALIGN_LAUNCH((warp_pixels<T, N, Nearest>), grid_of(p.tiling), dim3(kWarpThreads),
+  dim3 grid;
+  if (const Error error = grid_of(p.tiling, &grid)) {
+    return error;
+  }
+  return FASTALIGN_LAUNCH((warp_pixels<T, N, Nearest>), grid, dim3(kWarpThreads),
                           sizeof(StoredSample) * kTilePixels + sizeof(WarpMap), stream, p);
 }
 

@@ -71,42 +71,39 @@ warp_planes(const WarpParams p) {
   const TilePlace place = place_in_plane_tile<T>(static_cast<int>(threadIdx.x));
   const QuadSteps<T, Unit> steps(p.x);
   const int64_t out_plane = p.out.stride[1] * static_cast<int64_t>(sizeof(T));
-  for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
-    const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.x.size[1]));
-    prepare_map(p.theta, at.image, p.frame, map);
-    const T* x = plane_at<const T>(p.x, at.image, at.channel);
-    T* out = plane_at<T>(p.out, at.image, at.channel);
-    for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
-      const int32_t wanted_x = at.tile_x * kPlaneTileX + place.x;
-      const int32_t wanted_y = tile * kPlaneTileY + place.y;
-      // Lanes beyond the image repeat its last pixel and do not write.
-      const int32_t ox = lesser(wanted_x, p.frame.out_width - 1);
-      const int32_t oy = lesser(wanted_y, p.frame.out_height - 1);
-      const bool active = ox == wanted_x && oy == wanted_y;
-      const WarpSample sample = sample_at(*map, p.frame, ox, oy);
-      float weight[4];
-      set_weights<Nearest>(sample, weight);
-      const TapsInside inside = taps_inside(sample.x.pixel, sample.y.pixel, p.frame);
-      bool exists[4];
-      inside.each(exists);
-      const bool interior = __all_sync(kAllLanes, Nearest ? exists[0] : inside.all());
-      const char* from = reinterpret_cast<const char*>(
-          x + (sample.y.pixel * p.x.stride[2] + sample.x.pixel * p.x.stride[3]));
-      char* to = reinterpret_cast<char*>(out + (oy * p.out.stride[2] + ox * p.out.stride[3]));
-      for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-        const int32_t count = at.channel_end - c;
-        if (interior) {
-          sample_channels<T, Nearest, false>(from, steps, exists, weight, to, out_plane, count,
-                                             active);
-        } else {
-          sample_channels<T, Nearest, true>(from, steps, exists, weight, to, out_plane, count,
-                                            active);
-        }
-        from += kChannelBlock * steps.plane;
-        to += kChannelBlock * out_plane;
+  const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.x.size[1]));
+  prepare_map(p.theta, at.image, p.frame, map);
+  const T* x = plane_at<const T>(p.x, at.image, at.channel);
+  T* out = plane_at<T>(p.out, at.image, at.channel);
+  for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
+    const int32_t wanted_x = at.tile_x * kPlaneTileX + place.x;
+    const int32_t wanted_y = tile * kPlaneTileY + place.y;
+    // Lanes beyond the image repeat its last pixel and do not write.
+    const int32_t ox = lesser(wanted_x, p.frame.out_width - 1);
+    const int32_t oy = lesser(wanted_y, p.frame.out_height - 1);
+    const bool active = ox == wanted_x && oy == wanted_y;
+    const WarpSample sample = sample_at(*map, p.frame, ox, oy);
+    float weight[4];
+    set_weights<Nearest>(sample, weight);
+    const TapsInside inside = taps_inside(sample.x.pixel, sample.y.pixel, p.frame);
+    bool exists[4];
+    inside.each(exists);
+    const bool interior = __all_sync(kAllLanes, Nearest ? exists[0] : inside.all());
+    const char* from = reinterpret_cast<const char*>(
+        x + (sample.y.pixel * p.x.stride[2] + sample.x.pixel * p.x.stride[3]));
+    char* to = reinterpret_cast<char*>(out + (oy * p.out.stride[2] + ox * p.out.stride[3]));
+    for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
+      const int32_t count = at.channel_end - c;
+      if (interior) {
+        sample_channels<T, Nearest, false>(from, steps, exists, weight, to, out_plane, count,
+                                           active);
+      } else {
+        sample_channels<T, Nearest, true>(from, steps, exists, weight, to, out_plane, count,
+                                          active);
       }
+      from += kChannelBlock * steps.plane;
+      to += kChannelBlock * out_plane;
     }
-    __syncthreads();  // the next task's map overwrites this one
   }
 }
 
@@ -149,39 +146,37 @@ warp_pixels(const WarpParams p) {
   const int thread = static_cast<int>(threadIdx.x);
   const int lanes = p.tiling.lanes_per_pixel;
   const int groups = kWarpThreads / lanes, group = thread / lanes, lane = thread % lanes;
-  for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
-    const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.x.size[1]));
-    prepare_map(p.theta, at.image, p.frame, map);
-    const T* x = plane_at<const T>(p.x, at.image, 0);
-    T* out = plane_at<T>(p.out, at.image, 0);
-    for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
-      const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
-      if (thread < kTilePixels) {
-        const WarpSample s =
-            sample_at(*map, p.frame, lesser(first_x + thread % kPixelTile, p.frame.out_width - 1),
-                      lesser(first_y + thread / kPixelTile, p.frame.out_height - 1));
-        samples[thread] = {s.x.pixel, s.y.pixel, s.x.share, s.y.share};
-      }
-      __syncthreads();
-      for (int pixel = group; pixel < kTilePixels; pixel += groups) {
-        const int32_t ox = first_x + pixel % kPixelTile, oy = first_y + pixel / kPixelTile;
-        if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
-          continue;
-        }
-        const StoredSample s = samples[pixel];
-        float weight[4];
-        set_weights<Nearest>({{0, s.right, 0.0f, 0}, {0, s.low, 0.0f, 0}}, weight);
-        bool exists[4];
-        taps_inside(s.column, s.row, p.frame).each(exists);
-        const T* from = x + (s.row * p.x.stride[2] + s.column * p.x.stride[3]);
-        T* to = out + (oy * p.out.stride[2] + ox * p.out.stride[3]);
-        for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
-          store_vec(to + c, sample_vector<N, Nearest>(from + c, p.x.stride[3], p.x.stride[2],
-                                                      exists, weight));
-        }
-      }
-      __syncthreads();
+  const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.x.size[1]));
+  prepare_map(p.theta, at.image, p.frame, map);
+  const T* x = plane_at<const T>(p.x, at.image, 0);
+  T* out = plane_at<T>(p.out, at.image, 0);
+  for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
+    const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
+    if (thread < kTilePixels) {
+      const WarpSample s =
+          sample_at(*map, p.frame, lesser(first_x + thread % kPixelTile, p.frame.out_width - 1),
+                    lesser(first_y + thread / kPixelTile, p.frame.out_height - 1));
+      samples[thread] = {s.x.pixel, s.y.pixel, s.x.share, s.y.share};
     }
+    __syncthreads();
+    for (int pixel = group; pixel < kTilePixels; pixel += groups) {
+      const int32_t ox = first_x + pixel % kPixelTile, oy = first_y + pixel / kPixelTile;
+      if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
+        continue;
+      }
+      const StoredSample s = samples[pixel];
+      float weight[4];
+      set_weights<Nearest>({{0, s.right, 0.0f, 0}, {0, s.low, 0.0f, 0}}, weight);
+      bool exists[4];
+      taps_inside(s.column, s.row, p.frame).each(exists);
+      const T* from = x + (s.row * p.x.stride[2] + s.column * p.x.stride[3]);
+      T* to = out + (oy * p.out.stride[2] + ox * p.out.stride[3]);
+      for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
+        store_vec(to + c, sample_vector<N, Nearest>(from + c, p.x.stride[3], p.x.stride[2], exists,
+                                                    weight));
+      }
+    }
+    __syncthreads();
   }
 }
 

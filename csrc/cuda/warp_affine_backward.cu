@@ -72,7 +72,11 @@ Error gather(WarpBackwardParams p, Stream stream) {
   const size_t lists = static_cast<size_t>(p.capacity) * sizeof(Candidate);
   const size_t plane_bytes = lists * kWarpThreads + sizeof(WarpPlan);
   const size_t pixel_bytes = lists * kTilePixels + sizeof(WarpPlan) + kTilePixels * sizeof(int32_t);
-  const dim3 grid = grid_of(p.tiling), block(kWarpThreads);
+  dim3 grid;
+  if (const Error error = grid_of(p.tiling, &grid)) {
+    return error;
+  }
+  const dim3 block(kWarpThreads);
   if (layout.vectors) {
     return FASTALIGN_LAUNCH((gather_pixels<T, kVec<T>, Nearest>), grid, block, pixel_bytes, stream,
                             p);
@@ -100,7 +104,11 @@ Error theta_sums(WarpBackwardParams p, double* partial, Stream stream) {
   const Layout<T> layout(p.grad, p.x);
   p.tiling = tiling_for(layout, p.grad);
   const ThetaParams params{p, partial};
-  const dim3 grid = grid_of(p.tiling), block(kWarpThreads);
+  dim3 grid;
+  if (const Error error = grid_of(p.tiling, &grid)) {
+    return error;
+  }
+  const dim3 block(kWarpThreads);
   const size_t plane_bytes = kThetaShared * sizeof(double) + sizeof(WarpMap);
   const size_t pixel_bytes = plane_bytes + kTilePixels * sizeof(SlopedSample);
   if (layout.vectors) {

@@ -198,51 +198,47 @@ gather_planes(const WarpBackwardParams p) {
   const int64_t plane_bytes = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
   const int32_t unit_bytes = p.where_unit * static_cast<int32_t>(sizeof(T));
   const TilePlace place = place_in_plane_tile<T>(thread);
-  for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
-    const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.dx.size[1]));
-    copy_plan(p.scratch, at.image, &plan);
-    const char* grad =
-        reinterpret_cast<const char*>(plane_at<const T>(p.grad, at.image, at.channel));
-    T* dx = plane_at<T>(p.dx, at.image, at.channel);
-    for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
-      const int32_t column = at.tile_x * kPlaneTileX + place.x;
-      const int32_t row = tile * kPlaneTileY + place.y;
-      const bool mine =
-          column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
-      if (!mine) {
-        continue;
-      }
-      T* to = dx + (row * p.dx.stride[2] + column * p.dx.stride[3]);
-      const char* from = grad;
-      int32_t found = 0;
-      for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-        const int32_t count = at.channel_end - c;
-        float sums[kChannelBlock] = {};
-        int32_t listed = 0;
-        do {
-          if (c == at.channel || found > p.capacity) {
-            found = list_candidates<Nearest>(p, plan, column, row, list, kWarpThreads, listed);
-          }
-          const int32_t entries = lesser(found - listed, p.capacity);
-#pragma unroll 1
-          for (int32_t k = 0; k < entries; k += 2) {
-            const bool both = k + 1 < entries;
-            add_pair<T>(from, plane_bytes, count, unit_bytes, list[k * kWarpThreads],
-                        list[(both ? k + 1 : k) * kWarpThreads], both, sums);
-          }
-          listed += p.capacity;
-        } while (listed < found);
-#pragma unroll
-        for (int k = 0; k < kChannelBlock; ++k) {
-          if (k < count) {
-            to[k * p.dx.stride[1]] = from_float<T>(sums[k]);
-          }
-        }
-        from += kChannelBlock * plane_bytes;
-        to += kChannelBlock * p.dx.stride[1];
-      }
+  const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.dx.size[1]));
+  copy_plan(p.scratch, at.image, &plan);
+  const char* grad = reinterpret_cast<const char*>(plane_at<const T>(p.grad, at.image, at.channel));
+  T* dx = plane_at<T>(p.dx, at.image, at.channel);
+  for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
+    const int32_t column = at.tile_x * kPlaneTileX + place.x;
+    const int32_t row = tile * kPlaneTileY + place.y;
+    const bool mine =
+        column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
+    if (!mine) {
+      continue;
     }
-    __syncthreads();  // the next task's plan overwrites this one
+    T* to = dx + (row * p.dx.stride[2] + column * p.dx.stride[3]);
+    const char* from = grad;
+    int32_t found = 0;
+    for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
+      const int32_t count = at.channel_end - c;
+      float sums[kChannelBlock] = {};
+      int32_t listed = 0;
+      do {
+        if (c == at.channel || found > p.capacity) {
+          found = list_candidates<Nearest>(p, plan, column, row, list, kWarpThreads, listed);
+        }
+        const int32_t entries = lesser(found - listed, p.capacity);
+#pragma unroll 1
+        for (int32_t k = 0; k < entries; k += 2) {
+          const bool both = k + 1 < entries;
+          add_pair<T>(from, plane_bytes, count, unit_bytes, list[k * kWarpThreads],
+                      list[(both ? k + 1 : k) * kWarpThreads], both, sums);
+        }
+        listed += p.capacity;
+      } while (listed < found);
+#pragma unroll
+      for (int k = 0; k < kChannelBlock; ++k) {
+        if (k < count) {
+          to[k * p.dx.stride[1]] = from_float<T>(sums[k]);
+        }
+      }
+      from += kChannelBlock * plane_bytes;
+      to += kChannelBlock * p.dx.stride[1];
+    }
   }
 }
 
@@ -265,47 +261,44 @@ gather_pixels(const WarpBackwardParams p) {
   const int thread = static_cast<int>(threadIdx.x);
   const int lanes = p.tiling.lanes_per_pixel;
   const int groups = kWarpThreads / lanes, group = thread / lanes, lane = thread % lanes;
-  for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
-    const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.dx.size[1]));
-    copy_plan(p.scratch, at.image, &plan);
-    const T* grad = plane_at<const T>(p.grad, at.image, 0);
-    T* dx = plane_at<T>(p.dx, at.image, 0);
-    for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
-      const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
-      if (thread < kTilePixels) {
-        const int32_t column = first_x + thread % kPixelTile, row = first_y + thread / kPixelTile;
-        const bool mine =
-            column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
-        counts[thread] =
-            mine ? list_candidates<Nearest>(p, plan, column, row, lists + thread, kTilePixels, 0)
-                 : -1;
+  const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.dx.size[1]));
+  copy_plan(p.scratch, at.image, &plan);
+  const T* grad = plane_at<const T>(p.grad, at.image, 0);
+  T* dx = plane_at<T>(p.dx, at.image, 0);
+  for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
+    const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
+    if (thread < kTilePixels) {
+      const int32_t column = first_x + thread % kPixelTile, row = first_y + thread / kPixelTile;
+      const bool mine =
+          column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
+      counts[thread] =
+          mine ? list_candidates<Nearest>(p, plan, column, row, lists + thread, kTilePixels, 0)
+               : -1;
+    }
+    __syncthreads();
+    for (int pixel = group; pixel < kTilePixels; pixel += groups) {
+      const int32_t column = first_x + pixel % kPixelTile, row = first_y + pixel / kPixelTile;
+      const int32_t found = counts[pixel];
+      if (found < 0) {
+        continue;
       }
-      __syncthreads();
-      for (int pixel = group; pixel < kTilePixels; pixel += groups) {
-        const int32_t column = first_x + pixel % kPixelTile, row = first_y + pixel / kPixelTile;
-        const int32_t found = counts[pixel];
-        if (found < 0) {
-          continue;
-        }
-        T* to = dx + (row * p.dx.stride[2] + column * p.dx.stride[3]);
-        for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
-          float sums[N] = {};
-          if (found <= p.capacity) {
+      T* to = dx + (row * p.dx.stride[2] + column * p.dx.stride[3]);
+      for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
+        float sums[N] = {};
+        if (found <= p.capacity) {
 #pragma unroll(Nearest ? 1 : 4)
-            for (int32_t k = 0; k < found; ++k) {
-              const Candidate one = lists[k * kTilePixels + pixel];
-              add_vector<N>(grad + (static_cast<int64_t>(one.where) * p.where_unit + c), one.weight,
-                            sums);
-            }
-          } else {
-            visit_candidates<Nearest>(p, plan, column, row, [&](int32_t where, float weight) {
-              add_vector<N>(grad + (static_cast<int64_t>(where) * p.where_unit + c), weight, sums);
-            });
+          for (int32_t k = 0; k < found; ++k) {
+            const Candidate one = lists[k * kTilePixels + pixel];
+            add_vector<N>(grad + (static_cast<int64_t>(one.where) * p.where_unit + c), one.weight,
+                          sums);
           }
-          store_vec(to + c, from_floats<T>(sums));
+        } else {
+          visit_candidates<Nearest>(p, plan, column, row, [&](int32_t where, float weight) {
+            add_vector<N>(grad + (static_cast<int64_t>(where) * p.where_unit + c), weight, sums);
+          });
         }
+        store_vec(to + c, from_floats<T>(sums));
       }
-      __syncthreads();
     }
     __syncthreads();
   }

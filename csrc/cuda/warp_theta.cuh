@@ -110,39 +110,36 @@ theta_planes(const ThetaParams params) {
   const TilePlace place = place_in_plane_tile<T>(static_cast<int>(threadIdx.x));
   const QuadSteps<T, Unit> steps(p.x);
   const int64_t grad_plane = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
-  for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
-    const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.x.size[1]));
-    copy_plan(p.scratch, at.image, &map);
-    const T* x = plane_at<const T>(p.x, at.image, at.channel);
-    const T* grad = plane_at<const T>(p.grad, at.image, at.channel);
-    ThreadSums sums;
-    for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
-      const int32_t ox = at.tile_x * kPlaneTileX + place.x, oy = tile * kPlaneTileY + place.y;
-      if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
-        continue;
-      }
-      const WarpSample s = sample_at(map, p.frame, ox, oy);
-      const TapsInside inside = taps_inside(s.x.pixel, s.y.pixel, p.frame);
-      bool exists[4];
-      inside.each(exists);
-      const char* from = reinterpret_cast<const char*>(
-          x + (s.y.pixel * p.x.stride[2] + s.x.pixel * p.x.stride[3]));
-      const char* upstream =
-          reinterpret_cast<const char*>(grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]));
-      Slopes slopes;
-      for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-        add_channels<T, true>(from, steps, exists, upstream, grad_plane, at.channel_end - c,
-                              s.x.share, s.y.share, slopes);
-        from += kChannelBlock * steps.plane;
-        upstream += kChannelBlock * grad_plane;
-      }
-      sums.add(slopes.by_x * s.x.slope, slopes.by_y * s.y.slope, place.x,
-               (tile - at.tile_y) * kPlaneTileY + place.y);
+  const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.x.size[1]));
+  copy_plan(p.scratch, at.image, &map);
+  const T* x = plane_at<const T>(p.x, at.image, at.channel);
+  const T* grad = plane_at<const T>(p.grad, at.image, at.channel);
+  ThreadSums sums;
+  for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
+    const int32_t ox = at.tile_x * kPlaneTileX + place.x, oy = tile * kPlaneTileY + place.y;
+    if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
+      continue;
     }
-    reduce_task(sums, at.tile_x * kPlaneTileX, at.tile_y * kPlaneTileY, shared,
-                params.partial + task * kThetaSums);
-    __syncthreads();
+    const WarpSample s = sample_at(map, p.frame, ox, oy);
+    const TapsInside inside = taps_inside(s.x.pixel, s.y.pixel, p.frame);
+    bool exists[4];
+    inside.each(exists);
+    const char* from =
+        reinterpret_cast<const char*>(x + (s.y.pixel * p.x.stride[2] + s.x.pixel * p.x.stride[3]));
+    const char* upstream =
+        reinterpret_cast<const char*>(grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]));
+    Slopes slopes;
+    for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
+      add_channels<T, true>(from, steps, exists, upstream, grad_plane, at.channel_end - c,
+                            s.x.share, s.y.share, slopes);
+      from += kChannelBlock * steps.plane;
+      upstream += kChannelBlock * grad_plane;
+    }
+    sums.add(slopes.by_x * s.x.slope, slopes.by_y * s.y.slope, place.x,
+             (tile - at.tile_y) * kPlaneTileY + place.y);
   }
+  reduce_task(sums, at.tile_x * kPlaneTileX, at.tile_y * kPlaneTileY, shared,
+              params.partial + int64_t{blockIdx.x} * kThetaSums);
 }
 
 // As StoredSample of the forward, with the slopes of padding.
@@ -164,55 +161,52 @@ theta_pixels(const ThetaParams params) {
   const int groups = kWarpThreads / lanes, group = thread / lanes, lane = thread % lanes;
   const int64_t right = p.x.stride[3], below = p.x.stride[2];
   const int64_t offsets[4] = {0, right, below, below + right};
-  for (int64_t task = blockIdx.x; task < p.tiling.tasks; task += gridDim.x) {
-    const WarpTask at = task_at(p.tiling, task, static_cast<int32_t>(p.x.size[1]));
-    copy_plan(p.scratch, at.image, &map);
-    const T* x = plane_at<const T>(p.x, at.image, 0);
-    const T* grad = plane_at<const T>(p.grad, at.image, 0);
-    ThreadSums sums;
-    for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
-      const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
-      if (thread < kTilePixels) {
-        const WarpSample s =
-            sample_at(map, p.frame, lesser(first_x + thread % kPixelTile, p.frame.out_width - 1),
-                      lesser(first_y + thread / kPixelTile, p.frame.out_height - 1));
-        samples[thread] = {s.x.pixel, s.y.pixel, s.x.share, s.y.share, s.x.slope, s.y.slope};
-      }
-      __syncthreads();
-      for (int pixel = group; pixel < kTilePixels; pixel += groups) {
-        const int32_t ox = first_x + pixel % kPixelTile, oy = first_y + pixel / kPixelTile;
-        if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
-          continue;
-        }
-        const SlopedSample s = samples[pixel];
-        bool exists[4];
-        taps_inside(s.column, s.row, p.frame).each(exists);
-        const T* from = x + (s.row * below + s.column * right);
-        const T* upstream = grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]);
-        Slopes slopes;
-        for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
-          const Vec<T, N> g = load_vec<N, Cache::readonly>(upstream + c);
-          Vec<T, N> taps[4];
-#pragma unroll
-          for (int t = 0; t < 4; ++t) {
-            taps[t] = load_where<N>(exists[t], from + offsets[t] + c);
-          }
-#pragma unroll
-          for (int i = 0; i < N; ++i) {
-            const float values[4] = {taps[0].as_float(i), taps[1].as_float(i), taps[2].as_float(i),
-                                     taps[3].as_float(i)};
-            slopes.add(g.as_float(i), values, s.right, s.low);
-          }
-        }
-        sums.add(slopes.by_x * s.slope_x, slopes.by_y * s.slope_y, pixel % kPixelTile,
-                 (tile - at.tile_y) * kPixelTile + pixel / kPixelTile);
-      }
-      __syncthreads();
+  const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.x.size[1]));
+  copy_plan(p.scratch, at.image, &map);
+  const T* x = plane_at<const T>(p.x, at.image, 0);
+  const T* grad = plane_at<const T>(p.grad, at.image, 0);
+  ThreadSums sums;
+  for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
+    const int32_t first_x = at.tile_x * kPixelTile, first_y = tile * kPixelTile;
+    if (thread < kTilePixels) {
+      const WarpSample s =
+          sample_at(map, p.frame, lesser(first_x + thread % kPixelTile, p.frame.out_width - 1),
+                    lesser(first_y + thread / kPixelTile, p.frame.out_height - 1));
+      samples[thread] = {s.x.pixel, s.y.pixel, s.x.share, s.y.share, s.x.slope, s.y.slope};
     }
-    reduce_task(sums, at.tile_x * kPixelTile, at.tile_y * kPixelTile, shared,
-                params.partial + task * kThetaSums);
+    __syncthreads();
+    for (int pixel = group; pixel < kTilePixels; pixel += groups) {
+      const int32_t ox = first_x + pixel % kPixelTile, oy = first_y + pixel / kPixelTile;
+      if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
+        continue;
+      }
+      const SlopedSample s = samples[pixel];
+      bool exists[4];
+      taps_inside(s.column, s.row, p.frame).each(exists);
+      const T* from = x + (s.row * below + s.column * right);
+      const T* upstream = grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]);
+      Slopes slopes;
+      for (int32_t c = at.channel + lane * N; c < at.channel_end; c += lanes * N) {
+        const Vec<T, N> g = load_vec<N, Cache::readonly>(upstream + c);
+        Vec<T, N> taps[4];
+#pragma unroll
+        for (int t = 0; t < 4; ++t) {
+          taps[t] = load_where<N>(exists[t], from + offsets[t] + c);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          const float values[4] = {taps[0].as_float(i), taps[1].as_float(i), taps[2].as_float(i),
+                                   taps[3].as_float(i)};
+          slopes.add(g.as_float(i), values, s.right, s.low);
+        }
+      }
+      sums.add(slopes.by_x * s.slope_x, slopes.by_y * s.slope_y, pixel % kPixelTile,
+               (tile - at.tile_y) * kPixelTile + pixel / kPixelTile);
+    }
     __syncthreads();
   }
+  reduce_task(sums, at.tile_x * kPixelTile, at.tile_y * kPixelTile, shared,
+              params.partial + int64_t{blockIdx.x} * kThetaSums);
 }
 
 constexpr int kFinishThreads = 128;

@@ -9,7 +9,7 @@ namespace fastalign::cuda {
 constexpr int kWarpThreads = 256;
 
 // Tiles of pixels, side by side. A task is a run of tiles, one below the other, of one image for
-// one chunk of channels; blocks take tasks in turn.
+// one chunk of channels, and a block takes one.
 struct WarpTiling {
   int32_t across, down;     // tiles of an image
   int32_t run, runs;        // tiles of a task, tasks from top to bottom
@@ -90,9 +90,15 @@ inline WarpTiling tile_pixels(int64_t batch, int64_t channels, int64_t height, i
   return tiling;
 }
 
-inline dim3 grid_of(const WarpTiling& tiling) {
-  constexpr int64_t most = 0x7fffffff;
-  return dim3(static_cast<unsigned>(tiling.tasks < most ? tiling.tasks : most));
+// A block for each task; null, or why there are too many.
+inline Error grid_of(const WarpTiling& tiling, dim3* grid) {
+  constexpr int64_t kMost = 0x7fffffff;
+  if (tiling.tasks > kMost) {
+    return "the images have more tiles of pixels than one launch has blocks, 2^31 - 1; "
+           "warp the batch in parts";
+  }
+  *grid = dim3(static_cast<unsigned>(tiling.tasks));
+  return nullptr;
 }
 
 // Neighbouring lanes for the vectors of one pixel: a power of two, few of them idle.

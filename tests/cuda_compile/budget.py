@@ -39,7 +39,7 @@ BUDGETS = {
     "warp_pixels": Budget(64, wide_loads=_WIDE, wide_stores=_WIDE),
     "warp_planes": Budget(64),
     "make_plans": Budget(160),
-    "gather_pixels": Budget(104, wide_loads=_WIDE, wide_stores=_WIDE),
+    "gather_pixels": Budget(96, wide_loads=_WIDE, wide_stores=_WIDE),
     "gather_planes": Budget(80),
     "sweep": Budget(152),
     "theta_pixels": Budget(64, wide_loads=_WIDE),

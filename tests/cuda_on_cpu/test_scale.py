@@ -17,16 +17,7 @@ from cuda_on_cpu_support.builder import (
     op_sources,
 )
 from cuda_on_cpu_support.memory import guarded
-from cuda_on_cpu_support.structs import dtype_code
-
-
-class ScaleArgs(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("count", ctypes.c_int64),
-        ("factor", ctypes.c_void_p),
-    ]
+from cuda_on_cpu_support.structs import ScaleArgs, dtype_code
 
 
 @pytest.fixture(scope="module")

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from op_support.cases import (
-    CASES,
-    DTYPES,
-    OTHER_SIZE,
-    Case,
-    Inputs,
-    as_tuple,
-    exact,
-    narrowed,
-    short,
+from op_support.accuracy import (
+    assert_as_accurate_as_plain_pytorch,
+    clear_of_edges,
+    discontinuity,
 )
+from op_support.cases import CASES, DTYPES, Inputs, as_tuple, exact, short
 from op_support.layouts import LAYOUTS, is_channels_last
-from op_support.tolerance import (
-    assert_accurate,
-    assert_gradient_aggregate,
-    assert_rare,
-    edge_band,
-    float64_yardstick,
-)
+from op_support.tolerance import assert_accurate
 from torch import Tensor
 
 from fastalign.ops import reference
@@ -37,46 +26,12 @@ def test_the_cases_cover_every_op():
     assert {case.op for case in CASES} == set(SCHEMAS)
 
 
-def _discontinuity(case: Case, arguments: tuple[object, ...]) -> Tensor | None:
-    """Where two answers to warp_affine are right: nearest at a pixel edge."""
-    if case.op != "warp_affine" or "nearest" not in case.options:
-        return None
-    x, theta, size, mode, _, align_corners = arguments
-    band = edge_band(theta, x.shape[2:], size, align_corners, mode)
-    assert_rare(band)
-    return band.unsqueeze(1)
-
-
-def _clear_of_edges(case: Case, arguments: tuple[object, ...]) -> bool:
-    """Whether no gradient of warp_affine hangs on the rounding of a position."""
-    if case.op != "warp_affine_backward":
-        return True
-    _, x, theta, mode, _, align_corners, *_ = arguments
-    return not edge_band(theta, x.shape[2:], OTHER_SIZE, align_corners, mode).any()
-
-
 @every_case
 @every_dtype
 @every_layout
 def test_as_accurate_as_plain_pytorch(case, dtype, layout, backend, poisoned):
     """Also: nothing is left unwritten, since fresh memory holds NaN here."""
-    arguments = case.make(Inputs(dtype, backend.device, layout))
-    assert _clear_of_edges(case, arguments)
-    ignore = _discontinuity(case, arguments)
-    kernel = getattr(reference, case.op)
-    found = as_tuple(backend.run(case.op, *arguments))
-    wanted = as_tuple(kernel(*exact(arguments)))
-    yardstick = as_tuple(kernel(*arguments))
-    if dtype == torch.float64:
-        rounded = narrowed(arguments)
-        narrow, narrow_exact = as_tuple(kernel(*rounded)), as_tuple(kernel(*exact(rounded)))
-        yardstick = tuple(map(float64_yardstick, wanted, narrow, narrow_exact))
-    for index, (out, best, same) in enumerate(zip(found, wanted, yardstick, strict=True)):
-        assert out.dtype == same.dtype
-        assert_accurate(out, best, same, ignore=ignore, name=f"{case} result {index}")
-        if out.numel() > 0 and "backward" in case.op:
-            eps = torch.finfo(out.dtype).eps
-            assert_gradient_aggregate(out, best, same, relative=eps, name=f"{case} result {index}")
+    assert_as_accurate_as_plain_pytorch(case, Inputs(dtype, backend.device, layout), backend)
 
 
 @every_case
@@ -132,10 +87,10 @@ def test_small_shapes(case, shape, layout, backend, poisoned):
     found = as_tuple(backend.run(case.op, *arguments))
     wanted = as_tuple(kernel(*exact(arguments)))
     yardstick = as_tuple(kernel(*arguments))
-    if not _clear_of_edges(case, arguments):
+    if not clear_of_edges(case, arguments):
         pytest.skip("a sample lies on a pixel edge, where two gradients are right")
     for out, best, same in zip(found, wanted, yardstick, strict=True):
-        assert_accurate(out, best, same, ignore=_discontinuity(case, arguments))
+        assert_accurate(out, best, same, ignore=discontinuity(case, arguments))
         if layout == "contiguous":  # also where a map of one pixel or channel is both
             assert out.stride() == torch.empty(out.shape).stride()
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "cuda_on_cpu"))
 
 from cuda_on_cpu_support import builder  # noqa: E402
 from cuda_on_cpu_support.kernels import Kernels  # noqa: E402
+from cuda_on_cpu_support.structs import ScaleArgs, dtype_code  # noqa: E402
 
 # g++ and clang++ name the harness's `run(const Launch&)` so; calls of it arrive in the recorder.
 _RUN = "_ZN11cuda_on_cpu3runERKNS_6LaunchE"
@@ -33,9 +35,18 @@ class Launch:
     """One kernel launch."""
 
     kernel: str
-    blocks: int
-    threads: int
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
     shared: int  # bytes of dynamic shared memory
+    arguments: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def blocks(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def threads(self) -> int:
+        return math.prod(self.block)
 
 
 @dataclass(frozen=True)
@@ -72,18 +83,46 @@ def _kernels() -> Kernels:
     return Kernels({op: _library(op) for op in builder.OPS if builder.op_sources(op)}, watched=True)
 
 
+def _recorded(library: builder.Library) -> list[Launch]:
+    """What was launched since the last question."""
+    found = []
+    for line in library.handle.recorded_launches().decode().splitlines():
+        name, grid, block, shared, arguments = line.split("\t")
+        x, y, z = map(int, grid.split())
+        threads = tuple(map(int, block.split()))
+        data = tuple(map(bytes.fromhex, arguments.split()))
+        found.append(Launch(plain_name(name), (x, y, z), threads, int(shared), data))
+    return found
+
+
+def recorded(op: str, arguments: tuple[object, ...]) -> list[Launch]:
+    """What a call of an op launches on a chip with one multiprocessor, where blocks take as many
+    tiles in turn as they ever do."""
+    kernels = _kernels()
+    library = kernels.library(op)
+    library.device(builder.Device(1, 99 * 1024))
+    _recorded(library)
+    getattr(kernels, op)(*arguments)
+    return _recorded(library)
+
+
+def recorded_scale(values: Tensor, factor: Tensor) -> list[Launch]:
+    """The same of the product that the losses' backward takes."""
+    library = _library("scale")
+    library.handle.launch_scale.restype = ctypes.c_char_p
+    arguments = ScaleArgs(values.data_ptr(), dtype_code(values), values.numel(), factor.data_ptr())
+    library.handle.launch_scale(ctypes.byref(arguments))
+    return _recorded(library)
+
+
 def launches(call: Call, chip: Chip) -> list[Launch]:
     """What a call launches on a chip, in order."""
     kernels = _kernels()
     library = kernels.library(call.op)
     library.device(builder.Device(chip.multiprocessors, chip.shared_block))
-    library.handle.recorded_launches()
+    _recorded(library)
     call.run(kernels)
-    found = []
-    for line in library.handle.recorded_launches().decode().splitlines():
-        name, blocks, threads, shared = line.rsplit("\t", 3)
-        found.append(Launch(plain_name(name), int(blocks), int(threads), int(shared)))
-    return found
+    return _recorded(library)
 
 
 def _bytes(*tensors: Tensor) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from cuda_compile.chips import CHIPS, Chip, occupancy
 from cuda_compile.launches import Call, calls, launches
+from cuda_compile.proofs import prover, verdicts
 from cuda_compile.toolchain import (
     ARCHITECTURES,
     REPOSITORY,
@@ -50,6 +51,15 @@ All instantiations of a kernel together. "16 bytes" are those whose machine code
 allow it.
 """
 
+_PROOFS = """
+## Proofs
+
+What sentryward {version} proves on the PTX for sm_100a, for one small launch of each kernel in
+float32: that all threads of a block meet at its barriers, and that no two accesses to shared or
+global memory race. "Every path" holds for whatever the tensors hold. Where branches depend on
+that, "one path" holds for one side of each. "Open" is not decided, for the reason given; the
+schedules of `tests/cuda_on_cpu` are then what there is.
+"""
 
 _TRITON = """
 ## Triton
@@ -68,6 +78,11 @@ def _recorded(pattern: str) -> str | None:
 def recorded_version() -> str | None:
     """The nvcc that the committed page was written with."""
     return _recorded(r"with nvcc ([\d.]+):")
+
+
+def recorded_prover() -> str | None:
+    """The release of sentryward behind the committed page."""
+    return _recorded(r"What sentryward ([\d.]+) proves")
 
 
 def recorded_triton() -> str | None:
@@ -166,6 +181,24 @@ def cuda_part() -> str:
     return "\n".join(lines) + "\n"
 
 
+def proofs_part() -> str:
+    """What is proved of the kernels; needs nvcc and sentryward."""
+    rows = [
+        [
+            f"`{question.kernel.name}`",
+            question.call,
+            f"{question.launch.blocks} x {question.launch.threads}",
+            verdict.barriers,
+            verdict.races,
+            verdict.reason,
+        ]
+        for question, verdict in verdicts()
+    ]
+    head = ("kernel", "call", "grid", "barriers", "races", "why open")
+    lines = [_PROOFS.rstrip("\n").format(version=prover()), "", *_table(head, rows)]
+    return "\n".join(lines) + "\n"
+
+
 def triton_part() -> str:
     """The rest of the page; needs Triton."""
     lines = [_TRITON.rstrip("\n").format(version=triton_version())]
@@ -185,10 +218,20 @@ def triton_part() -> str:
     return "\n".join(lines) + "\n"
 
 
-def page() -> str:
-    """The text of docs/kernels.md; without Triton, the committed page keeps what it says of it."""
-    if triton_version() is not None:
-        return cuda_part() + triton_part()
+def committed() -> tuple[str, str, str]:
+    """What the committed page says of CUDA, of proofs, and of Triton."""
     known = PAGE.read_text() if PAGE.exists() else ""
-    _, found, rest = known.partition("\n## Triton")
-    return cuda_part() + found + rest
+    rest, mark, triton = known.partition("\n## Triton")
+    cuda, middle, proofs = rest.partition("\n## Proofs")
+    return cuda, middle + proofs, mark + triton
+
+
+def page() -> str:
+    """The text of docs/kernels.md; without sentryward or Triton, the committed page keeps what it
+    says of them."""
+    _, proofs, triton = committed()
+    return (
+        cuda_part()
+        + (proofs_part() if prover() is not None else proofs)
+        + (triton_part() if triton_version() is not None else triton)
+    )

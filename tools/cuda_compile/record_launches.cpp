@@ -26,17 +26,35 @@ std::string name_of(const cuda_on_cpu::Launch& launch) {
   return launch.text;
 }
 
+std::string hexadecimal(const cuda_on_cpu::Argument& argument) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (size_t i = 0; i < argument.bytes; ++i) {
+    const unsigned byte = static_cast<const unsigned char*>(argument.data)[i];
+    text += {kDigits[byte / 16], kDigits[byte % 16]};
+  }
+  return text;
+}
+
+std::string sizes(const dim3& size) {
+  return std::to_string(size.x) + " " + std::to_string(size.y) + " " + std::to_string(size.z);
+}
+
 }  // namespace
 
 extern "C" const char* __wrap__ZN11cuda_on_cpu3runERKNS_6LaunchE(
     const cuda_on_cpu::Launch& launch) {
-  const auto count = [](const dim3& size) { return int64_t{size.x} * size.y * size.z; };
-  record += name_of(launch) + "\t" + std::to_string(count(launch.grid)) + "\t" +
-            std::to_string(count(launch.block)) + "\t" + std::to_string(launch.shared_bytes) + "\n";
+  record += name_of(launch) + "\t" + sizes(launch.grid) + "\t" + sizes(launch.block) + "\t" +
+            std::to_string(launch.shared_bytes) + "\t";
+  for (size_t i = 0; i < launch.parameter_count; ++i) {
+    record += (i > 0 ? " " : "") + hexadecimal(launch.parameters[i]);
+  }
+  record += "\n";
   return nullptr;
 }
 
-// One line for each launch since the last call: name, blocks, threads, bytes of shared memory.
+// One line for each launch since the last call: name, grid, block, bytes of shared memory and the
+// bytes of the arguments.
 extern "C" const char* recorded_launches() {
   static std::string given;
   given.swap(record);

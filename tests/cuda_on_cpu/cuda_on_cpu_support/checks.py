@@ -58,9 +58,27 @@ def check_case(case: Case, backend: Backend, inputs: Inputs, ulps: float = ULPS)
             assert_gradient_aggregate(out, best, same, relative=relative, name=name)
 
 
+def _last_singular(theta: Tensor) -> Tensor:
+    """The maps, of which the last takes every pixel from one place."""
+    theta = theta.clone()
+    theta[-1] = torch.tensor([[0.0, 0.0, 0.11], [0.0, 0.0, -0.27]])
+    return theta
+
+
 def _extra() -> list[Case]:
     """Choices that tests/ops walks over elsewhere."""
     cases = [
+        Case(
+            "warp_affine_backward",
+            "last map singular",
+            lambda i: (
+                i.features(),
+                i.features(),
+                _last_singular(i.theta()),
+                *("bilinear", "zeros", False),
+                *(True, True, True),
+            ),
+        ),
         Case(
             "warp_affine_backward",
             "float64 theta",

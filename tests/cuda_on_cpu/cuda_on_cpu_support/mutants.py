@@ -10,11 +10,12 @@ import hashlib
 import itertools
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from op_support.cases import Inputs
+from op_support.cases import Case, Inputs
 
 from cuda_on_cpu_support.backend import BACKEND, DTYPES, serve
 from cuda_on_cpu_support.builder import (
@@ -26,17 +27,24 @@ from cuda_on_cpu_support.builder import (
     UNOPTIMISED,
     Device,
     Library,
+    Schedule,
     library,
     op_sources,
 )
 from cuda_on_cpu_support.checks import ALL_CASES, check_case
 from cuda_on_cpu_support.kernels import Kernels
 
-# Sizes that leave lanes, rows and tiles partly filled, one that vectors fill, and many tiles, which
-# a block takes in turn.
-SHAPES = ((3, 16, 3, 8), (5, 7, 3, 13), (9, 3, 4, 18), (1, 192, 1, 2), (13, 8, 18, 6))
+# Sizes that leave lanes, rows and tiles partly filled, and one that vectors fill.
+_SHAPES = ((3, 16, 3, 8), (5, 7, 3, 13), (9, 3, 4, 18), (1, 192, 1, 2))
+_LAYOUTS = ("contiguous", "channels_last")
+_MANY_TILES = tuple(((13, 8, 18, 6), layout) for layout in _LAYOUTS)  # which a block takes in turn
+# More images than a block of mahalanobis holds at once, of a layout in which it reads x in another
+# order than it writes dx; tiles with enough channels for several lanes.
+_MORE = {
+    "mahalanobis": (*_MANY_TILES, ((5, 520, 2, 4), "sliced_channels_last")),
+    "warp_affine": tuple(((13, 16, 18, 6), layout) for layout in _LAYOUTS),
+}
 ONE_PROCESSOR = Device(1, 99 * 1024)
-LAYOUTS = ("contiguous", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -93,19 +101,31 @@ class Mutant:
         return Kernels({self.op: Library(path)})
 
 
+def _checks(op: str) -> Iterator[tuple[Case, Inputs, Schedule]]:
+    """What a mutant must not pass: each input with every case of the op, dtypes and schedules in
+    turn. Tiles in turn are a matter of the schedule, so that warps meet them in all."""
+    schedules = (IN_ORDER, REVERSE, RANDOM[0], RANDOM[1])
+    cases = [case for case in ALL_CASES if case.op.startswith(op)]
+    inputs = (*itertools.product(_SHAPES, _LAYOUTS), *_MORE.get(op, _MANY_TILES))
+    for step, (shape, layout) in enumerate(inputs):
+        tiles = op == "warp_affine" and (shape, layout) in _MORE[op]
+        for turn, case in enumerate(cases):
+            if tiles and "same size" not in case.options:
+                continue
+            dtype = DTYPES[(turn + step // 2) % 3]
+            for schedule in schedules if tiles else (schedules[(step + turn) % 4],):
+                yield case, Inputs(dtype, "cpu", layout, shape), schedule
+
+
 def caught(op: str, kernels: Kernels) -> str | None:
     """What the checks say of these kernels of ``op``, or None if they find nothing."""
     serve(kernels)
-    cases = [case for case in ALL_CASES if case.op.startswith(op)]
-    schedules = (IN_ORDER, REVERSE, RANDOM[0], RANDOM[1])
     kernels.library(op).device(ONE_PROCESSOR)
-    for step, (shape, layout) in enumerate(itertools.product(SHAPES, LAYOUTS)):
-        for turn, case in enumerate(cases):
-            kernels.library(op).schedule(schedules[(step + turn) % 4])
-            dtype = DTYPES[(turn + step // 2) % 3]
-            try:
-                with torch.random.fork_rng():
-                    check_case(case, BACKEND, Inputs(dtype, "cpu", layout, shape))
-            except AssertionError as error:
-                return f"{case}, {dtype}, {layout}, {shape}: {error}"
+    for case, inputs, schedule in _checks(op):
+        kernels.library(op).schedule(schedule)
+        try:
+            with torch.random.fork_rng():
+                check_case(case, BACKEND, inputs)
+        except AssertionError as error:
+            return f"{case}, {inputs.dtype}, {inputs.layout}, {inputs.shape}, {schedule}: {error}"
     return None

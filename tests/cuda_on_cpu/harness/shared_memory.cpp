@@ -43,7 +43,7 @@ bool is_canary(const char* from, const char* to) {
 
 }  // namespace
 
-void* begin_shared(size_t bytes) {
+void* begin_shared(size_t bytes, unsigned char rest) {
   if (arena == nullptr) {
     map_arena();
   }
@@ -64,7 +64,7 @@ void* begin_shared(size_t bytes) {
     __asan_poison_memory_region(block + bytes, static_cast<size_t>(end - (block + bytes)));
 #endif
   }
-  std::memset(block, 0xff, bytes);
+  std::memset(block, rest, bytes);
   return block;
 }
 

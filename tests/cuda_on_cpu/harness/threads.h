@@ -80,6 +80,12 @@ inline int group_start(int lane, int width) {
   return lane & ~(width - 1);
 }
 
+// An argument as the kernel gets it.
+struct Argument {
+  const void* data;
+  size_t bytes;
+};
+
 struct Launch {
   const char* text;      // the kernel as the launch spells it
   const void* function;  // its address, for its name
@@ -87,6 +93,8 @@ struct Launch {
   size_t shared_bytes;
   void (*call)(void* arguments);
   void* arguments;
+  const Argument* parameters;  // the same arguments one by one, in order
+  size_t parameter_count;
 };
 
 // Runs all blocks; null or the first error, which stays readable until the next one.
@@ -105,8 +113,13 @@ const char* launch(const char* text, void (*kernel)(Params...), dim3 grid, dim3 
     const Call own = *static_cast<const Call*>(context);
     std::apply(own.kernel, own.arguments);
   };
-  return run(
-      {text, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, invoke, &call});
+  return std::apply(
+      [&](const auto&... each) {
+        const Argument parameters[] = {{&each, sizeof(each)}..., {nullptr, 0}};
+        return run({text, reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, invoke,
+                    &call, parameters, sizeof...(each)});
+      },
+      call.arguments);
 }
 
 }  // namespace cuda_on_cpu

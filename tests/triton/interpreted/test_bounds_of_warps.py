@@ -100,6 +100,20 @@ MUTANTS = [
         "_distance",
         "mahalanobis",
     ),
+    Mutant(
+        mahalanobis,
+        "mask=present[:, None] & (row < channels)[None, :]",
+        "mask=present[:, None]",
+        "_input_gradient",
+        "mahalanobis_backward(x=1,mean=0,whitener=0)",
+    ),
+    Mutant(
+        mahalanobis,
+        "(column[None, :] <= row[:, None]) & (row < channels)[:, None]",
+        "column[None, :] <= row[:, None]",
+        "_whitener_gradient",
+        "mahalanobis_backward(x=0,mean=0,whitener=1)",
+    ),
 ]
 
 
