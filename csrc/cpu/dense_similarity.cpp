@@ -16,7 +16,7 @@
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
-constexpr int64_t kTileBytes = 640 * 1024;         // two thirds of a 1 MiB L2
+constexpr int64_t kTileBytes = 800 * 1024;         // two thirds of a 1 MiB L2
 constexpr int64_t kStreamBytes = 8 * 1024 * 1024;  // larger gradients bypass the caches
 
 template <class A>
@@ -148,28 +148,56 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
   const bool need_p = args.dp.data != nullptr, need_z = args.dz.data != nullptr;
 
   bool scaled_z = false;
-  for (int64_t b = 0; b < many; ++b) {
-    const S* next =
-        b + 1 < many ? plane_of<S>(args.z, images[b + 1], 0) : plane_of<S>(args.p, images[0], 0);
-    const Source<S> from = source_of<S>(args.z, images[b], next, first);
-    A* z = t.z + b * size;
+  auto pack_z = [&](int64_t b, const Soon<S>& soon) {
+    A* z = t.z + (t.keeps_z ? b * size : 0);
     A* norms = t.inv_z + b * width;
-    Lanes::template pack<false>(from, t, z, norms, {}, nullptr);
+    Lanes::template pack<false>(source_of<S>(args.z, images[b], first), soon, t, z, norms, {},
+                                nullptr);
     scaled_z |= finish_norms<Lanes>(t, z, norms, t.scale_z + b * width);
     if (one_channel) {
       to_signs(t, z, Lanes::pixel_step(t), norms);
     }
-    Lanes::add_scaled(t, z, norms, b == 0, t.sum_z);
+    return z;
+  };
+  auto add_p = [&](Soon<S>& soon, int64_t a) {
+    soon.add(args.p, images[a], first);
+    if (!t.keeps_z) {
+      soon.add(args.z, images[a], first);
+    }
+  };
+  for (int64_t b = 0; b < many; ++b) {
+    Soon<S> rows, next;
+    rows.add(args.z, images[b], first);
+    const A* z = pack_z(b, rows);
+    if (b + 1 < many) {
+      next.add(args.z, images[b + 1], first);
+    } else {
+      add_p(next, 0);
+    }
+    Lanes::add_scaled(next, t, z, t.inv_z + b * width, b == 0, t.sum_z);
   }
+  // Where z was not kept, its rows are read again as they are, or else packed again.
+  const bool from_rows = !t.keeps_z && !one_channel && !scaled_z && Lanes::reads_rows(args.z, t);
 
   double total = 0;
   for (int64_t a = 0; a < many; ++a) {
-    const S* next = a + 1 < many ? plane_of<S>(args.p, images[a + 1], 0)
-                                 : plane_of<S>(args.z, images[0], 0) + width;
-    const Source<S> from = source_of<S>(args.p, images[a], next, first);
-    const Others<A> others{t.sum_z, t.z + a * size, t.inv_z + a * width};
+    Soon<S> rows, next;
+    add_p(rows, a);
+    if (a + 1 < many) {
+      add_p(next, a + 1);
+    } else {
+      next.add(args.z, images[0], first + width);  // where the next tile begins
+    }
+    Others<S> others{t.sum_z, t.z + (t.keeps_z ? a * size : 0), t.inv_z + a * width, t.rest};
+    if (from_rows) {
+      others.rows = plane_of<S>(args.z, images[a], 0) + first;
+      others.channel_stride = args.z.stride[1];
+    } else if (!t.keeps_z) {
+      pack_z(a, {});
+    }
     A* p = t.p + (need_z ? a * size : 0);
-    Lanes::template pack<true>(from, t, p, t.inv_p, others, t.dot);
+    Lanes::template pack<true>(source_of<S>(args.p, images[a], first), rows, t, p, t.inv_p, others,
+                               t.dot);
     const bool scaled = finish_norms<Lanes>(t, p, t.inv_p, t.scale_p);
     if (one_channel) {
       to_signs(t, p, Lanes::pixel_step(t), t.inv_p);
@@ -181,35 +209,36 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     A* value = args.value == nullptr
                    ? nullptr
                    : static_cast<A*>(args.value) + images[a] * args.p.pixels() + first;
-    for (int64_t i = 0; i < width; ++i) {
-      const A cosines = t.dot[i] * t.inv_p[i];
-      if (i < t.count) {
-        total += static_cast<double>(cosines / others_count);
-        if (value != nullptr) {
-          value[i] = cosines / others_count;
-        }
+    for (int64_t i = 0; i < width; i += kLanes<A>) {
+      const Vec<A> inverse = load(t.inv_p + i), cosines = load(t.dot + i) * inverse;
+      const Vec<A> mean = cosines / others_count;
+      // Pixels beyond the last one are zero vectors.
+      total += static_cast<double>(sum_lanes(mean));
+      if (value != nullptr && i < t.count) {
+        store_first(value + i, mean, smaller<int64_t>(kLanes<A>, t.count - i));
       }
-      t.weight[i] *= t.inv_p[i];
-      t.factor[i] = (t.weight[i] * cosines) * t.inv_p[i];
+      const Vec<A> weight = load(t.weight + i) * inverse;
+      const Vec<A> factor = (weight * cosines) * inverse;
+      store(t.weight + i, weight);
       // A number has no direction to turn: the two terms cancel, and rounding must not be left.
-      t.outer[i] = one_channel ? t.weight[i] * 0 : t.weight[i];
-      t.factor[i] = one_channel ? t.factor[i] * 0 : t.factor[i];
+      store(t.outer + i, one_channel ? weight * 0 : weight);
+      store(t.factor + i, one_channel ? factor * 0 : factor);
     }
     if (need_p) {
-      Lanes::write(args.dp, images[a], first, t, others, t.outer, p, t.factor,
+      Lanes::write(args.dp, images[a], first, next, t, t.outer, p, t.factor,
                    scaled ? t.scale_p : nullptr, stream);
     }
     if (need_z) {
       for (int64_t i = 0; i < width; ++i) {
         t.own_p[a * width + i] = t.weight[i];
       }
-      Lanes::add_scaled(t, p, t.weight, a == 0, t.sum_p);
+      Lanes::add_scaled({}, t, p, t.weight, a == 0, t.sum_p);
     }
   }
 
   // dz = (R - w p^) / |z| - (z . (R - w p^)) z / |z|^3, the twin of dp with the weights inside R.
   for (int64_t b = 0; need_z && b < many; ++b) {
-    const Others<A> others{t.sum_p, t.p + b * size, t.own_p + b * width};
+    const Others<S> others{t.sum_p, t.p + b * size, t.own_p + b * width, t.rest};
     const A* z = t.z + b * size;
     const A* inverse = t.inv_z + b * width;
     Lanes::dot(t, z, others, t.dot);
@@ -218,7 +247,7 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
       t.outer[i] = one_channel ? inverse[i] * 0 : inverse[i];
       t.factor[i] = one_channel ? t.factor[i] * 0 : t.factor[i];
     }
-    Lanes::write(args.dz, images[b], first, t, others, t.outer, z, t.factor,
+    Lanes::write(args.dz, images[b], first, {}, t, t.outer, z, t.factor,
                  scaled_z ? t.scale_z + b * width : nullptr, stream);
   }
   return total;
@@ -251,17 +280,18 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   const bool by_channel = args.p.stride[1] == 1 && args.p.stride[3] != 1 && args.p.channels() > 1;
   const int64_t channels = by_channel ? round_up(args.p.channels(), kLanes<A>) : args.p.channels();
   const bool need_z = args.dz.data != nullptr;
-  // The width must not depend on the number of threads: the loss adds up tile by tile.
-  const int64_t kept = largest + 2 + (need_z ? largest : 0);
-  const int64_t fitting = kTileBytes / larger<int64_t>(kept * channels * sizeof(A), 1) / 16 * 16;
+  // The width must not depend on the number of threads: the loss adds up tile by tile. Four tiles at
+  // least, for as many threads; 16 pixels at least.
   const int64_t widest = by_channel ? 32 : 64;
   const int64_t width =
-      larger<int64_t>(16, smaller(smaller(fitting, widest), round_up(pixels, 16)));
+      larger<int64_t>(16, smaller(widest, round_up((pixels + 3) / 4, 16)));
+  const int64_t kept = largest + 3 + (need_z ? largest : 0);
+  const bool keep_z = need_z || kept * channels * width * static_cast<int64_t>(sizeof(A)) <= kTileBytes;
   const int64_t tiles = (pixels + width - 1) / width;
   const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
   const int64_t used =
       workers_for(workers, tiles, 8 * elements * static_cast<double>(args.p.channels() + 4));
-  Scratch scratch(DenseTile<A>::bytes(channels, largest, width, need_z), used);
+  Scratch scratch(DenseTile<A>::bytes(channels, largest, width, keep_z, need_z), used);
   Scratch partial(tiles * static_cast<int64_t>(sizeof(double)), 1);
   if (scratch.failed() || partial.failed()) {
     return Status::out_of_memory;
@@ -269,7 +299,7 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   double* sums = reinterpret_cast<double*>(partial.of(0));
   const bool stream = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
-    DenseTile<A> tile(scratch.of(worker), channels, largest, width, need_z);
+    DenseTile<A> tile(scratch.of(worker), channels, largest, width, keep_z, need_z);
     for (int64_t index = begin; index < end; ++index) {
       tile.count = smaller(width, pixels - index * width);
       sums[index] = 0;
