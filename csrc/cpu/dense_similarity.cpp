@@ -4,114 +4,18 @@
 // p^_a . z^_b is p^_a . (S - z^_a). Per tile of pixels: z of all images is packed once into
 // scratch as float while its norms build up, and S is summed; then each image's p is read once,
 // giving its norm and its dot products in the same sweep, and its gradient is written from
-// scratch. Traffic of loss and gradient: p and z read once, dp written once. The tile of z is
-// what has to stay in L2; p needs one image's worth unless dz is wanted as well.
-//
-// Range. A vector whose squared norm leaves [2^-60, 2^60] (2^+-400 in double) is multiplied in
-// scratch by the power of two that brings its largest component near 1. The cosine does not
-// change and the gradient takes the same factor at the end, so neither squares nor inverse
-// norms under- or overflow. The test costs two comparisons per vector of norms.
-#include "dense_tile.h"
+// scratch. Traffic of loss and gradient: p and z read once, dp written once, as long as the tile of
+// z stays in L2. Where there are too many images or channels for that, z is read a second time,
+// image by image beside p, mostly from L3; p needs one image's worth unless dz is wanted as well.
+#include "dense_channels.h"
+#include "dense_norms.h"
+#include "dense_pixels.h"
 
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
-constexpr int64_t kTileBytes = 800 * 1024;         // two thirds of a 1 MiB L2
+constexpr int64_t kTileBytes = 800 * 1024;         // of a 1 MiB L2
 constexpr int64_t kStreamBytes = 8 * 1024 * 1024;  // larger gradients bypass the caches
-
-template <class A>
-struct Range;
-template <>
-struct Range<float> {
-  static constexpr float low = 0x1p-60f, high = 0x1p60f;
-  static constexpr int limit = 126;
-};
-template <>
-struct Range<double> {
-  static constexpr double low = 0x1p-400, high = 0x1p400;
-  static constexpr int limit = 1022;
-};
-
-// The power of two that brings `largest` into [1, 2), as far as both it and its inverse are
-// normal; 1 for zero, infinity and NaN.
-template <class A>
-A power_of_two_scale(A largest) {
-  if (!(largest > A(0)) || !(largest - largest == A(0))) {
-    return A(1);
-  }
-  int exponent = 0;
-  (void)__builtin_frexp(static_cast<double>(largest), &exponent);
-  const int power = smaller(larger(1 - exponent, -Range<A>::limit), Range<A>::limit);
-  return static_cast<A>(__builtin_ldexp(1.0, power));
-}
-
-// Rescales the pixels of one packed image whose squared norm is out of range and redoes their
-// norms; true if any was.
-template <class Lanes, class A>
-__attribute__((noinline)) bool rescale_pixels(const DenseTile<A>& t, A* packed, A* squared,
-                                              A* scale) {
-  const int64_t c_step = Lanes::channel_step(t), i_step = Lanes::pixel_step(t);
-  bool any = false;
-  for (int64_t i = 0; i < t.count; ++i) {
-    if (squared[i] >= Range<A>::low && squared[i] <= Range<A>::high) {
-      continue;
-    }
-    A* pixel = packed + i * i_step;
-    A largest = 0;
-    for (int64_t c = 0; c < t.channels; ++c) {
-      const A v = pixel[c * c_step];
-      const A magnitude = v < 0 ? -v : v;
-      largest = magnitude > largest || magnitude != magnitude ? magnitude : largest;
-    }
-    const A factor = power_of_two_scale(largest);
-    if (factor == A(1)) {
-      continue;
-    }
-    A total = 0;
-    for (int64_t c = 0; c < t.channels; ++c) {
-      const A v = pixel[c * c_step] * factor;
-      pixel[c * c_step] = v;
-      total += v * v;
-    }
-    squared[i] = total;
-    scale[i] = factor;
-    any = true;
-  }
-  return any;
-}
-
-// Turns squared norms into inverse norms, 0 for zero vectors, after rescaling where the range
-// demands it.
-template <class Lanes, class A>
-bool finish_norms(const DenseTile<A>& t, A* packed, A* squared, A* scale) {
-  bool outside = false;
-  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
-    const Vec<A> n = load(squared + i);
-    const auto inside = (n >= splat<A>(Range<A>::low)) & (n <= splat<A>(Range<A>::high));
-    outside |= any_lane(~inside);
-    store(scale + i, splat<A>(1));
-  }
-  const bool scaled = outside && rescale_pixels<Lanes>(t, packed, squared, scale);
-  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
-    const Vec<A> n = load(squared + i);
-    const Vec<A> inverse = splat<A>(1) / sqrt_of(n);
-    store(squared + i, n == Vec<A>{} ? Vec<A>{} : inverse);
-  }
-  return scaled;
-}
-
-// One channel: the unit vector is a sign. The product of a value and its inverse norm would miss 1
-// by its last bit, and sums of signs that cancel would leave it.
-template <class A>
-void to_signs(const DenseTile<A>& t, A* packed, int64_t pixel_step, A* inverse) {
-  for (int64_t i = 0; i < t.count; ++i) {
-    A& value = packed[i * pixel_step];
-    if (value != A(0) && value - value == A(0)) {
-      value = value > A(0) ? A(1) : A(-1);
-      inverse[i] = A(1);
-    }
-  }
-}
 
 // Gradient of the result with respect to the sum over the other images' cosines, per pixel.
 template <class A>
@@ -280,13 +184,14 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   const bool by_channel = args.p.stride[1] == 1 && args.p.stride[3] != 1 && args.p.channels() > 1;
   const int64_t channels = by_channel ? round_up(args.p.channels(), kLanes<A>) : args.p.channels();
   const bool need_z = args.dz.data != nullptr;
-  // The width must not depend on the number of threads: the loss adds up tile by tile. Four tiles at
-  // least, for as many threads; 16 pixels at least.
-  const int64_t widest = by_channel ? 32 : 64;
-  const int64_t width =
-      larger<int64_t>(16, smaller(widest, round_up((pixels + 3) / 4, 16)));
-  const int64_t kept = largest + 3 + (need_z ? largest : 0);
-  const bool keep_z = need_z || kept * channels * width * static_cast<int64_t>(sizeof(A)) <= kTileBytes;
+  // The width must not depend on the number of threads: the loss adds up tile by tile. Narrow rows
+  // cost more than a second read of z; a gradient of z needs both tiles whole, so there the width
+  // gives way. Small maps are cut into four tiles, for as many threads.
+  const int64_t widest = smaller<int64_t>(by_channel ? 32 : 64, round_up((pixels + 3) / 4, 16));
+  const int64_t kept = 3 + largest + (need_z ? largest : 0);
+  const int64_t fitting = kTileBytes / larger<int64_t>(kept * channels * sizeof(A), 1);
+  const bool keep_z = need_z || fitting >= widest;
+  const int64_t width = larger<int64_t>(16, need_z ? smaller(fitting / 16 * 16, widest) : widest);
   const int64_t tiles = (pixels + width - 1) / width;
   const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
   const int64_t used =

@@ -1,8 +1,8 @@
 // Blocks are kept between calls: fresh pages cost more than many kernels.
 //
 // malloc takes large blocks from the system and gives them back, each time. The first touch of a
-// page then costs a fault and clears it: for the gradient of a large map that is as much time as the
-// kernel takes. A training step frees a gradient before it asks for the next one of that size.
+// page then costs a fault and clears it: for the gradient of a large map that is as much time as
+// the kernel takes. A training step frees a gradient before it asks for the next one of that size.
 #include "memory.h"
 
 #include <atomic>

@@ -103,8 +103,8 @@ inline View3 view3(const Tensor& tensor) {
 bool is_channels_last(const Tensor& tensor);
 
 // An uninitialised tensor like `like`, with the layout rule above. On the CPU large ones live in
-// memory that is kept from call to call (cpu/memory.h), unless FASTALIGN_KEEP_RESULTS=0: faulting in
-// fresh memory can cost more than the kernel.
+// memory that is kept from call to call (cpu/memory.h), unless FASTALIGN_KEEP_RESULTS=0: faulting
+// in fresh memory can cost more than the kernel.
 Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type,
                  bool channels_last);
 Tensor empty_gradient(const Tensor& like);
