@@ -13,11 +13,10 @@ struct ChannelLanes {
   static constexpr int64_t lanes = kLanes<A>;
   static int64_t channel_step(const DenseTile<A>&) { return 1; }
   static int64_t pixel_step(const DenseTile<A>& t) { return t.channels; }
-  static bool reads_rows(const View4&, const DenseTile<A>&) { return false; }
 
   template <bool WithDots>
   static void pack(const Source<S>& from, const Soon<S>&, const DenseTile<A>& t, A* packed,
-                   A* norms, const Others<S>& others, A* dots) {
+                   A* norms, const Others<A>& others, A* dots) {
     const int64_t whole = from.channel_stride == 1 ? from.channels / lanes * lanes : 0;
     for (int64_t i = 0; i < t.count; ++i) {
       const S* pixel = from.plane + pixel_offset(from.walk, from.first + i);
@@ -48,7 +47,7 @@ struct ChannelLanes {
     }
   }
 
-  static A dot_pixel(const DenseTile<A>& t, int64_t i, const A* packed, const Others<S>& others) {
+  static A dot_pixel(const DenseTile<A>& t, int64_t i, const A* packed, const Others<A>& others) {
     const int64_t at = i * t.channels;
     const Vec<A> scale = splat(others.own_scale[i]);
     Vec<A> total{};
@@ -71,7 +70,7 @@ struct ChannelLanes {
     }
   }
 
-  static void dot(const DenseTile<A>& t, const A* packed, const Others<S>& others, A* dots) {
+  static void dot(const DenseTile<A>& t, const A* packed, const Others<A>& others, A* dots) {
     for (int64_t i = 0; i < t.width; ++i) {
       dots[i] = i < t.count ? dot_pixel(t, i, packed, others) : A(0);
     }

@@ -72,6 +72,25 @@ __attribute__((noinline)) bool rescale_pixels(const DenseTile<A>& t, A* packed, 
   return any;
 }
 
+// Turns squared norms into inverse norms; false, and nothing done, where one is out of range: a
+// vector that has to be rescaled, zero, or not finite.
+template <class A>
+bool invert_norms(const DenseTile<A>& t, A* squared) {
+  bool outside = false;
+  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
+    const Vec<A> n = load(squared + i);
+    const auto inside = (n >= splat<A>(Range<A>::low)) & (n <= splat<A>(Range<A>::high));
+    outside |= any_lane(~inside);
+  }
+  if (outside) {
+    return false;
+  }
+  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
+    store(squared + i, splat<A>(1) / sqrt_of(load(squared + i)));
+  }
+  return true;
+}
+
 // Turns squared norms into inverse norms, 0 for zero vectors, after rescaling where the range
 // demands it.
 template <class Lanes, class A>

@@ -7,8 +7,6 @@
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
-constexpr int64_t kFold = 64;  // terms added up before a partial sum is folded in
-
 template <class S, int NB>
 struct PixelLanes {
   using A = Acc<S>;
@@ -28,7 +26,7 @@ struct PixelLanes {
   // into `dots`. NB vectors of pixels stay in registers over all channels.
   template <bool WithDots>
   static void pack(const Source<S>& from, const Soon<S>& prefetched, const DenseTile<A>& t,
-                   A* packed, A* norms, const Others<S>& others, A* dots) {
+                   A* packed, A* norms, const Others<A>& others, A* dots) {
     // Locals, since the compiler must assume that a vector store changes *this or the arguments.
     const Soon<S> soon = prefetched;
     const int64_t channels = t.channels, width = t.width, channel_stride = from.channel_stride;
@@ -65,11 +63,7 @@ struct PixelLanes {
             part[v] += values[v] * values[v];
             if constexpr (WithDots) {
               const int64_t i = at + v * lanes;
-              const Vec<A> mine =
-                  others.rows == nullptr
-                      ? load(own + i)
-                      : load_acc(others.rows + c * others.channel_stride + start + v * lanes);
-              const Vec<A> other = load(sum + i) - mine * scales[v];
+              const Vec<A> other = load(sum + i) - load(own + i) * scales[v];
               store(rest + i, other);
               part_dot[v] += values[v] * other;
             }
@@ -111,7 +105,7 @@ struct PixelLanes {
   }
 
   // Both from packed images.
-  static void dot(const DenseTile<A>& t, const A* packed, const Others<S>& others, A* dots) {
+  static void dot(const DenseTile<A>& t, const A* packed, const Others<A>& others, A* dots) {
     for (int64_t i = 0; i < t.width; i += lanes) {
       const Vec<A> scale = load(others.own_scale + i);
       Vec<A> total{};

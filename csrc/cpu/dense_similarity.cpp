@@ -7,9 +7,12 @@
 // scratch. Traffic of loss and gradient: p and z read once, dp written once, as long as the tile of
 // z stays in L2. Where there are too many images or channels for that, z is read a second time,
 // image by image beside p, mostly from L3; p needs one image's worth unless dz is wanted as well.
+#include <optional>
+
 #include "dense_channels.h"
 #include "dense_norms.h"
 #include "dense_pixels.h"
+#include "dense_rows.h"
 
 namespace fastalign::FASTALIGN_ISA {
 namespace {
@@ -39,6 +42,35 @@ void read_weights(const DenseSimilarityArgs& args, int64_t image, int64_t images
   }
 }
 
+// Values of one image from its dot products and norms; returns their sum, and leaves in the tile
+// what the gradient takes the others and p times.
+template <class A>
+double finish_image(const DenseSimilarityArgs& args, int64_t image, int64_t first, int64_t many,
+                    const DenseTile<A>& t) {
+  const A others_count = static_cast<A>(many - 1);
+  const bool one_channel = args.p.channels() == 1;
+  double total = 0;
+  read_weights(args, image, many, first, t);
+  A* value = args.value == nullptr ? nullptr
+                                   : static_cast<A*>(args.value) + image * args.p.pixels() + first;
+  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
+    const Vec<A> inverse = load(t.inv_p + i), cosines = load(t.dot + i) * inverse;
+    const Vec<A> mean = cosines / others_count;
+    // Pixels beyond the last one are zero vectors.
+    total += static_cast<double>(sum_lanes(mean));
+    if (value != nullptr && i < t.count) {
+      store_first(value + i, mean, smaller<int64_t>(kLanes<A>, t.count - i));
+    }
+    const Vec<A> weight = load(t.weight + i) * inverse;
+    const Vec<A> factor = (weight * cosines) * inverse;
+    store(t.weight + i, weight);
+    // A number has no direction to turn: the two terms cancel, and rounding must not be left.
+    store(t.outer + i, one_channel ? weight * 0 : weight);
+    store(t.factor + i, one_channel ? factor * 0 : factor);
+  }
+  return total;
+}
+
 // One group in one tile: values, gradients, and the sum of the values for the loss.
 template <class S, class Lanes>
 double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
@@ -46,7 +78,6 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
   using A = Acc<S>;
   const int64_t* images = args.groups.order + args.groups.start[group];
   const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
-  const A others_count = static_cast<A>(many - 1);
   const int64_t size = t.channels * t.width, width = t.width;
   const bool one_channel = args.p.channels() == 1;
   const bool need_p = args.dp.data != nullptr, need_z = args.dz.data != nullptr;
@@ -80,8 +111,6 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     }
     Lanes::add_scaled(next, t, z, t.inv_z + b * width, b == 0, t.sum_z);
   }
-  // Where z was not kept, its rows are read again as they are, or else packed again.
-  const bool from_rows = !t.keeps_z && !one_channel && !scaled_z && Lanes::reads_rows(args.z, t);
 
   double total = 0;
   for (int64_t a = 0; a < many; ++a) {
@@ -92,11 +121,8 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     } else {
       next.add(args.z, images[0], first + width);  // where the next tile begins
     }
-    Others<S> others{t.sum_z, t.z + (t.keeps_z ? a * size : 0), t.inv_z + a * width, t.rest};
-    if (from_rows) {
-      others.rows = plane_of<S>(args.z, images[a], 0) + first;
-      others.channel_stride = args.z.stride[1];
-    } else if (!t.keeps_z) {
+    Others<A> others{t.sum_z, t.z + (t.keeps_z ? a * size : 0), t.inv_z + a * width, t.rest};
+    if (!t.keeps_z) {
       pack_z(a, {});
     }
     A* p = t.p + (need_z ? a * size : 0);
@@ -109,25 +135,7 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     if (scaled || one_channel) {
       Lanes::dot(t, p, others, t.dot);
     }
-    read_weights(args, images[a], many, first, t);
-    A* value = args.value == nullptr
-                   ? nullptr
-                   : static_cast<A*>(args.value) + images[a] * args.p.pixels() + first;
-    for (int64_t i = 0; i < width; i += kLanes<A>) {
-      const Vec<A> inverse = load(t.inv_p + i), cosines = load(t.dot + i) * inverse;
-      const Vec<A> mean = cosines / others_count;
-      // Pixels beyond the last one are zero vectors.
-      total += static_cast<double>(sum_lanes(mean));
-      if (value != nullptr && i < t.count) {
-        store_first(value + i, mean, smaller<int64_t>(kLanes<A>, t.count - i));
-      }
-      const Vec<A> weight = load(t.weight + i) * inverse;
-      const Vec<A> factor = (weight * cosines) * inverse;
-      store(t.weight + i, weight);
-      // A number has no direction to turn: the two terms cancel, and rounding must not be left.
-      store(t.outer + i, one_channel ? weight * 0 : weight);
-      store(t.factor + i, one_channel ? factor * 0 : factor);
-    }
+    total += finish_image(args, images[a], first, many, t);
     if (need_p) {
       Lanes::write(args.dp, images[a], first, next, t, t.outer, p, t.factor,
                    scaled ? t.scale_p : nullptr, stream);
@@ -142,7 +150,7 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
 
   // dz = (R - w p^) / |z| - (z . (R - w p^)) z / |z|^3, the twin of dp with the weights inside R.
   for (int64_t b = 0; need_z && b < many; ++b) {
-    const Others<S> others{t.sum_p, t.p + b * size, t.own_p + b * width, t.rest};
+    const Others<A> others{t.sum_p, t.p + b * size, t.own_p + b * width, t.rest};
     const A* z = t.z + b * size;
     const A* inverse = t.inv_z + b * width;
     Lanes::dot(t, z, others, t.dot);
@@ -157,6 +165,75 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
   return total;
 }
 
+// The same where z is not kept and all rows can be read as they are; without value elsewhere.
+template <class S, int NB>
+std::optional<double> group_tile_rows(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                                      const DenseTile<Acc<S>>& t, bool stream) {
+  using A = Acc<S>;
+  using Lanes = PixelLanes<S, NB>;
+  using Sweeps = RowSweeps<S, NB>;
+  const auto in_rows = [&](const View4& view) { return Lanes::reads_rows(view, t); };
+  if (t.keeps_z || args.p.channels() == 1 || !in_rows(args.p) || !in_rows(args.z) ||
+      (args.dp.data != nullptr && !in_rows(args.dp))) {
+    return std::nullopt;
+  }
+  const int64_t* images = args.groups.order + args.groups.start[group];
+  const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
+  const int64_t width = t.width, p_stride = args.p.stride[1], z_stride = args.z.stride[1];
+  const auto rows_of = [&](const View4& view, int64_t k) {
+    return plane_of<S>(view, images[k], 0) + first;
+  };
+  const auto add_both = [&](Soon<S>& soon, int64_t k) {
+    soon.add(args.p, images[k], first);
+    soon.add(args.z, images[k], first);
+  };
+  for (int64_t b = 0; b < many; ++b) {
+    Soon<S> rows, next;
+    rows.add(args.z, images[b], first);
+    if (b + 1 < many) {
+      next.add(args.z, images[b + 1], first);
+    } else {
+      add_both(next, 0);
+    }
+    A* norms = t.inv_z + b * width;
+    Sweeps::norms(rows_of(args.z, b), z_stride, rows, t, norms);
+    if (!invert_norms(t, norms)) {
+      return std::nullopt;
+    }
+    Sweeps::add_scaled(rows_of(args.z, b), z_stride, next, t, norms, b == 0, t.sum_z);
+  }
+  double total = 0;
+  for (int64_t a = 0; a < many; ++a) {
+    Soon<S> rows, next;
+    add_both(rows, a);
+    if (a + 1 < many) {
+      add_both(next, a + 1);
+    } else {
+      next.add(args.z, images[0], first + width);  // where the next tile begins
+    }
+    const S *p = rows_of(args.p, a), *z = rows_of(args.z, a);
+    const A* own_scale = t.inv_z + a * width;
+    Sweeps::dots(p, p_stride, z, z_stride, own_scale, rows, t, t.inv_p, t.dot);
+    if (!invert_norms(t, t.inv_p)) {
+      return std::nullopt;
+    }
+    total += finish_image(args, images[a], first, many, t);
+    if (args.dp.data != nullptr) {
+      Sweeps::write(rows_of(args.dp, a), args.dp.stride[1], p, p_stride, z, z_stride, own_scale,
+                    next, t, stream);
+    }
+  }
+  return total;
+}
+
+template <class S, int NB>
+double pixels_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                   const DenseTile<Acc<S>>& t, bool stream) {
+  const std::optional<double> total = group_tile_rows<S, NB>(args, group, first, t, stream);
+  return total.has_value() ? *total
+                           : group_tile<S, PixelLanes<S, NB>>(args, group, first, t, stream);
+}
+
 template <class S>
 double any_group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
                       const DenseTile<Acc<S>>& t, bool by_channel, bool stream) {
@@ -165,12 +242,12 @@ double any_group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t fi
     return group_tile<S, ChannelLanes<S>>(args, group, first, t, stream);
   }
   if (vectors % 4 == 0) {
-    return group_tile<S, PixelLanes<S, 4>>(args, group, first, t, stream);
+    return pixels_tile<S, 4>(args, group, first, t, stream);
   }
   if (vectors % 2 == 0) {
-    return group_tile<S, PixelLanes<S, 2>>(args, group, first, t, stream);
+    return pixels_tile<S, 2>(args, group, first, t, stream);
   }
-  return group_tile<S, PixelLanes<S, 1>>(args, group, first, t, stream);
+  return pixels_tile<S, 1>(args, group, first, t, stream);
 }
 
 template <class S>

@@ -9,6 +9,8 @@
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
+constexpr int64_t kFold = 64;  // terms added up before a partial sum is folded in
+
 template <class A>
 struct DenseTile {
   int64_t channels;  // padded to whole vectors for ChannelLanes
@@ -115,16 +117,12 @@ struct Soon {
   static constexpr int64_t kLine = 64 / sizeof(S);
 };
 
-// sum - own * own_scale, the sum over the other images, is what dots and gradients are made of;
-// it is left in `rest`. Own rows come packed, or, where `rows` is given, from an image whose pixels
-// are neighbours.
-template <class S>
+// sum - own * own_scale, the sum over the other images, is what dots and gradients are made of; it
+// is left in `rest`.
+template <class A>
 struct Others {
-  using A = Acc<S>;
   const A *sum, *own, *own_scale;
   A* rest;
-  const S* rows = nullptr;  // channel 0, first pixel of the tile
-  int64_t channel_stride = 0;
 };
 
 }  // namespace
