@@ -40,7 +40,7 @@ CSRC = ROOT / "csrc"
 LIBRARY = ROOT / "fastalign" / "_C.abi3.so"  # of an editable installation
 
 # Lowest torch and Python whose ABI the library uses; it runs on these and everything later.
-TORCH_TARGET = (2, 10)
+TORCH_TARGET = (2, 11)
 PYTHON_TARGET = "0x030A0000"
 
 # -O3 without -ffast-math: the kernels' results are IEEE apart from fused multiply-adds. Vectors

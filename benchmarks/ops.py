@@ -2,7 +2,8 @@
 
     python benchmarks/ops.py --device cpu|cuda [--out FOLDER] [--only REGEX] [--budget SECONDS]
 
-Writes <stem>.json, .csv and .md into FOLDER after every case. ``--list`` names the cases.
+Writes <stem>.json, .csv and .md into FOLDER after every case. ``--list`` names the cases. With
+``--keep`` the rows that are there and not measured again stay, so that a run can be made in pieces.
 ``--prepare K/N`` measures nothing and only fills the caches of the compilers with every N-th case:
 several such processes at once save most of the time that a run on CUDA takes.
 """
@@ -10,6 +11,7 @@ several such processes at once save most of the time that a run on CUDA takes.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -72,9 +74,20 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     return cases
 
 
+def kept_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of an earlier piece of the same run, without those that are measured now."""
+    path = options.out / f"{options.name}.json"
+    if not options.keep or not path.exists():
+        return []
+    again = {case.name for case in chosen(options)}
+    known = {case.name for case in CASES} - again
+    return [row for row in json.loads(path.read_text())["rows"] if row["case"] in known]
+
+
 def run(options: argparse.Namespace, document: dict[str, Any], backends: list[str]) -> None:
     """Measures the cases until the budget is spent; what is left out is said."""
     began = time.monotonic()
+    order = {case.name: place for place, case in enumerate(CASES)}
     document["copy_bytes_per_second"] = copy = timing.copy_bandwidth(options.device)
     for case in chosen(options):
         if time.monotonic() - began > options.budget:
@@ -86,6 +99,7 @@ def run(options: argparse.Namespace, document: dict[str, Any], backends: list[st
             row = {**vars(case), "case": case.name, "contestants": {}, "failed": first_line(error)}
             row.update(dtype=str(case.dtype), storage=str(case.storage), bytes=case.bytes())
         document["rows"].append(row)
+        document["rows"].sort(key=lambda row: order[row["case"]])
         report.write(document, options.out, options.name)
         print(report.line(row, copy), flush=True)
     # The chip's clocks may have changed meanwhile.
@@ -104,6 +118,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of measuring, per contestant")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all")
     parser.add_argument("--prepare", metavar="K/N", help="fill the compilers' caches only")
+    parser.add_argument("--keep", action="store_true", help="rows of other cases stay")
     parser.add_argument("--list", action="store_true", help="name the cases and stop")
     options = parser.parse_args()
     if options.list:
@@ -131,7 +146,7 @@ def main() -> None:
         "last_cache_bytes": last_cache_bytes(),
         "absent": absent,
         "left_out": [],
-        "rows": [],
+        "rows": kept_rows(options),
     }
     run(options, document, backends)
 

@@ -3,6 +3,7 @@
 #include <Python.h>
 
 #include "cpu/kernels.h"
+#include "cpu/memory.h"
 
 #if !defined(FASTALIGN_BUILD_INFO)
 #define FASTALIGN_BUILD_INFO ""
@@ -58,6 +59,11 @@ PyObject* set_cpu_isa(PyObject*, PyObject* name) {
   Py_RETURN_NONE;
 }
 
+PyObject* release_memory(PyObject*, PyObject*) {
+  fastalign::release_kept();
+  Py_RETURN_NONE;
+}
+
 PyObject* build_info(PyObject*, PyObject*) { return PyUnicode_FromString(FASTALIGN_BUILD_INFO); }
 
 PyObject* cuda_targets(PyObject*, PyObject*) {
@@ -69,6 +75,8 @@ PyMethodDef kMethods[] = {
     {"cpu_isa_levels", cpu_isa_levels, METH_NOARGS,
      "Instruction sets built in, lowest first, each with whether this machine runs it."},
     {"set_cpu_isa", set_cpu_isa, METH_O, "Makes the CPU kernels use one of cpu_isa_levels()."},
+    {"release_memory", release_memory, METH_NOARGS,
+     "Gives back the memory that the CPU kernels keep from call to call."},
     {"build_info", build_info, METH_NOARGS, "What this library was built with, in words."},
     {"cuda_targets", cuda_targets, METH_NOARGS,
      "GPU code in this library, for example 'sm_90 compute_120'; empty without CUDA."},

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from fastalign import ops
+
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -20,8 +22,9 @@ def _resident(field: str) -> int:
 
 
 def _give_back_free_memory() -> None:
-    """What malloc keeps for later would hide the same amount of new memory."""
+    """What malloc and the CPU kernels keep for later would hide the same amount of new memory."""
     gc.collect()
+    ops.release_memory()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):

@@ -10,6 +10,7 @@ the host has no part.
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable
 from statistics import median
@@ -27,7 +28,11 @@ def rounds_for(milliseconds: float, seconds: float, fewest: int, most: int) -> i
 
 
 def on_cpu(works: Works, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each; a slow work takes part in fewer rounds, at least in three."""
+    """Median milliseconds of each; a slow work takes part in fewer rounds, at least in three.
+
+    The order changes from round to round: what a work finds in the caches is what the one before
+    left there, and nobody may always follow the same one.
+    """
     if not works:
         return {}
     lengths = {}
@@ -39,9 +44,12 @@ def on_cpu(works: Works, seconds: float) -> dict[str, float]:
     rounds = {name: rounds_for(ms, seconds, 3, 60) for name, ms in lengths.items()}
     times: dict[str, list[float]] = {name: [] for name in works}
     gc.collect()
+    names, shuffle = list(works), random.Random(0).shuffle
     for turn in range(max(rounds.values())):
-        for name, work in works.items():
+        shuffle(names)
+        for name in names:
             if turn < rounds[name]:
+                work = works[name]
                 began = time.perf_counter()
                 work()
                 times[name].append(1000 * (time.perf_counter() - began))

@@ -4,114 +4,21 @@
 // p^_a . z^_b is p^_a . (S - z^_a). Per tile of pixels: z of all images is packed once into
 // scratch as float while its norms build up, and S is summed; then each image's p is read once,
 // giving its norm and its dot products in the same sweep, and its gradient is written from
-// scratch. Traffic of loss and gradient: p and z read once, dp written once. The tile of z is
-// what has to stay in L2; p needs one image's worth unless dz is wanted as well.
-//
-// Range. A vector whose squared norm leaves [2^-60, 2^60] (2^+-400 in double) is multiplied in
-// scratch by the power of two that brings its largest component near 1. The cosine does not
-// change and the gradient takes the same factor at the end, so neither squares nor inverse
-// norms under- or overflow. The test costs two comparisons per vector of norms.
-#include "dense_tile.h"
+// scratch. Traffic of loss and gradient: p and z read once, dp written once, as long as the tile of
+// z stays in L2. Where there are too many images or channels for that, z is read a second time,
+// image by image beside p, mostly from L3; p needs one image's worth unless dz is wanted as well.
+#include <optional>
+
+#include "dense_channels.h"
+#include "dense_norms.h"
+#include "dense_pixels.h"
+#include "dense_rows.h"
 
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
-constexpr int64_t kTileBytes = 640 * 1024;         // two thirds of a 1 MiB L2
+constexpr int64_t kTileBytes = 800 * 1024;         // of a 1 MiB L2
 constexpr int64_t kStreamBytes = 8 * 1024 * 1024;  // larger gradients bypass the caches
-
-template <class A>
-struct Range;
-template <>
-struct Range<float> {
-  static constexpr float low = 0x1p-60f, high = 0x1p60f;
-  static constexpr int limit = 126;
-};
-template <>
-struct Range<double> {
-  static constexpr double low = 0x1p-400, high = 0x1p400;
-  static constexpr int limit = 1022;
-};
-
-// The power of two that brings `largest` into [1, 2), as far as both it and its inverse are
-// normal; 1 for zero, infinity and NaN.
-template <class A>
-A power_of_two_scale(A largest) {
-  if (!(largest > A(0)) || !(largest - largest == A(0))) {
-    return A(1);
-  }
-  int exponent = 0;
-  (void)__builtin_frexp(static_cast<double>(largest), &exponent);
-  const int power = smaller(larger(1 - exponent, -Range<A>::limit), Range<A>::limit);
-  return static_cast<A>(__builtin_ldexp(1.0, power));
-}
-
-// Rescales the pixels of one packed image whose squared norm is out of range and redoes their
-// norms; true if any was.
-template <class Lanes, class A>
-__attribute__((noinline)) bool rescale_pixels(const DenseTile<A>& t, A* packed, A* squared,
-                                              A* scale) {
-  const int64_t c_step = Lanes::channel_step(t), i_step = Lanes::pixel_step(t);
-  bool any = false;
-  for (int64_t i = 0; i < t.count; ++i) {
-    if (squared[i] >= Range<A>::low && squared[i] <= Range<A>::high) {
-      continue;
-    }
-    A* pixel = packed + i * i_step;
-    A largest = 0;
-    for (int64_t c = 0; c < t.channels; ++c) {
-      const A v = pixel[c * c_step];
-      const A magnitude = v < 0 ? -v : v;
-      largest = magnitude > largest || magnitude != magnitude ? magnitude : largest;
-    }
-    const A factor = power_of_two_scale(largest);
-    if (factor == A(1)) {
-      continue;
-    }
-    A total = 0;
-    for (int64_t c = 0; c < t.channels; ++c) {
-      const A v = pixel[c * c_step] * factor;
-      pixel[c * c_step] = v;
-      total += v * v;
-    }
-    squared[i] = total;
-    scale[i] = factor;
-    any = true;
-  }
-  return any;
-}
-
-// Turns squared norms into inverse norms, 0 for zero vectors, after rescaling where the range
-// demands it.
-template <class Lanes, class A>
-bool finish_norms(const DenseTile<A>& t, A* packed, A* squared, A* scale) {
-  bool outside = false;
-  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
-    const Vec<A> n = load(squared + i);
-    const auto inside = (n >= splat<A>(Range<A>::low)) & (n <= splat<A>(Range<A>::high));
-    outside |= any_lane(~inside);
-    store(scale + i, splat<A>(1));
-  }
-  const bool scaled = outside && rescale_pixels<Lanes>(t, packed, squared, scale);
-  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
-    const Vec<A> n = load(squared + i);
-    const Vec<A> inverse = splat<A>(1) / sqrt_of(n);
-    store(squared + i, n == Vec<A>{} ? Vec<A>{} : inverse);
-  }
-  return scaled;
-}
-
-// One channel: the unit vector is a sign. The product of a value and its inverse norm would miss 1
-// by its last bit, and sums of signs that cancel would leave it.
-template <class A>
-void to_signs(const DenseTile<A>& t, A* packed, int64_t pixel_step, A* inverse) {
-  for (int64_t i = 0; i < t.count; ++i) {
-    A& value = packed[i * pixel_step];
-    if (value != A(0) && value - value == A(0)) {
-      value = value > A(0) ? A(1) : A(-1);
-      inverse[i] = A(1);
-    }
-  }
-}
 
 // Gradient of the result with respect to the sum over the other images' cosines, per pixel.
 template <class A>
@@ -135,6 +42,35 @@ void read_weights(const DenseSimilarityArgs& args, int64_t image, int64_t images
   }
 }
 
+// Values of one image from its dot products and norms; returns their sum, and leaves in the tile
+// what the gradient takes the others and p times.
+template <class A>
+double finish_image(const DenseSimilarityArgs& args, int64_t image, int64_t first, int64_t many,
+                    const DenseTile<A>& t) {
+  const A others_count = static_cast<A>(many - 1);
+  const bool one_channel = args.p.channels() == 1;
+  double total = 0;
+  read_weights(args, image, many, first, t);
+  A* value = args.value == nullptr ? nullptr
+                                   : static_cast<A*>(args.value) + image * args.p.pixels() + first;
+  for (int64_t i = 0; i < t.width; i += kLanes<A>) {
+    const Vec<A> inverse = load(t.inv_p + i), cosines = load(t.dot + i) * inverse;
+    const Vec<A> mean = cosines / others_count;
+    // Pixels beyond the last one are zero vectors.
+    total += static_cast<double>(sum_lanes(mean));
+    if (value != nullptr && i < t.count) {
+      store_first(value + i, mean, smaller<int64_t>(kLanes<A>, t.count - i));
+    }
+    const Vec<A> weight = load(t.weight + i) * inverse;
+    const Vec<A> factor = (weight * cosines) * inverse;
+    store(t.weight + i, weight);
+    // A number has no direction to turn: the two terms cancel, and rounding must not be left.
+    store(t.outer + i, one_channel ? weight * 0 : weight);
+    store(t.factor + i, one_channel ? factor * 0 : factor);
+  }
+  return total;
+}
+
 // One group in one tile: values, gradients, and the sum of the values for the loss.
 template <class S, class Lanes>
 double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
@@ -142,34 +78,56 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
   using A = Acc<S>;
   const int64_t* images = args.groups.order + args.groups.start[group];
   const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
-  const A others_count = static_cast<A>(many - 1);
   const int64_t size = t.channels * t.width, width = t.width;
   const bool one_channel = args.p.channels() == 1;
   const bool need_p = args.dp.data != nullptr, need_z = args.dz.data != nullptr;
 
   bool scaled_z = false;
-  for (int64_t b = 0; b < many; ++b) {
-    const S* next =
-        b + 1 < many ? plane_of<S>(args.z, images[b + 1], 0) : plane_of<S>(args.p, images[0], 0);
-    const Source<S> from = source_of<S>(args.z, images[b], next, first);
-    A* z = t.z + b * size;
+  auto pack_z = [&](int64_t b, const Soon<S>& soon) {
+    A* z = t.z + (t.keeps_z ? b * size : 0);
     A* norms = t.inv_z + b * width;
-    Lanes::template pack<false>(from, t, z, norms, {}, nullptr);
+    Lanes::template pack<false>(source_of<S>(args.z, images[b], first), soon, t, z, norms, {},
+                                nullptr);
     scaled_z |= finish_norms<Lanes>(t, z, norms, t.scale_z + b * width);
     if (one_channel) {
       to_signs(t, z, Lanes::pixel_step(t), norms);
     }
-    Lanes::add_scaled(t, z, norms, b == 0, t.sum_z);
+    return z;
+  };
+  auto add_p = [&](Soon<S>& soon, int64_t a) {
+    soon.add(args.p, images[a], first);
+    if (!t.keeps_z) {
+      soon.add(args.z, images[a], first);
+    }
+  };
+  for (int64_t b = 0; b < many; ++b) {
+    Soon<S> rows, next;
+    rows.add(args.z, images[b], first);
+    const A* z = pack_z(b, rows);
+    if (b + 1 < many) {
+      next.add(args.z, images[b + 1], first);
+    } else {
+      add_p(next, 0);
+    }
+    Lanes::add_scaled(next, t, z, t.inv_z + b * width, b == 0, t.sum_z);
   }
 
   double total = 0;
   for (int64_t a = 0; a < many; ++a) {
-    const S* next = a + 1 < many ? plane_of<S>(args.p, images[a + 1], 0)
-                                 : plane_of<S>(args.z, images[0], 0) + width;
-    const Source<S> from = source_of<S>(args.p, images[a], next, first);
-    const Others<A> others{t.sum_z, t.z + a * size, t.inv_z + a * width};
+    Soon<S> rows, next;
+    add_p(rows, a);
+    if (a + 1 < many) {
+      add_p(next, a + 1);
+    } else {
+      next.add(args.z, images[0], first + width);  // where the next tile begins
+    }
+    Others<A> others{t.sum_z, t.z + (t.keeps_z ? a * size : 0), t.inv_z + a * width, t.rest};
+    if (!t.keeps_z) {
+      pack_z(a, {});
+    }
     A* p = t.p + (need_z ? a * size : 0);
-    Lanes::template pack<true>(from, t, p, t.inv_p, others, t.dot);
+    Lanes::template pack<true>(source_of<S>(args.p, images[a], first), rows, t, p, t.inv_p, others,
+                               t.dot);
     const bool scaled = finish_norms<Lanes>(t, p, t.inv_p, t.scale_p);
     if (one_channel) {
       to_signs(t, p, Lanes::pixel_step(t), t.inv_p);
@@ -177,39 +135,22 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     if (scaled || one_channel) {
       Lanes::dot(t, p, others, t.dot);
     }
-    read_weights(args, images[a], many, first, t);
-    A* value = args.value == nullptr
-                   ? nullptr
-                   : static_cast<A*>(args.value) + images[a] * args.p.pixels() + first;
-    for (int64_t i = 0; i < width; ++i) {
-      const A cosines = t.dot[i] * t.inv_p[i];
-      if (i < t.count) {
-        total += static_cast<double>(cosines / others_count);
-        if (value != nullptr) {
-          value[i] = cosines / others_count;
-        }
-      }
-      t.weight[i] *= t.inv_p[i];
-      t.factor[i] = (t.weight[i] * cosines) * t.inv_p[i];
-      // A number has no direction to turn: the two terms cancel, and rounding must not be left.
-      t.outer[i] = one_channel ? t.weight[i] * 0 : t.weight[i];
-      t.factor[i] = one_channel ? t.factor[i] * 0 : t.factor[i];
-    }
+    total += finish_image(args, images[a], first, many, t);
     if (need_p) {
-      Lanes::write(args.dp, images[a], first, t, others, t.outer, p, t.factor,
+      Lanes::write(args.dp, images[a], first, next, t, t.outer, p, t.factor,
                    scaled ? t.scale_p : nullptr, stream);
     }
     if (need_z) {
       for (int64_t i = 0; i < width; ++i) {
         t.own_p[a * width + i] = t.weight[i];
       }
-      Lanes::add_scaled(t, p, t.weight, a == 0, t.sum_p);
+      Lanes::add_scaled({}, t, p, t.weight, a == 0, t.sum_p);
     }
   }
 
   // dz = (R - w p^) / |z| - (z . (R - w p^)) z / |z|^3, the twin of dp with the weights inside R.
   for (int64_t b = 0; need_z && b < many; ++b) {
-    const Others<A> others{t.sum_p, t.p + b * size, t.own_p + b * width};
+    const Others<A> others{t.sum_p, t.p + b * size, t.own_p + b * width, t.rest};
     const A* z = t.z + b * size;
     const A* inverse = t.inv_z + b * width;
     Lanes::dot(t, z, others, t.dot);
@@ -218,10 +159,79 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
       t.outer[i] = one_channel ? inverse[i] * 0 : inverse[i];
       t.factor[i] = one_channel ? t.factor[i] * 0 : t.factor[i];
     }
-    Lanes::write(args.dz, images[b], first, t, others, t.outer, z, t.factor,
+    Lanes::write(args.dz, images[b], first, {}, t, t.outer, z, t.factor,
                  scaled_z ? t.scale_z + b * width : nullptr, stream);
   }
   return total;
+}
+
+// The same where z is not kept and all rows can be read as they are; without value elsewhere.
+template <class S, int NB>
+std::optional<double> group_tile_rows(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                                      const DenseTile<Acc<S>>& t, bool stream) {
+  using A = Acc<S>;
+  using Lanes = PixelLanes<S, NB>;
+  using Sweeps = RowSweeps<S, NB>;
+  const auto in_rows = [&](const View4& view) { return Lanes::reads_rows(view, t); };
+  if (t.keeps_z || args.p.channels() == 1 || !in_rows(args.p) || !in_rows(args.z) ||
+      (args.dp.data != nullptr && !in_rows(args.dp))) {
+    return std::nullopt;
+  }
+  const int64_t* images = args.groups.order + args.groups.start[group];
+  const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
+  const int64_t width = t.width, p_stride = args.p.stride[1], z_stride = args.z.stride[1];
+  const auto rows_of = [&](const View4& view, int64_t k) {
+    return plane_of<S>(view, images[k], 0) + first;
+  };
+  const auto add_both = [&](Soon<S>& soon, int64_t k) {
+    soon.add(args.p, images[k], first);
+    soon.add(args.z, images[k], first);
+  };
+  for (int64_t b = 0; b < many; ++b) {
+    Soon<S> rows, next;
+    rows.add(args.z, images[b], first);
+    if (b + 1 < many) {
+      next.add(args.z, images[b + 1], first);
+    } else {
+      add_both(next, 0);
+    }
+    A* norms = t.inv_z + b * width;
+    Sweeps::norms(rows_of(args.z, b), z_stride, rows, t, norms);
+    if (!invert_norms(t, norms)) {
+      return std::nullopt;
+    }
+    Sweeps::add_scaled(rows_of(args.z, b), z_stride, next, t, norms, b == 0, t.sum_z);
+  }
+  double total = 0;
+  for (int64_t a = 0; a < many; ++a) {
+    Soon<S> rows, next;
+    add_both(rows, a);
+    if (a + 1 < many) {
+      add_both(next, a + 1);
+    } else {
+      next.add(args.z, images[0], first + width);  // where the next tile begins
+    }
+    const S *p = rows_of(args.p, a), *z = rows_of(args.z, a);
+    const A* own_scale = t.inv_z + a * width;
+    Sweeps::dots(p, p_stride, z, z_stride, own_scale, rows, t, t.inv_p, t.dot);
+    if (!invert_norms(t, t.inv_p)) {
+      return std::nullopt;
+    }
+    total += finish_image(args, images[a], first, many, t);
+    if (args.dp.data != nullptr) {
+      Sweeps::write(rows_of(args.dp, a), args.dp.stride[1], p, p_stride, z, z_stride, own_scale,
+                    next, t, stream);
+    }
+  }
+  return total;
+}
+
+template <class S, int NB>
+double pixels_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                   const DenseTile<Acc<S>>& t, bool stream) {
+  const std::optional<double> total = group_tile_rows<S, NB>(args, group, first, t, stream);
+  return total.has_value() ? *total
+                           : group_tile<S, PixelLanes<S, NB>>(args, group, first, t, stream);
 }
 
 template <class S>
@@ -232,12 +242,12 @@ double any_group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t fi
     return group_tile<S, ChannelLanes<S>>(args, group, first, t, stream);
   }
   if (vectors % 4 == 0) {
-    return group_tile<S, PixelLanes<S, 4>>(args, group, first, t, stream);
+    return pixels_tile<S, 4>(args, group, first, t, stream);
   }
   if (vectors % 2 == 0) {
-    return group_tile<S, PixelLanes<S, 2>>(args, group, first, t, stream);
+    return pixels_tile<S, 2>(args, group, first, t, stream);
   }
-  return group_tile<S, PixelLanes<S, 1>>(args, group, first, t, stream);
+  return pixels_tile<S, 1>(args, group, first, t, stream);
 }
 
 template <class S>
@@ -251,17 +261,19 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   const bool by_channel = args.p.stride[1] == 1 && args.p.stride[3] != 1 && args.p.channels() > 1;
   const int64_t channels = by_channel ? round_up(args.p.channels(), kLanes<A>) : args.p.channels();
   const bool need_z = args.dz.data != nullptr;
-  // The width must not depend on the number of threads: the loss adds up tile by tile.
-  const int64_t kept = largest + 2 + (need_z ? largest : 0);
-  const int64_t fitting = kTileBytes / larger<int64_t>(kept * channels * sizeof(A), 1) / 16 * 16;
-  const int64_t widest = by_channel ? 32 : 64;
-  const int64_t width =
-      larger<int64_t>(16, smaller(smaller(fitting, widest), round_up(pixels, 16)));
+  // The width must not depend on the number of threads: the loss adds up tile by tile. Narrow rows
+  // cost more than a second read of z; a gradient of z needs both tiles whole, so there the width
+  // gives way. Small maps are cut into four tiles, for as many threads.
+  const int64_t widest = smaller<int64_t>(by_channel ? 32 : 64, round_up((pixels + 3) / 4, 16));
+  const int64_t kept = 3 + largest + (need_z ? largest : 0);
+  const int64_t fitting = kTileBytes / larger<int64_t>(kept * channels * sizeof(A), 1);
+  const bool keep_z = need_z || fitting >= widest;
+  const int64_t width = larger<int64_t>(16, need_z ? smaller(fitting / 16 * 16, widest) : widest);
   const int64_t tiles = (pixels + width - 1) / width;
   const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
   const int64_t used =
       workers_for(workers, tiles, 8 * elements * static_cast<double>(args.p.channels() + 4));
-  Scratch scratch(DenseTile<A>::bytes(channels, largest, width, need_z), used);
+  Scratch scratch(DenseTile<A>::bytes(channels, largest, width, keep_z, need_z), used);
   Scratch partial(tiles * static_cast<int64_t>(sizeof(double)), 1);
   if (scratch.failed() || partial.failed()) {
     return Status::out_of_memory;
@@ -269,7 +281,7 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   double* sums = reinterpret_cast<double*>(partial.of(0));
   const bool stream = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
-    DenseTile<A> tile(scratch.of(worker), channels, largest, width, need_z);
+    DenseTile<A> tile(scratch.of(worker), channels, largest, width, keep_z, need_z);
     for (int64_t index = begin; index < end; ++index) {
       tile.count = smaller(width, pixels - index * width);
       sums[index] = 0;

@@ -51,6 +51,7 @@ struct PairwiseDistanceArgs {
 struct WarpAffineArgs {
   View4 x;
   const AffinePixels* maps;  // [B]
+  bool exact;                // theta is float64: positions are kept in double to the end
   Interpolation mode;
   Padding padding;
   bool align_corners;

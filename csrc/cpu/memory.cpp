@@ -1,8 +1,18 @@
-// One block of scratch is kept between calls: fresh pages cost more than many kernels.
+// Blocks are kept between calls: fresh pages cost more than many kernels.
+//
+// malloc takes large blocks from the system and gives them back, each time. The first touch of a
+// page then costs a fault and clears it: for the gradient of a large map that is as much time as
+// the kernel takes. A training step frees a gradient before it asks for the next one of that size.
+#include "memory.h"
+
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
+#include <vector>
 
-#include "memory.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace fastalign {
 namespace {
@@ -16,6 +26,28 @@ struct Header {
 };
 
 std::atomic<void*> kept{nullptr};
+
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kKeptResults = size_t{64} << 20;
+
+struct Block {
+  void* data;
+  size_t bytes;
+};
+
+// Oldest first. Never destroyed: results may be freed while the process ends.
+struct Results {
+  std::mutex mutex;
+  std::vector<Block> blocks;
+  size_t bytes = 0;
+};
+
+Results& results() {
+  static Results* instance = new Results;
+  return *instance;
+}
+
+size_t whole_pages(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
 }  // namespace
 
@@ -45,6 +77,66 @@ void release_scratch(void* scratch) {
     block = kept.exchange(block, std::memory_order_acq_rel);
   }
   std::free(block);
+}
+
+void* acquire_result(size_t bytes) {
+  const size_t size = whole_pages(bytes);
+  {
+    Results& all = results();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    for (size_t i = all.blocks.size(); i-- > 0;) {
+      if (all.blocks[i].bytes == size) {
+        void* data = all.blocks[i].data;
+        all.blocks.erase(all.blocks.begin() + static_cast<std::ptrdiff_t>(i));
+        all.bytes -= size;
+        return data;
+      }
+    }
+  }
+  void* data = std::aligned_alloc(kHugePage, size);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (data != nullptr) {
+    (void)madvise(data, size, MADV_HUGEPAGE);
+  }
+#endif
+  return data;
+}
+
+void release_result(void* block, size_t bytes) {
+  const size_t size = whole_pages(bytes);
+  if (size > kKeptResults) {
+    std::free(block);
+    return;
+  }
+  std::vector<Block> dropped;
+  {
+    Results& all = results();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    all.blocks.push_back({block, size});
+    all.bytes += size;
+    while (all.bytes > kKeptResults) {
+      dropped.push_back(all.blocks.front());
+      all.bytes -= all.blocks.front().bytes;
+      all.blocks.erase(all.blocks.begin());
+    }
+  }
+  for (const Block& old : dropped) {
+    std::free(old.data);
+  }
+}
+
+void release_kept() {
+  std::free(kept.exchange(nullptr, std::memory_order_acq_rel));
+  std::vector<Block> dropped;
+  {
+    Results& all = results();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    dropped.swap(all.blocks);
+    all.bytes = 0;
+  }
+  for (const Block& old : dropped) {
+    std::free(old.data);
+  }
 }
 
 }  // namespace fastalign

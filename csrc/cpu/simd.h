@@ -88,16 +88,21 @@ FASTALIGN_INLINE T larger(T a, T b) {
 
 // ---- loads, stores, scalars ------------------------------------------------------------------
 
+// A vector at any address. Through this type and not through memcpy, of which the compiler makes
+// one load for each use.
+template <class A>
+struct Unaligned {
+  typedef Vec<A> type __attribute__((aligned(alignof(A)), may_alias));
+};
+
 template <class A>
 FASTALIGN_INLINE Vec<A> load(const A* from) {
-  Vec<A> v;
-  std::memcpy(&v, from, sizeof(v));
-  return v;
+  return *reinterpret_cast<const typename Unaligned<A>::type*>(from);
 }
 
 template <class A>
 FASTALIGN_INLINE void store(A* to, const Vec<A>& v) {
-  std::memcpy(to, &v, sizeof(v));
+  *reinterpret_cast<typename Unaligned<A>::type*>(to) = v;
 }
 
 template <class A>

@@ -3,7 +3,8 @@
 // Bytes: read the source once and write the output once; the grid of affine_grid (8 bytes per
 // output pixel, written and read back) does not exist. Tiles of 64 x 16 outputs keep the part of
 // the source that they read in L1; positions and shares of a tile are prepared once for all
-// channels. Planes with unit pixel stride take warp_lanes.h, everything else warp_taps.h.
+// channels. Planes with unit pixel stride take warp_lanes.h, whose positions are float relative to
+// a whole pixel nearby; everything else, and maps given in float64, takes warp_taps.h.
 #include "warp_lanes.h"
 #include "warp_taps.h"
 
@@ -150,7 +151,8 @@ template <class S>
 Status run(const WarpAffineArgs& args, const Workers& workers) {
 #if defined(__AVX2__)
   if constexpr (sizeof(S) <= 4) {
-    if (args.mode == Interpolation::bilinear && args.x.stride[3] == 1 && args.out.stride[3] == 1) {
+    const bool rows = args.x.stride[3] == 1 && args.out.stride[3] == 1;
+    if (rows && args.mode == Interpolation::bilinear && !args.exact) {
       return warp_planes<S>(args, workers);
     }
   }

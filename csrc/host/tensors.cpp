@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <numeric>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "../cpu/memory.h"
 
 namespace fastalign::host {
 
@@ -27,38 +26,61 @@ bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
-void prefer_huge_pages(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
+namespace {
+
+// From here on malloc asks the system, unless the program has freed larger blocks before.
+constexpr int64_t kLargeResult = 4 << 20;
+
+bool keeps_results() {
   static const bool enabled = [] {
-    const char* value = std::getenv("FASTALIGN_HUGE_PAGES");
+    const char* value = std::getenv("FASTALIGN_KEEP_RESULTS");
     return value == nullptr || std::strcmp(value, "0") != 0;
   }();
-  constexpr uintptr_t page = 2u << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t end =
-      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
-  if (enabled && end > begin && end - begin >= 2 * page) {
-    (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-#else
-  (void)data;
-  (void)bytes;
-#endif
+  return enabled;
 }
+
+// A tensor in memory of our own; without value where there is none.
+std::optional<Tensor> large_map(const Tensor& like, const std::vector<int64_t>& shape,
+                                ScalarType type, bool channels_last, int64_t bytes) {
+  void* data = acquire_result(static_cast<size_t>(bytes));
+  if (data == nullptr) {
+    return std::nullopt;
+  }
+  std::vector<int64_t> strides(shape.size());
+  int64_t step = 1;
+  for (size_t d = shape.size(); d-- > 0;) {
+    strides[d] = step;
+    step *= shape[d];
+  }
+  if (channels_last) {
+    strides = {shape[1] * shape[2] * shape[3], 1, shape[1] * shape[3], shape[1]};
+  }
+  const size_t size = static_cast<size_t>(bytes);
+  return torch::stable::from_blob(
+      data, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
+      torch::headeronly::IntHeaderOnlyArrayRef(strides.data(), strides.size()), like.device(), type,
+      [size](void* block) { release_result(block, size); });
+}
+
+}  // namespace
 
 Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type,
                  bool channels_last) {
   const std::vector<int64_t> shape(sizes);
-  Tensor result =
-      torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-                           type, std::nullopt, like.device(), std::nullopt,
-                           channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                         : torch::headeronly::MemoryFormat::Contiguous);
-  if (result.is_cpu()) {
-    prefer_huge_pages(result.mutable_data_ptr(),
-                      result.numel() * static_cast<int64_t>(result.element_size()));
+  if (like.is_cpu() && keeps_results()) {
+    const int64_t width = type == ScalarType::Double ? 8 : (type == ScalarType::Float ? 4 : 2);
+    const int64_t bytes = std::accumulate(shape.begin(), shape.end(), width, std::multiplies<>());
+    if (bytes >= kLargeResult) {
+      auto result = large_map(like, shape, type, channels_last, bytes);
+      if (result.has_value()) {
+        return *result;
+      }
+    }
   }
-  return result;
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
+                              type, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                            : torch::headeronly::MemoryFormat::Contiguous);
 }
 
 Tensor empty_gradient(const Tensor& like) {

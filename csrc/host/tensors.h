@@ -102,18 +102,15 @@ inline View3 view3(const Tensor& tensor) {
 // the layout that outputs take over.
 bool is_channels_last(const Tensor& tensor);
 
-// An uninitialised tensor like `like`, with the layout rule above. Large ones ask the system for
-// huge pages first: faulting in fresh memory by 4 KiB pages can cost more than the kernel.
+// An uninitialised tensor like `like`, with the layout rule above. On the CPU large ones live in
+// memory that is kept from call to call (cpu/memory.h), unless FASTALIGN_KEEP_RESULTS=0: faulting
+// in fresh memory can cost more than the kernel.
 Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type,
                  bool channels_last);
 Tensor empty_gradient(const Tensor& like);
 
 // The empty [0] tensor that stands for an unneeded gradient.
 Tensor no_gradient(const Tensor& like);
-
-// Asks for huge pages behind [data, data + bytes); a hint, without effect where unsupported or
-// with FASTALIGN_HUGE_PAGES=0.
-void prefer_huge_pages(void* data, int64_t bytes);
 
 // Image order sorted by group label; only groups of two and more, since others have no pairs.
 struct GroupPlan {

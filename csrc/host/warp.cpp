@@ -49,6 +49,7 @@ Tensor warp_affine(Tensor x, Tensor theta, int64_t height, int64_t width, std::s
   const auto values = read_theta(theta, x.size(0));
   const auto maps = pixel_maps(values, x.size(2), x.size(3), height, width, align_corners);
   args.maps = maps.data();
+  args.exact = theta.scalar_type() == ScalarType::Double;
   Tensor out =
       empty_map(x, {x.size(0), x.size(1), height, width}, x.scalar_type(), is_channels_last(x));
   args.out = view4(out, "out");

@@ -11,6 +11,7 @@ from fastalign.ops import affine
 from fastalign.ops.backends import BACKENDS, available_backends
 from fastalign.ops.dense_similarity import dense_similarity, dense_similarity_loss
 from fastalign.ops.mahalanobis import mahalanobis
+from fastalign.ops.native import release_memory
 from fastalign.ops.pairwise_distance import pairwise_distance, pairwise_distance_loss
 from fastalign.ops.warp_affine import warp_affine
 
@@ -23,5 +24,6 @@ __all__ = [
     "mahalanobis",
     "pairwise_distance",
     "pairwise_distance_loss",
+    "release_memory",
     "warp_affine",
 ]

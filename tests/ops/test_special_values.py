@@ -436,6 +436,28 @@ def test_coordinates_of_wide_images_are_not_computed_in_16_bits(dtype, theta_dty
     )
 
 
+def test_coordinates_of_a_float64_theta_are_not_computed_in_float32(backend):
+    """Neighbouring columns differ by 1, so an error of position shows as large in the result."""
+    height, width = 3, 257
+    column = torch.arange(width, dtype=torch.float64)
+    x = (column % 2).expand(1, 1, height, width).contiguous()
+    angle = torch.linspace(0.9, 1.0, 50, dtype=torch.float64)
+    theta = torch.zeros(len(angle), 2, 3, dtype=torch.float64)
+    theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1] = angle, angle / 1000, 1.0
+    maps = theta.to(backend.device)
+    values = x.to(backend.device, torch.float32).expand(len(theta), 1, height, width)
+    _require(backend, "warp_affine", values, maps)
+    found = ops.warp_affine(values, maps, padding_mode="border", backend=backend.name)
+    centre = (2 * column + 1) / width - 1
+    position = ((angle[:, None] * centre + theta[:, 0, 2:]) * width + width - 1) / 2
+    position = position.clamp(0, width - 1)
+    exact = 1 - (position % 2 - 1).abs()
+    # Weights, products and sums are rounded to float32, each once. CUDA steps in units of 2^-32
+    # pixels.
+    bound = 4 * 2.0**-24 + (width + height) * 2.0**-33
+    assert (found[:, 0].double().cpu() - exact[:, None]).abs().max().item() <= bound
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_nearest_samples_do_not_move_with_theta(value, backend):
     """The gradient is 0, also where the image is not finite."""
