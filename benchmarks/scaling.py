@@ -310,6 +310,8 @@ def process(role: str, rounds: int, images: int, out: Path) -> None:
             "fit": fit_seconds(images),
         }
         rank = dist.get_rank()
+        # Nobody leaves while another still needs the connection.
+        dist.barrier()
         dist.destroy_process_group()
         if rank:
             return
