@@ -209,8 +209,8 @@ void run_block(const Launch& launch, Random* random) {
   block.exited = 0;
   block.waiting = 0;
   block.votes = 0;
-  block.shared =
-      begin_shared(launch.shared_bytes, random != nullptr && schedule.seed % 2 == 0 ? 0 : 0xff);
+  const bool zeros = schedule.order == Order::random && schedule.seed % 2 == 0;
+  block.shared = begin_shared(launch.shared_bytes, zeros ? 0 : 0xff);
   block.ready.reset(block.count, random);
   for (int i = 0; i < block.count; ++i) {
     Thread& thread = block.threads[static_cast<size_t>(i)];
