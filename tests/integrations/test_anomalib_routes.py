@@ -77,7 +77,7 @@ def test_the_command_line_takes_the_dotted_path(
     from anomalib.cli import AnomalibCLI
 
     monkeypatch.chdir(tmp_path)
-    options |= {"layers": ["blocks.1", "blocks.2"], "align": "ica"}
+    options = options | {"layers": ["blocks.1", "blocks.2"], "align": "ica"}
     cli = AnomalibCLI(
         [
             "fit",
