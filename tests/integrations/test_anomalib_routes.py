@@ -77,7 +77,7 @@ def test_the_command_line_takes_the_dotted_path(
     from anomalib.cli import AnomalibCLI
 
     monkeypatch.chdir(tmp_path)
-    options |= {"layers": ["blocks.1", "blocks.2"], "align": "ica"}
+    options = options | {"layers": ["blocks.1", "blocks.2"], "align": "ica"}
     cli = AnomalibCLI(
         [
             "fit",
@@ -233,7 +233,7 @@ def test_openvino_gives_the_same(datamodule, make_engine, options, photo_batch, 
     # Without image-level alignment, which takes most of the time that an export takes.
     engine, model = make_engine(), Fyd(**options | {"align": "fa"})
     engine.fit(model, datamodule=datamodule)
-    path = engine.export(model, "openvino", export_root=tmp_path, input_size=(400, 304))
+    path = engine.export(model, "openvino", export_root=tmp_path)
     # On some CPUs OpenVINO computes in bfloat16 unless told otherwise.
     compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled(photo_batch.numpy())

@@ -34,7 +34,9 @@ def antialiased(images: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = (
         _weights(images.shape[axis], out, images) for axis, out in zip((2, 3), size, strict=True)
     )
-    return rows @ images @ columns.mT
+    # One dimension for both, because OpenVINO merges what follows by channel into products of more.
+    resized = rows @ images.flatten(0, 1) @ columns.mT
+    return resized.unflatten(0, images.shape[:2])
 
 
 def _weights(length: int, out: int, like: Tensor) -> Tensor:
