@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from fastalign.distributed.world import World, current
 from fastalign.errors import ConfigError
@@ -23,7 +24,11 @@ def under_torchrun() -> bool:
 
 def restarted() -> bool:
     """Whether torchrun has started these processes again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def own_device(name: str) -> str:
@@ -66,8 +71,16 @@ def launched(device: str = "cpu", timeout: float = TIMEOUT) -> Iterator[World]:
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(own_device(device))
+    wait = timedelta(seconds=timeout)
+    store, rank, size = next(rendezvous("env://", timeout=wait))
+    # torchrun's store outlives a restart, and with it the addresses of processes that have gone.
+    store = dist.PrefixStore(f"restart {_restarts()}", store)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout)
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=wait,
     )
     failed = True
     try:

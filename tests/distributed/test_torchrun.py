@@ -23,8 +23,10 @@ FLAGS += ["--validation-fraction", "0.2", "--threads", "1"]
 
 # The second process ends itself once the second checkpoint is there, the first time it runs.
 KILLED = """
-import os, signal
-from fastalign import artifact
+import os, signal, time
+if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "1"):
+    # Late, so that the first process would find the address of the one that was killed.
+    time.sleep(2)
 from fastalign.models.training import Trainer
 epoch = Trainer.epoch
 def train(self, index):

@@ -30,11 +30,12 @@ def directions(vectors: Tensor) -> Directions:
     1e-30 does not vanish and 1e30 does not overflow in float32.
     """
     values = vectors.to(accumulation_dtype(vectors.dtype))
-    peak = torch.linalg.vector_norm(values, float("inf"), dim=1, keepdim=True)
+    # torch.linalg.vector_norm is thirty times slower over this dimension of a CPU tensor.
+    peak = values.abs().amax(1, keepdim=True)
     zero = peak == 0
     peak = peak.masked_fill(zero, 1)
     scaled = values / peak
-    norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).masked_fill_(zero, 1)
+    norm = scaled.square().sum(1, keepdim=True).sqrt_().masked_fill_(zero, 1)
     return Directions(scaled.div_(norm), peak, norm, zero)
 
 
