@@ -141,7 +141,7 @@ tags:
 
 # Anomaly detection on photographs of one kind of part
 
-Fitted on photographs of good parts with [fastalign](https://pypi.org/project/fastalign/) (FYD,
+Fitted on photographs of good parts with `fastalign` (FYD,
 [arXiv 2110.04538](https://arxiv.org/abs/2110.04538)). It scores how far a photograph is from them
 and shows where, in the photograph's own frame.
 

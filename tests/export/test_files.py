@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -152,3 +153,20 @@ def test_tracing_leaves_the_model_as_it_was(fitted, batch):
     Scorer(model).trace()
     for old, new in zip(before, _library(model, batch), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_the_examples_of_the_page_run(
+    case, onnx_file, repository, demo_data, tmp_path, monkeypatch
+):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra export)")
+    if case[1] != "float32":
+        pytest.skip("the page shows a file that takes float32")
+    page = (repository / "docs" / "export.md").read_text(encoding="utf-8")
+    photograph = next((demo_data / "test" / "good").iterdir())
+    (tmp_path / "photo.jpg").write_bytes(photograph.read_bytes())
+    (tmp_path / "screw.onnx").write_bytes(onnx_file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "docs/export.md", "exec"), {})
