@@ -518,7 +518,8 @@ class FYD(nn.Module):
                 f"missing tensors: {', '.join(missing) or 'none'}; unexpected tensors: "
                 f"{', '.join(unexpected) or 'none'}"
             )
-        return model.eval()
+        # As after a fit: nothing is trained by accident.
+        return model.requires_grad_(False).eval()
 
     def parts(self) -> dict[str, Any]:
         """Which optional parts there are, with what :meth:`restore_parts` needs, JSON-able."""
