@@ -95,6 +95,8 @@ def write_onnx(scorer: Scorer, path: Path) -> None:
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
         value.shape[0] = "batch"
+    # torch 2.11 leaves nodes before those whose results they take.
+    model.graph.sort()
     model.metadata_props[KEY] = scorer.contract_text()
     program.save(path)
 
