@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from protocol import RESULTS, write
 
 from fastalign import FYD, FYDConfig, artifact
 from fastalign.data import ImageDataset, iterate_batches, load_mask, open_category
-from fastalign.metrics import PixelMetrics, image_metrics
+from fastalign.engine.environment import peak_rss_mb
 
+RESULTS = Path(__file__).parent / "results"
 CATEGORY = "ball_screw"
 CHANNELS = 100
 GB = 1e9
@@ -111,10 +110,6 @@ class Padim:
         return sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """One contestant: fit, store, measure one image at a time, and the figures if asked for."""
     torch.set_num_threads(job["threads"])
@@ -132,7 +127,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         contestant.fit(train)
         found["fit_s"] = time.perf_counter() - began
         found["gaussian_s"] = contestant.gaussian_s
-        found["fit_peak"] = peak()
+        found["fit_peak"] = 1e6 * (peak_rss_mb()[0] or 0)
         with tempfile.TemporaryDirectory() as folder:
             found["stored"] = contestant.stored(Path(folder))
             test = ImageDataset(category.test, (size, size))
@@ -146,12 +141,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             found["ms"] = median(times)
             if job["figures"]:
                 found |= figures(contestant, test, size)
-        found["peak"] = peak()
+        found["peak"] = 1e6 * (peak_rss_mb()[0] or 0)
     return found
 
 
 def figures(contestant: Any, test: ImageDataset, size: int) -> dict[str, float]:
     """Image and pixel figures over the test images, at the model's size."""
+    # Here, since what it loads has no part in a fit.
+    from fastalign.metrics import PixelMetrics, image_metrics
+
     pixels = PixelMetrics((size, size))
     scores, labels, names = [], [], []
     for index, batch in enumerate(iterate_batches(test, 1)):
@@ -332,6 +330,8 @@ def main() -> None:
             print(row["name"], found[row["name"]], flush=True)
             order = [one["name"] for rows in TASKS.values() for one in rows]
             found = {name: found[name] for name in order if name in found}
+            from protocol import write
+
             write("high_resolution", {"category": CATEGORY, "runs": found}, table(found))
     plot(found)
 

@@ -98,7 +98,7 @@ struct WhitenerArgs {
   const bool* kept;     // [locations]; the others get zeros
   int64_t channels, locations;
   double shrinkage;
-  void* whitener;  // [locations, C(C+1)/2]
+  void* whitener;  // [locations, C(C+1)/2], float32 may lie over `outer`; null: only `lost`
   DType whitener_dtype;
   bool* lost;  // [locations] kept, but not positive definite to the accuracy of float32 sums
 };

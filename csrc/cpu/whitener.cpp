@@ -7,7 +7,8 @@
 // C (C + 1) / 2 vectors stay in L2. Both recurrences take blocks of four rows by `kColumns`
 // columns, so that a vector that was loaded enters several products.
 //
-// Bytes: the sums read once, the whiteners written once.
+// Bytes: the sums read once, the whiteners written once; in float32 they may take the place of the
+// sums, group by group.
 //
 // A pivot that does not stand out from the rounding of the float32 sums says nothing, even where it
 // is positive: the location is reported as lost. It is divided by 1 instead, so that no NaN is
@@ -248,8 +249,10 @@ Status run(const WhitenerArgs& args, const Workers& workers) {
       for (int64_t lane = 0; lane < count; ++lane) {
         args.lost[first + lane] = args.kept[first + lane] && lost[lane] != 0;
       }
-      invert(t, inverse, kept, channels);
-      write_group<W>(args, first, count, t);
+      if (args.whitener != nullptr) {
+        invert(t, inverse, kept, channels);
+        write_group<W>(args, first, count, t);
+      }
     }
   };
   split(workers, groups, used, body);

@@ -57,8 +57,11 @@ Tensor whiten_(Tensor whitener, Tensor lost, Tensor outer, Tensor share, Tensor 
   check_shape(kept, "kept", {args.locations});
   check_shape(lost, "lost", {args.locations});
   check_cpu(whitener, "whitener");
-  check_shape(whitener, "whitener", {args.locations, outer.size(1)});
-  FASTALIGN_CHECK(whitener.is_contiguous(), "whitener must be contiguous");
+  const bool wanted = whitener.numel() > 0 || outer.numel() == 0;
+  if (wanted) {
+    check_shape(whitener, "whitener", {args.locations, outer.size(1)});
+    FASTALIGN_CHECK(whitener.is_contiguous(), "whitener must be contiguous");
+  }
   args.whitener_dtype = storage_type(whitener, "whitener");
   FASTALIGN_CHECK(args.whitener_dtype != DType::float64,
                   "whitener must be float32, float16 or bfloat16");
@@ -66,7 +69,7 @@ Tensor whiten_(Tensor whitener, Tensor lost, Tensor outer, Tensor share, Tensor 
   args.share = static_cast<const double*>(share.const_data_ptr());
   args.kept = static_cast<const bool*>(kept.const_data_ptr());
   args.shrinkage = shrinkage;
-  args.whitener = whitener.mutable_data_ptr();
+  args.whitener = wanted ? whitener.mutable_data_ptr() : nullptr;
   args.lost = static_cast<bool*>(lost.mutable_data_ptr());
   if (outer.numel() > 0) {
     check_status(kernels().whitener(args, torch_workers()), "whiten_");

@@ -34,7 +34,8 @@ std::tuple<Tensor, Tensor, Tensor> mahalanobis_backward(Tensor grad, Tensor x, T
                                                         bool need_mean, bool need_whitener);
 
 // In place; fit of a Gaussian per location. They have no twin on other devices, where torch's own
-// batched products and factorizations serve.
+// batched products and factorizations serve. The whitener may be `outer` itself; empty, it leaves
+// `lost` as the only result.
 Tensor add_moments_(Tensor count, Tensor mean, Tensor outer, Tensor x, MaybeTensor valid);
 Tensor whiten_(Tensor whitener, Tensor lost, Tensor outer, Tensor share, Tensor kept,
                double shrinkage);

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 MB = 1_000_000
 # One pass through a stage of the backbone on a CPU: little, since larger ones are no faster.
-PASS_BYTES = 128 * MB
+PASS_BYTES = 64 * MB
 _LEAST_PASS_BYTES = 16 * MB
 # Images whose features enter the Gaussians at once: each time, all sums are read and written.
 GROUP = 16
 # Pixels of the images that are read at once.
-_PIXELS_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 18
 # What the first pass leaves behind in libraries: compiled kernels, thread stacks, heap.
 _LIBRARIES = 90 * MB
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -190,7 +190,7 @@ class DenseGaussian(nn.Module):
             sums = self._sums
             support = sums.count >= self.min_count
             self._check_finite(sums)
-            whitener = self._whiteners(sums, support)
+            whitener = self._whiteners(sums, support, keep)
             self.whitener = whitener
             self.mean = sums.mean.t().float().contiguous().view(self.channels, *self.size)
             self.count = sums.count.view(self.size).clone()
@@ -199,12 +199,13 @@ class DenseGaussian(nn.Module):
             self._sums = None
         return self
 
-    def _whiteners(self, sums: Moments, support: Tensor) -> Tensor:
-        """Packed inverse Cholesky factors ``[H*W,C(C+1)/2]``; 0 where there is no support."""
-        # In the place of an earlier one: two of them may be more than there is room for.
+    def _whiteners(self, sums: Moments, support: Tensor, keep: bool) -> Tensor:
+        """Packed inverse Cholesky factors ``[H*W,C(C+1)/2]``; 0 where there is no support.
+
+        They take the place of an earlier fit's, or of the sums where these are not kept: twice may
+        be more than there is room for.
+        """
         whitener, self.whitener = self.whitener, None
-        if whitener is None:
-            whitener = torch.empty_like(sums.outer, dtype=self.storage)
         singular = torch.zeros_like(support)
         if self.shrinkage == 0:
             singular = support & (sums.count <= self.channels)
@@ -212,12 +213,21 @@ class DenseGaussian(nn.Module):
             lost = torch.empty_like(support)
             share = 1 / (sums.count - 1).clamp_min(1).double()
             kernel = native.kernel("whiten_")
+            if whitener is None and not keep and self.storage == sums.outer.dtype:
+                # A look beforehand, since an error leaves the sums as they are.
+                nothing = sums.outer.new_empty(0)
+                kernel(nothing, lost, sums.outer, share, support, self.shrinkage)
+                self._report_singular(singular | lost, sums.count)
+                whitener = sums.outer
+            elif whitener is None:
+                whitener = torch.empty_like(sums.outer, dtype=self.storage)
             kernel(whitener, lost, sums.outer, share, support, self.shrinkage)
             singular |= lost
         else:
+            if whitener is None:
+                whitener = torch.empty_like(sums.outer, dtype=self.storage)
             self._whiten(sums, support, whitener, singular)
-        if singular.any():
-            self._report_singular(singular, sums.count)
+        self._report_singular(singular, sums.count)
         pieces = runs(len(whitener), whitener.shape[1], whitener.device)
         if not all(bool(whitener[run].isfinite().all()) for run in pieces):
             raise ConfigError(
@@ -250,6 +260,8 @@ class DenseGaussian(nn.Module):
             whitener[run] = triangle.pack(inverse)
 
     def _report_singular(self, singular: Tensor, count: Tensor) -> None:
+        if not singular.any():
+            return
         where = int(singular.nonzero()[0])
         row, column = divmod(where, self.size[1])
         raise ConfigError(

@@ -134,11 +134,12 @@ def test_scoring_plans_count_what_is_loaded_once():
 
 
 RUN = """
-import json, resource, sys
+import json, sys
 import torch
 torch.set_num_threads(2)
 from fastalign import FYD
 from fastalign.data import ImageDataset, open_category
+from fastalign.engine.environment import peak_rss_mb
 from fastalign.models import fitting
 
 folder, budget, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
@@ -152,7 +153,7 @@ fitting.plan_fitting = keep
 model = FYD(**options)
 train = ImageDataset(open_category(folder).train, model.config.image_size)
 model.fit(train, memory_budget=budget)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = 1e6 * peak_rss_mb()[0]
 print(json.dumps({"peak": peak, "estimate": plans[0].total, "bands": plans[0].bands}))
 """
 

@@ -181,6 +181,21 @@ def test_the_plain_path_gives_the_same_fit(monkeypatch):
     torch.testing.assert_close(fitted[0].mean, fitted[1].mean, rtol=1e-6, atol=1e-6)
 
 
+def test_whiteners_take_the_place_of_the_sums(levels, library):
+    outer, share = covariances(21, 19)
+    kept = torch.rand(19) > 0.2
+    for level in levels:
+        library.set_cpu_isa(level)
+        apart, lost = whiten(outer, share, kept, 0.01, torch.float32)
+        looked = torch.ones_like(kept)
+        same = outer.clone()
+        kernel = native.kernel("whiten_")
+        kernel(outer.new_empty(0), looked, same, share, kept, 0.01)
+        assert torch.equal(same, outer) and torch.equal(looked, lost)
+        kernel(same, looked, same, share, kept, 0.01)
+        assert torch.equal(same, apart)
+
+
 def test_raw_ops_name_what_does_not_fit():
     outer, share = covariances(3, 4)
     kept = torch.ones(4, dtype=torch.bool)

@@ -267,7 +267,9 @@ def test_temporary_memory_is_bounded(monkeypatch):
     assert update.largest <= 8 * budget < 4 * features.numel()
     with LargestAllocation(*sums) as finalize:
         model.finalize()
-    assert finalize.largest == 4 * model.whitener.numel()
+    # At most the whiteners themselves; native ones take the place of the sums.
+    in_place = moments.runs_native("whiten_", features)
+    assert finalize.largest <= (8 * budget if in_place else 4 * model.whitener.numel())
 
 
 def test_the_length_of_the_runs_does_not_matter(monkeypatch):
