@@ -42,14 +42,28 @@ void read_weights(const DenseSimilarityArgs& args, int64_t image, int64_t images
   }
 }
 
-// Values of one image from its dot products and norms; returns their sum, and leaves in the tile
-// what the gradient takes the others and p times.
+// Sum with the rounding error of each step beside it: the cosines of a loss near 0 cancel.
+struct LossSum {
+  double high = 0, low = 0;
+
+  void add(double more) {
+    const double next = high + more, back = next - high;
+    low += (high - (next - back)) + (more - back);
+    high = next;
+  }
+  void add(const LossSum& more) {
+    add(more.high);
+    low += more.low;
+  }
+};
+
+// Values of one image from its dot products and norms, and their sum; leaves in the tile what the
+// gradient takes the others and p times.
 template <class A>
-double finish_image(const DenseSimilarityArgs& args, int64_t image, int64_t first, int64_t many,
-                    const DenseTile<A>& t) {
+void finish_image(const DenseSimilarityArgs& args, int64_t image, int64_t first, int64_t many,
+                  const DenseTile<A>& t, LossSum* total) {
   const A others_count = static_cast<A>(many - 1);
   const bool one_channel = args.p.channels() == 1;
-  double total = 0;
   read_weights(args, image, many, first, t);
   A* value = args.value == nullptr ? nullptr
                                    : static_cast<A*>(args.value) + image * args.p.pixels() + first;
@@ -57,7 +71,13 @@ double finish_image(const DenseSimilarityArgs& args, int64_t image, int64_t firs
     const Vec<A> inverse = load(t.inv_p + i), cosines = load(t.dot + i) * inverse;
     const Vec<A> mean = cosines / others_count;
     // Pixels beyond the last one are zero vectors.
-    total += static_cast<double>(sum_lanes(mean));
+    if constexpr (sizeof(A) == 8) {
+      for (int lane = 0; lane < kLanes<A>; ++lane) {
+        total->add(mean[lane]);
+      }
+    } else {
+      total->add(static_cast<double>(sum_lanes(mean)));
+    }
     if (value != nullptr && i < t.count) {
       store_first(value + i, mean, smaller<int64_t>(kLanes<A>, t.count - i));
     }
@@ -68,13 +88,12 @@ double finish_image(const DenseSimilarityArgs& args, int64_t image, int64_t firs
     store(t.outer + i, one_channel ? weight * 0 : weight);
     store(t.factor + i, one_channel ? factor * 0 : factor);
   }
-  return total;
 }
 
 // One group in one tile: values, gradients, and the sum of the values for the loss.
 template <class S, class Lanes>
-double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
-                  const DenseTile<Acc<S>>& t, bool stream) {
+LossSum group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                   const DenseTile<Acc<S>>& t, bool stream) {
   using A = Acc<S>;
   const int64_t* images = args.groups.order + args.groups.start[group];
   const int64_t many = args.groups.start[group + 1] - args.groups.start[group];
@@ -112,7 +131,7 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     Lanes::add_scaled(next, t, z, t.inv_z + b * width, b == 0, t.sum_z);
   }
 
-  double total = 0;
+  LossSum total;
   for (int64_t a = 0; a < many; ++a) {
     Soon<S> rows, next;
     add_p(rows, a);
@@ -135,7 +154,7 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
     if (scaled || one_channel) {
       Lanes::dot(t, p, others, t.dot);
     }
-    total += finish_image(args, images[a], first, many, t);
+    finish_image(args, images[a], first, many, t, &total);
     if (need_p) {
       Lanes::write(args.dp, images[a], first, next, t, t.outer, p, t.factor,
                    scaled ? t.scale_p : nullptr, stream);
@@ -167,8 +186,8 @@ double group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
 
 // The same where z is not kept and all rows can be read as they are; without value elsewhere.
 template <class S, int NB>
-std::optional<double> group_tile_rows(const DenseSimilarityArgs& args, int64_t group, int64_t first,
-                                      const DenseTile<Acc<S>>& t, bool stream) {
+std::optional<LossSum> group_tile_rows(const DenseSimilarityArgs& args, int64_t group,
+                                       int64_t first, const DenseTile<Acc<S>>& t, bool stream) {
   using A = Acc<S>;
   using Lanes = PixelLanes<S, NB>;
   using Sweeps = RowSweeps<S, NB>;
@@ -202,7 +221,7 @@ std::optional<double> group_tile_rows(const DenseSimilarityArgs& args, int64_t g
     }
     Sweeps::add_scaled(rows_of(args.z, b), z_stride, next, t, norms, b == 0, t.sum_z);
   }
-  double total = 0;
+  LossSum total;
   for (int64_t a = 0; a < many; ++a) {
     Soon<S> rows, next;
     add_both(rows, a);
@@ -217,7 +236,7 @@ std::optional<double> group_tile_rows(const DenseSimilarityArgs& args, int64_t g
     if (!invert_norms(t, t.inv_p)) {
       return std::nullopt;
     }
-    total += finish_image(args, images[a], first, many, t);
+    finish_image(args, images[a], first, many, t, &total);
     if (args.dp.data != nullptr) {
       Sweeps::write(rows_of(args.dp, a), args.dp.stride[1], p, p_stride, z, z_stride, own_scale,
                     next, t, stream);
@@ -227,16 +246,16 @@ std::optional<double> group_tile_rows(const DenseSimilarityArgs& args, int64_t g
 }
 
 template <class S, int NB>
-double pixels_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
-                   const DenseTile<Acc<S>>& t, bool stream) {
-  const std::optional<double> total = group_tile_rows<S, NB>(args, group, first, t, stream);
+LossSum pixels_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                    const DenseTile<Acc<S>>& t, bool stream) {
+  const std::optional<LossSum> total = group_tile_rows<S, NB>(args, group, first, t, stream);
   return total.has_value() ? *total
                            : group_tile<S, PixelLanes<S, NB>>(args, group, first, t, stream);
 }
 
 template <class S>
-double any_group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
-                      const DenseTile<Acc<S>>& t, bool by_channel, bool stream) {
+LossSum any_group_tile(const DenseSimilarityArgs& args, int64_t group, int64_t first,
+                       const DenseTile<Acc<S>>& t, bool by_channel, bool stream) {
   const int64_t vectors = t.width / kLanes<Acc<S>>;
   if (by_channel) {
     return group_tile<S, ChannelLanes<S>>(args, group, first, t, stream);
@@ -274,19 +293,19 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   const int64_t used =
       workers_for(workers, tiles, 8 * elements * static_cast<double>(args.p.channels() + 4));
   Scratch scratch(DenseTile<A>::bytes(channels, largest, width, keep_z, need_z), used);
-  Scratch partial(tiles * static_cast<int64_t>(sizeof(double)), 1);
+  Scratch partial(tiles * static_cast<int64_t>(sizeof(LossSum)), 1);
   if (scratch.failed() || partial.failed()) {
     return Status::out_of_memory;
   }
-  double* sums = reinterpret_cast<double*>(partial.of(0));
+  LossSum* sums = reinterpret_cast<LossSum*>(partial.of(0));
   const bool stream = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     DenseTile<A> tile(scratch.of(worker), channels, largest, width, keep_z, need_z);
     for (int64_t index = begin; index < end; ++index) {
       tile.count = smaller(width, pixels - index * width);
-      sums[index] = 0;
+      sums[index] = LossSum{};
       for (int64_t g = 0; g < args.groups.count; ++g) {
-        sums[index] += any_group_tile<S>(args, g, index * width, tile, by_channel, stream);
+        sums[index].add(any_group_tile<S>(args, g, index * width, tile, by_channel, stream));
       }
     }
     if (stream) {
@@ -295,11 +314,11 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   };
   split(workers, tiles, used, body);
   if (args.loss != nullptr) {
-    double total = 0;
+    LossSum total;
     for (int64_t i = 0; i < tiles; ++i) {
-      total += sums[i];
+      total.add(sums[i]);
     }
-    *args.loss = -total / elements;
+    *args.loss = -(total.high + total.low) / elements;
   }
   return Status::ok;
 }

@@ -6,6 +6,7 @@
 #include "memory.h"
 
 #include <atomic>
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
@@ -79,6 +80,20 @@ void release_scratch(void* scratch) {
   std::free(block);
 }
 
+void prefer_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (address + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (address + bytes) / kHugePage * kHugePage;
+  if (end > begin) {
+    (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  }
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
 void* acquire_result(size_t bytes) {
   const size_t size = whole_pages(bytes);
   {
@@ -94,11 +109,9 @@ void* acquire_result(size_t bytes) {
     }
   }
   void* data = std::aligned_alloc(kHugePage, size);
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (data != nullptr) {
-    (void)madvise(data, size, MADV_HUGEPAGE);
+    prefer_huge_pages(data, size);
   }
-#endif
   return data;
 }
 

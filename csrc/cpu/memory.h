@@ -16,6 +16,9 @@ void release_scratch(void* scratch);
 void* acquire_result(size_t bytes);
 void release_result(void* block, size_t bytes);
 
+// Asks for huge pages behind [data, data + bytes): a hint, without effect where there are none.
+void prefer_huge_pages(void* data, size_t bytes);
+
 // Gives everything that is kept back to the system.
 void release_kept();
 

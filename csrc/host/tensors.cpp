@@ -77,10 +77,16 @@ Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, Scala
       }
     }
   }
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-                              type, std::nullopt, like.device(), std::nullopt,
-                              channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                            : torch::headeronly::MemoryFormat::Contiguous);
+  Tensor result =
+      torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
+                           type, std::nullopt, like.device(), std::nullopt,
+                           channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
+                                         : torch::headeronly::MemoryFormat::Contiguous);
+  if (result.is_cpu()) {
+    prefer_huge_pages(result.mutable_data_ptr(),
+                      static_cast<size_t>(result.numel()) * result.element_size());
+  }
+  return result;
 }
 
 Tensor empty_gradient(const Tensor& like) {
