@@ -1,5 +1,5 @@
-"""The pages agree with the tree: links resolve, every environment variable has its row, and the recipe for
-an op names the files that the ops have."""
+"""The pages agree with the tree: links resolve, every environment variable has its row, and the
+recipe for an op names the files that the ops have."""
 
 from __future__ import annotations
 
@@ -101,9 +101,7 @@ def variables_of_the_code() -> set[str]:
     for path in (ROOT / "csrc").rglob("*.[ch]*"):
         names |= set(re.findall(r'getenv\("(\w+)"\)', path.read_text(encoding="utf-8")))
     names |= set(re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    macros = " ".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "csrc").rglob("*.[ch]*")
-    )
+    macros = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "csrc").rglob("*.[ch]*"))
     return {name for name in names if not re.search(rf"defined\({name}\)", macros)}
 
 

@@ -1,8 +1,8 @@
 """Make the pictures of README.md and the guides from what `fastalign demo` writes.
 
 The rule, so that nobody has to wonder whether the images were picked for their result: the first
-and the last defective photograph by name, and the good one with the highest score. Needs chromium for
-the picture of the report.
+and the last defective photograph by name, and the good one with the highest score. Needs chromium
+for the picture of the report.
 
     fastalign demo --out fastalign-demo
     python tools/make_doc_pictures.py fastalign-demo docs/images
