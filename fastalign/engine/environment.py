@@ -16,6 +16,9 @@ from fastalign.errors import BackendError, ConfigError
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "triton")
 ENVIRONMENT_VARIABLES = {
     "FASTALIGN_BACKEND": "forces a backend for every op: reference, cpu, cuda or triton",
+    "FASTALIGN_CPU_ISA": "instruction set of the CPU kernels: baseline, avx2 or avx512",
+    "FASTALIGN_KEEP_RESULTS": "0: memory of large results goes back when they are freed",
+    "TRITON_INTERPRET": "1: Triton kernels run on the CPU, for checks",
     "OMP_NUM_THREADS": "CPU threads of torch; `--threads` sets the same for one run",
     "CUDA_VISIBLE_DEVICES": "the GPUs that torch may see",
 }
