@@ -77,7 +77,7 @@ def paired(
     low, high = median_interval(logs)
     shown = max(abs(bound) for bound in median_interval(equal))
     noise = max(FLOOR, math.expm1(min(shown, 700.0)))
-    return Difference(case, contestant, *(_exp(v) for v in (median(logs), low, high)), noise)
+    return Difference(case, contestant, _exp(median(logs)), _exp(low), _exp(high), noise)
 
 
 def stored(new: dict[str, Any], old: dict[str, Any]) -> list[Difference]:

@@ -66,6 +66,10 @@ class Child:
             raise BackendError(f"a process of the comparison ended with code {code}; see above.")
         return dict(json.loads(line))
 
+    def time(self, contestant: str) -> float:
+        """Milliseconds of a call of a contestant of the case that was prepared."""
+        return float(self.ask(time=contestant)["ms"])
+
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(BrokenPipeError):
@@ -148,13 +152,9 @@ def compare_trees(
         for case in cases:
             answers = {name: child.ask(prepare=case) for name, child in children.items()}
             names = [n for n in answers["ours"]["ready"] if n in answers["baseline"]["ready"]]
-            for child, answer in answers.items():
-                left_out += [f"{case}: {child}: {line}" for line in answer["failed"]]
-
-            def time_of(child: Child) -> Callable[[str], float]:
-                return lambda name: float(child.ask(time=name)["ms"])
-
-            taken = turns({n: time_of(c) for n, c in children.items()}, names, rounds)
+            for who, answer in answers.items():
+                left_out += [f"{case}: {who}: {line}" for line in answer["failed"]]
+            taken = turns({n: child.time for n, child in children.items()}, names, rounds)
             for name, times in taken.items():
                 difference = compare.paired(case, name, **times)
                 found.append(difference)

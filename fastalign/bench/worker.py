@@ -38,7 +38,8 @@ def prepare(name: str, device: str) -> tuple[timing.Works, list[str]]:
 def turn(work: Any, device: str) -> float:
     """Median milliseconds of a few calls, after one that brings the data back into the caches."""
     _call(work, device)
-    times, began = [], time.perf_counter()
+    times: list[float] = []
+    began = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - began < _TURN_S:
         times.append(_call(work, device))
     return median(times)
