@@ -32,7 +32,7 @@ help:
 	@echo "make test       run the tests (PYTEST_ARGS=... is handed on)"
 	@echo "make lint       ruff, mypy, clang-format"
 	@echo "make format     let ruff and clang-format rewrite what they can"
-	@echo "make bench      run the benchmarks of the ops on the CPU"
+	@echo "make bench      run the quick benchmarks of ops and models on the CPU"
 	@echo "make gpu-check  build for this machine's GPU, check and measure (docs/gpu-check.md);"
 	@echo "                VENV=none takes the present environment and installs nothing"
 	@echo "make sanitize   run the native kernels under the sanitizers"
@@ -83,9 +83,9 @@ format: $(VENV)/.lint
 	$(PY) -m ruff format .
 	$(CLANG_FORMAT) -i $(CPP)
 
-# Single contestants; benchmarks/ops.py takes them in turns and writes the tables.
+# Single contestants; `fastalign bench` takes them in turns and writes tables, plots and a page.
 bench: $(VENV)/.bench
-	$(PY) -m pytest benchmarks/test_ops.py --benchmark-only --benchmark-sort=fullname $(PYTEST_ARGS)
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=fullname $(PYTEST_ARGS)
 
 # VENV=none: the interpreter named by PYTHON as it is, which then has to hold torch and pytest.
 gpu-check: $(if $(filter none,$(VENV)),,$(VENV)/.test)

@@ -18,10 +18,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import torch
-from opbench import timing
-from opbench.cases import LOSS, SIMILARITY_SHAPES, Case
+
+from fastalign.bench import timing
+from fastalign.bench.cases import SIMILARITY_SHAPES, Case
+from fastalign.bench.works import LOSS
 
 OUT = Path(__file__).parent / "results" / "cpu" / "dense_similarity.md"
 SMALL = tuple((b, c, h // 4, w // 4) for b, c, h, w in SIMILARITY_SHAPES)
@@ -51,7 +54,7 @@ def measure(shape: tuple[int, int, int, int]) -> dict[str, dict[str, float]]:
         before = faults()
         for _ in range(CALLS):
             work()
-        found[name] = {"ms": times[name], "faults": (faults() - before) / CALLS}
+        found[name] = {"ms": median(times[name]), "faults": (faults() - before) / CALLS}
     return found
 
 

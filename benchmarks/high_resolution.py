@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from fastalign import FYD, FYDConfig, artifact
+from fastalign.bench import contestants
 from fastalign.data import ImageDataset, iterate_batches, load_mask, open_category
 from fastalign.engine.environment import peak_rss_mb
 
@@ -72,42 +73,16 @@ class Ours:
         return path.stat().st_size
 
 
-class Padim:
-    """anomalib's model with the same weights in its feature extractor."""
-
+class Padim(contestants.Padim):
     def __init__(self, size: int, options: dict[str, Any], budget: int | None) -> None:
-        import timm
-        from anomalib.models.image.padim.torch_model import PadimModel
-
-        from fastalign.nn import weights
-
-        torch.manual_seed(0)
-        self.model = PadimModel(
-            "tf_efficientnet_lite0", ["blocks.1", "blocks.2", "blocks.4"], False, CHANNELS
-        )
-        whole = timm.create_model("tf_efficientnet_lite0")
-        tensors = weights.embedded_tensors(whole)
-        network = self.model.feature_extractor.feature_extractor
-        weights.load_into(network, whole, tensors, "the embedded weights")
-        self.mean = torch.tensor(weights.EMBEDDED_MEAN).view(3, 1, 1)
-        self.std = torch.tensor(weights.EMBEDDED_STD).view(3, 1, 1)
-        self.gaussian_s = 0.0
+        super().__init__(CHANNELS)
 
     def fit(self, train: ImageDataset) -> None:
-        self.model.train()
-        self.model.feature_extractor.eval()
-        for batch in iterate_batches(train, 16 if train.image_size[0] < 512 else 1):
-            self.model((batch.images - self.mean) / self.std)
-        began = time.perf_counter()
-        self.model.fit()
-        self.gaussian_s = time.perf_counter() - began
-        self.model.eval()
-
-    def score(self, image: torch.Tensor) -> torch.Tensor:
-        return self.model((image - self.mean) / self.std).anomaly_map[:, 0]
+        size = 16 if train.image_size[0] < 512 else 1
+        self.learn(batch.images for batch in iterate_batches(train, size))
 
     def stored(self, folder: Path) -> int:
-        return sum(t.numel() * t.element_size() for t in self.model.state_dict().values())
+        return self.stored_bytes()
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

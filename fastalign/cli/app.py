@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fastalign.cli.bench import bench
 from fastalign.cli.demo import demo
 from fastalign.cli.evaluate import evaluate
 from fastalign.cli.export import export
@@ -51,7 +52,7 @@ def _common(
     pass
 
 
-for _command in (fit, evaluate, predict, export, info, demo):
+for _command in (fit, evaluate, predict, export, bench, info, demo):
     app.command()(_command)
 
 

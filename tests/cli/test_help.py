@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("fit", "evaluate", "predict", "export", "info", "demo")
+COMMANDS = ("fit", "evaluate", "predict", "export", "bench", "info", "demo")
 
 
 def test_help_names_every_command_and_exit_code(run):

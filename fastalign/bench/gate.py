@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opbench.cases import Case, Results
+from fastalign.bench.cases import Case
+from fastalign.bench.works import Results
 
 _SMALL = {torch.float32: 2e-6, torch.float64: 1e-14}
 BASELINE_SLACK = 100
@@ -55,7 +56,8 @@ def judge(results: Results, against: Yardstick, baseline: bool) -> tuple[list[fl
     """Errors of the results, and what is wrong with them or None."""
     if len(results) != len(against.exact):
         return [], f"{len(results)} results, expected {len(against.exact)}"
-    errors, wrong = [], []
+    errors: list[float] = []
+    wrong = []
     for index, (found, exact) in enumerate(zip(results, against.exact, strict=True)):
         if found.shape != exact.shape:
             return errors, f"result {index} has shape {list(found.shape)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +21,12 @@ def closed_form_loss(p: Tensor, z: Tensor) -> Tensor:
     p_unit, z_unit = F.normalize(widened(p), dim=1), F.normalize(widened(z), dim=1)
     others = z_unit.sum(0, keepdim=True) - z_unit
     return -(p_unit * others).sum(1).mean() / (p.shape[0] - 1)
+
+
+def closed_form_map(p: Tensor, z: Tensor) -> Tensor:
+    """Mean cosine of each image with all others, ``[B,H,W]``, from the sum of the unit vectors."""
+    p_unit, z_unit = F.normalize(widened(p), dim=1), F.normalize(widened(z), dim=1)
+    return (p_unit * (z_unit.sum(0, keepdim=True) - z_unit)).sum(1) / (p.shape[0] - 1)
 
 
 def pair_loop_loss(p: Tensor, z: Tensor) -> Tensor:
@@ -41,11 +49,19 @@ def distances_to_all(part: Tensor, every: Tensor) -> Tensor:
     return torch.linalg.vector_norm(difference, dim=2).sum()
 
 
-def chunked_distance_loss(h: Tensor, total=distances_to_all, images: int = 4):
+def pair_distance_map(h: Tensor) -> Tensor:
+    """Mean distance of each image to all others, ``[B,H,W]``: one ``[B,B,C,H,W]`` difference."""
+    h = widened(h)
+    return torch.linalg.vector_norm(h[:, None] - h[None], dim=2).sum(1) / (h.shape[0] - 1)
+
+
+def chunked_distance_loss(
+    h: Tensor, total: Callable[[Tensor, Tensor], Tensor] = distances_to_all, images: int = 4
+) -> tuple[Tensor, Tensor]:
     """Mean distance of all pairs and its gradient, a few images at a time so that it fits."""
     batch, _, height, width = h.shape
     share = 1 / (batch * (batch - 1) * height * width)
-    value, gradient = 0, 0
+    value, gradient = h.new_zeros((), dtype=torch.float32), torch.zeros_like(h, dtype=torch.float32)
     for start in range(0, batch, images):
         summed = total(h[start : start + images], h) * share
         gradient = gradient + torch.autograd.grad(summed, h)[0].float()
@@ -55,11 +71,21 @@ def chunked_distance_loss(h: Tensor, total=distances_to_all, images: int = 4):
 
 def cdist_loss(h: Tensor) -> Tensor:
     """The same by torch.cdist at every location: all pairs in memory, in one call."""
+    batch, _, height, width = h.shape
+    return _cdist(h).sum() / (batch * (batch - 1) * height * width)
+
+
+def cdist_map(h: Tensor) -> Tensor:
+    """:func:`pair_distance_map` by torch.cdist."""
+    batch, _, height, width = h.shape
+    return (_cdist(h).sum(2) / (batch - 1)).T.reshape(batch, height, width)
+
+
+def _cdist(h: Tensor) -> Tensor:
     batch, channels, height, width = h.shape
     vectors = widened(h).permute(2, 3, 0, 1).reshape(height * width, batch, channels)
     # The other mode takes differences of squares and loses the small distances.
-    distance = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.sum() / (batch * (batch - 1) * height * width)
+    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def inverse_covariance_distance(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:

@@ -14,12 +14,28 @@ import random
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 
 Works = dict[str, Callable[[], object]]
+Times = dict[str, list[float]]
 
+QUANTILES = (5, 25, 75, 95)
 _FLUSH_BYTES = 256 << 20
+
+
+def summary(times: list[float]) -> dict[str, Any]:
+    """Median (``ms``), quantiles and the single times, to five digits."""
+    found: dict[str, Any] = {"ms": median(times)}
+    ordered = sorted(times)
+    for percent in QUANTILES:
+        place = (len(ordered) - 1) * percent / 100
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        found[f"p{percent:02d}"] = ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    found["samples"] = [float(f"{value:.5g}") for value in times]
+    return found
 
 
 def rounds_for(milliseconds: float, seconds: float, fewest: int, most: int) -> int:
@@ -27,8 +43,8 @@ def rounds_for(milliseconds: float, seconds: float, fewest: int, most: int) -> i
     return max(fewest, min(most, int(1000 * seconds / max(milliseconds, 1e-3))))
 
 
-def on_cpu(works: Works, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each; a slow work takes part in fewer rounds, at least in three.
+def on_cpu(works: Works, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Times:
+    """Milliseconds of each call; a slow work takes part in fewer rounds, at least in three.
 
     The order changes from round to round: what a work finds in the caches is what the one before
     left there, and nobody may always follow the same one.
@@ -38,11 +54,11 @@ def on_cpu(works: Works, seconds: float) -> dict[str, float]:
     lengths = {}
     for name, work in works.items():
         work()
-        began = time.perf_counter()
+        began = clock()
         work()
-        lengths[name] = 1000 * (time.perf_counter() - began)
+        lengths[name] = 1000 * (clock() - began)
     rounds = {name: rounds_for(ms, seconds, 3, 60) for name, ms in lengths.items()}
-    times: dict[str, list[float]] = {name: [] for name in works}
+    times: Times = {name: [] for name in works}
     gc.collect()
     names, shuffle = list(works), random.Random(0).shuffle
     for turn in range(max(rounds.values())):
@@ -50,13 +66,13 @@ def on_cpu(works: Works, seconds: float) -> dict[str, float]:
         for name in names:
             if turn < rounds[name]:
                 work = works[name]
-                began = time.perf_counter()
+                began = clock()
                 work()
-                times[name].append(1000 * (time.perf_counter() - began))
-    return {name: median(values) for name, values in times.items()}
+                times[name].append(1000 * (clock() - began))
+    return times
 
 
-def on_cuda(works: Works, seconds: float) -> dict[str, float]:
+def on_cuda(works: Works, seconds: float) -> Times:
     """The same by events, with the cache filled with other data before each call."""
     if not works:
         return {}
@@ -74,18 +90,17 @@ def on_cuda(works: Works, seconds: float) -> dict[str, float]:
     for turn in range(max(rounds.values())):
         for name, work in works.items():
             if turn < rounds[name]:
-                pair = tuple(torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 others.sum()
-                pair[0].record()
+                start.record()
                 work()
-                pair[1].record()
-                events[name].append(pair)
+                end.record()
+                events[name].append((start, end))
         if turn % 10 == 0:
             torch.cuda.synchronize()
     torch.cuda.synchronize()
     return {
-        name: median(start.elapsed_time(end) for start, end in pairs)
-        for name, pairs in events.items()
+        name: [start.elapsed_time(end) for start, end in pairs] for name, pairs in events.items()
     }
 
 
@@ -130,4 +145,5 @@ def copy_bandwidth(device: str) -> float:
     source = torch.ones(size, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     measure = on_cuda if device == "cuda" else on_cpu
-    return 2 * size / (measure({"copy": lambda: target.copy_(source)}, 0.5)["copy"] / 1000)
+    times = measure({"copy": lambda: target.copy_(source)}, 0.5)["copy"]
+    return 2 * size / (median(times) / 1000)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
-from opbench import gate, memory, timing
-from opbench.cases import Case, Results, short
+from fastalign.bench import gate, memory, timing
+from fastalign.bench.cases import Case, short
+from fastalign.bench.libraries import Absent
+from fastalign.bench.works import Results
 
 OURS = "fastalign"
 # A thousand small kernels: as called is all that anyone would want to know.
@@ -30,14 +34,21 @@ def contestants(case: Case, backends: Sequence[str]) -> dict[str, Callable[..., 
     return {**ours, **case.baselines()}
 
 
-def measure(case: Case, device: str, backends: Sequence[str], seconds: float) -> dict[str, Any]:
-    """The row of one case; what went wrong is in it and never raised."""
+def fresh_compiler() -> None:
+    """Nothing compiled before counts, and a graph may be gone through backward twice."""
+    import torch._functorch.config
+
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    row: dict[str, Any] = {
+    torch._functorch.config.donated_buffer = False
+
+
+def describe(case: Case) -> dict[str, Any]:
+    """A row without contestants."""
+    return {
         "case": case.name,
         "op": case.op,
         "work": case.work,
+        "mode": case.mode,
         "shape": list(case.shape),
         "dtype": short(case.dtype),
         "layout": case.layout,
@@ -46,12 +57,17 @@ def measure(case: Case, device: str, backends: Sequence[str], seconds: float) ->
         "bytes": case.bytes(),
         "contestants": {},
     }
-    found: dict[str, dict[str, Any]] = row["contestants"]
-    inputs = case.inputs(device)
-    against = gate.yardstick(case, inputs)
-    row["reference_errors"] = against.errors
-    works = {}
-    for name, work in contestants(case, backends).items():
+
+
+def passed(
+    works: dict[str, Callable[..., Results]],
+    inputs: Results,
+    against: gate.Yardstick,
+    found: dict[str, dict[str, Any]],
+) -> timing.Works:
+    """The works whose results are right, on these inputs; ``found`` gets what was seen of each."""
+    right: timing.Works = {}
+    for name, work in works.items():
         entry = found[name] = {}
         try:
             results = work(*inputs)
@@ -60,14 +76,35 @@ def measure(case: Case, device: str, backends: Sequence[str], seconds: float) ->
                 entry["result_bytes"] = sum(r.numel() * r.element_size() for r in results)
                 if wrong:
                     entry["failed"] = f"wrong: {wrong}"
-            results = None
+            del results
+        except Absent as error:
+            entry["absent"] = str(error)
         except Exception as error:
             entry["failed"] = first_line(error)
-        if "failed" not in entry:
-            works[name] = lambda work=work: work(*inputs)
+        if not {"failed", "absent"} & set(entry):
+            right[name] = partial(work, *inputs)
+    return right
+
+
+def measure(
+    case: Case,
+    device: str,
+    backends: Sequence[str],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """The row of one case; what went wrong is in it and never raised."""
+    fresh_compiler()
+    torch.manual_seed(0)
+    row = describe(case)
+    found: dict[str, dict[str, Any]] = row["contestants"]
+    inputs = case.inputs(device)
+    against = gate.yardstick(case, inputs)
+    row["reference_errors"] = against.errors
+    works = passed(contestants(case, backends), inputs, against, found)
     del against
     gc.collect()
-    _times(works, found, device, seconds, case.small)
+    _times(works, found, device, seconds, case.small, clock)
     for name, work in works.items():
         if name not in _WITHOUT_RESULT:
             found[name]["peak_bytes"] = memory.peak_bytes(work, device)
@@ -77,15 +114,20 @@ def measure(case: Case, device: str, backends: Sequence[str], seconds: float) ->
 
 
 def _times(
-    works: timing.Works, found: dict[str, Any], device: str, seconds: float, small: bool
+    works: timing.Works,
+    found: dict[str, Any],
+    device: str,
+    seconds: float,
+    small: bool,
+    clock: Callable[[], float],
 ) -> None:
     if device != "cuda":
-        for name, ms in timing.on_cpu(works, seconds).items():
-            found[name]["ms"] = ms
+        for name, times in timing.on_cpu(works, seconds, clock).items():
+            found[name] |= timing.summary(times)
         return
-    for name, ms in timing.on_cuda(works, seconds).items():
-        found[name]["ms"] = ms
-    replays = {}
+    for name, times in timing.on_cuda(works, seconds).items():
+        found[name] |= timing.summary(times)
+    replays: timing.Works = {}
     for name, work in works.items():
         if name in _NEVER_CAPTURED:
             continue
@@ -94,15 +136,15 @@ def _times(
         except Exception as error:
             found[name]["no_graph"] = first_line(error)
             torch.cuda.synchronize()
-    for name, ms in timing.on_cuda(replays, seconds).items():
-        found[name]["graph_ms"] = ms
+    for name, times in timing.on_cuda(replays, seconds).items():
+        found[name] |= {f"graph_{key}": value for key, value in timing.summary(times).items()}
         if small:
             found[name]["graph_back_to_back_us"] = timing.back_to_back(replays[name])
 
 
 def prepare(case: Case, device: str, backends: Sequence[str]) -> None:
     """Runs each contestant once: compiled code is in the caches from then on."""
-    torch._dynamo.reset()
+    fresh_compiler()
     inputs = case.inputs(device)
     for name, work in contestants(case, backends).items():
         if name == "loop":

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from opbench.cases import CASES, GOALS, Goal
-from opbench.measure import OURS
+from fastalign.bench.cases import CASES, GOALS, Goal
+from fastalign.bench.measure import OURS
+from fastalign.bench.rows import as_csv, share_of_copy, write_texts
 
 Row = dict[str, Any]
-BASELINES = ("compiled", "eager", "loop", "cdist", "memcpy")
+BASELINES = ("compiled", "eager", "loop", "cdist", "kornia", "torchvision", "anomalib", "memcpy")
 
 
 def ours(row: Row) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -30,12 +30,6 @@ def ratio(row: Row, entry: dict[str, Any], baseline: str, key: str = "ms") -> fl
     return theirs / entry[key] if theirs and entry.get(key) else None
 
 
-def share_of_copy(row: Row, entry: dict[str, Any], copy: float | None) -> float | None:
-    """The op's necessary bytes over its time, as a part of the bandwidth of a copy."""
-    ms = entry.get("graph_ms") or entry.get("ms")
-    return row["bytes"] / (ms / 1000) / copy if ms and copy else None
-
-
 def failures(rows: list[Row]) -> list[str]:
     """Every contestant without a figure, and why."""
     return [
@@ -44,6 +38,17 @@ def failures(rows: list[Row]) -> list[str]:
         for name, entry in row["contestants"].items()
         if "failed" in entry
     ] + [f"{row['case']}: {row['failed']}" for row in rows if "failed" in row]
+
+
+def absences(rows: list[Row]) -> list[str]:
+    """Libraries that were asked for and are not here, each once."""
+    found = {
+        f"{name}: {entry['absent']}"
+        for row in rows
+        for name, entry in row["contestants"].items()
+        if "absent" in entry
+    }
+    return sorted(found)
 
 
 def _times(value: float | None) -> str:
@@ -171,10 +176,9 @@ def faster_of_two(rows: list[Row]) -> list[str]:
     by_op: dict[str, list[float]] = {}
     for row in rows:
         times = {backend: entry.get("graph_ms") or entry.get("ms") for backend, entry in ours(row)}
-        if times.get("cuda") and times.get("triton"):
-            by_op.setdefault(f"{row['op']}, {row['work']}", []).append(
-                times["triton"] / times["cuda"]
-            )
+        cuda, triton = times.get("cuda"), times.get("triton")
+        if cuda and triton:
+            by_op.setdefault(f"{row['op']}, {row['work']}", []).append(triton / cuda)
     return [
         f"- {op}: triton takes {geometric_mean(found):.2f}x the time of cuda "
         f"(from {min(found):.2f} to {max(found):.2f})"
@@ -190,6 +194,9 @@ def markdown(document: dict[str, Any]) -> str:
     parts = [["# The ops, measured"], [_setting(document)]]
     if failed:
         parts.append(["## Without a figure", "", *(f"- {line}" for line in failed)])
+    absent = absences(rows)
+    if absent:
+        parts.append(["## Not installed", "", *(f"- {line}" for line in absent)])
     cache, threads = document.get("last_cache_bytes") or 0, document.get("threads") or 1
     goals = [] if cuda else goals_table(rows, cache, threads)
     if goals:
@@ -230,26 +237,6 @@ def _legend(cuda: bool) -> str:
     return text
 
 
-_FIELDS = "ms graph_ms back_to_back_us graph_back_to_back_us peak_bytes result_bytes".split()
-
-
-def as_csv(rows: list[Row]) -> str:
-    """One line per case and contestant."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    keys = ("case", "op", "work", "dtype", "layout", "storage", "bytes")
-    writer.writerow([*keys, "shape", "contestant", *_FIELDS, "largest_error", "failed"])
-    for row in rows:
-        for name, entry in row["contestants"].items():
-            writer.writerow(
-                [row[key] for key in keys]
-                + ["x".join(map(str, row["shape"])), name]
-                + [entry.get(field, "") for field in _FIELDS]
-                + [max(entry.get("errors") or [math.nan]), entry.get("failed", "")]
-            )
-    return out.getvalue()
-
-
 def line(row: Row, copy: float | None) -> str:
     """One case in one line of a terminal."""
     parts = []
@@ -272,15 +259,9 @@ def line(row: Row, copy: float | None) -> str:
 
 def write(document: dict[str, Any], folder: Path, stem: str) -> None:
     """``<stem>.json``, ``.md`` and ``.csv`` in ``folder``, each replaced in one step."""
-    import json
-
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "json": json.dumps(document, indent=1) + "\n",
         "md": markdown(document),
-        "csv": as_csv(document["rows"]),
+        "csv": as_csv(document),
     }
-    for ending, text in texts.items():
-        beside = folder / f".{stem}.{ending}.part"
-        beside.write_text(text)
-        beside.replace(folder / f"{stem}.{ending}")
+    write_texts(folder, {f"{stem}.{ending}": text for ending, text in texts.items()})

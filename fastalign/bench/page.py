@@ -1,0 +1,90 @@
+"""The report of a run as one HTML file, with the style of the evaluation's report page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastalign.bench import charts, rows, tables
+from fastalign.bench.measure import OURS
+
+_PARTS = {
+    "model": "Models",
+    "pose": "Pose robustness",
+    "resolution": "Resolution",
+}
+_MODEL_FIGURES = (
+    ("fit_s", "Fit", "s", 1.0),
+    ("latency_p50_ms", "One image, median", "ms", 1.0),
+    ("peak_bytes", "Peak memory of the process", "MB", 1e-6),
+)
+
+
+def render(document: dict[str, Any]) -> str:
+    """The page; it loads nothing from anywhere."""
+    from fastalign.report.page import _environment
+
+    style = files("fastalign.report").joinpath("page.css").read_text(encoding="utf-8")
+    own = files("fastalign.bench")
+    template = own.joinpath("page.html.j2").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .from_string(template)
+        .render(
+            document=document,
+            style=style + own.joinpath("page.css").read_text(encoding="utf-8"),
+            bars=charts.ratio_bars(ratios(document["rows"])),
+            lines=list(rows.flat(document)),
+            failed=tables.failures(document["rows"]) + _failed_models(document["models"]),
+            absent=tables.absences(document["rows"]),
+            parts=[part for name in _PARTS if (part := _part(document, name))],
+            backends=sorted(document["absent"].items()),
+            versions=document["versions"],
+        )
+    )
+
+
+def ratios(of_rows: list[dict[str, Any]]) -> list[tuple[str, float, str]]:
+    """For each case our first backend beside the fastest of the others that computes the same."""
+    found = []
+    for row in of_rows:
+        ours = next((entry for _, entry in tables.ours(row) if "ms" in entry), None)
+        others = {
+            name: entry["ms"]
+            for name, entry in row["contestants"].items()
+            if "ms" in entry and not name.startswith(OURS) and name != "memcpy"
+        }
+        if ours is None or not others:
+            continue
+        fastest = min(others, key=lambda name: others[name])
+        ratio = others[fastest] / ours["ms"]
+        shape = "x".join(map(str, row["shape"]))
+        kind = {"float32": ""}.get(row["dtype"], f" {row['dtype']}")
+        label = f"{row['op']}, {row['mode']}, {shape}{kind}"
+        found.append((label, ratio, f"{ratio:.2g}x {fastest}"))
+    return found
+
+
+def _failed_models(of_models: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['part']}: {row['contestant']}: {why}"
+        for row in of_models
+        if (why := rows.verdict(row)) != "passed"
+    ]
+
+
+def _part(document: dict[str, Any], name: str) -> dict[str, Any] | None:
+    lines = [row for row in document["models"] if row["part"] == name]
+    if not lines:
+        return None
+    known = [row for row in lines if "fit_s" in row]
+    figures = []
+    if name == "model":
+        for key, title, unit, scale in _MODEL_FIGURES:
+            bars = [
+                (row["contestant"], row[key] * scale, f"{row[key] * scale:.3g} {unit}")
+                for row in known
+                if row.get(key) is not None
+            ]
+            figures.append({"title": title, "chart": charts.value_bars(bars, title)})
+    return {"title": _PARTS[name], "rows": lines, "figures": figures}

@@ -1,0 +1,104 @@
+"""Images of a category at one size, with random poses if asked for, and the figures of maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastalign.data import Sample, load_image, load_mask, open_category, prepare, split_validation
+from fastalign.metrics import PixelMetrics, image_metrics
+from fastalign.ops import affine, warp_affine
+
+FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Random pose of every photograph, training and test: uniform rotation up to ``degrees`` and
+    shift up to ``shift`` of each side, at the photograph's own size, continued from the border."""
+
+    degrees: float = 0.0
+    shift: float = 0.0
+
+    @property
+    def label(self) -> str:
+        if not self.degrees and not self.shift:
+            return "as is"
+        return f"±{self.degrees:g}°, ±{100 * self.shift:g} %"
+
+    def pose(self, generator: torch.Generator, aspect: float) -> Tensor | None:
+        if not self.degrees and not self.shift:
+            return None
+        draw = 2 * torch.rand(3, generator=generator) - 1
+        bound = torch.tensor([math.radians(self.degrees), 2 * self.shift, 2 * self.shift])
+        return affine.from_parameters((draw * bound)[None], "rotation_translation", aspect)
+
+
+@dataclass
+class Images:
+    """A category at one size and jitter: images ``[N,3,H,W]``, labels, masks ``[N,H,W]`` bool."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    labels: np.ndarray
+    masks: np.ndarray
+    aspect: float
+
+
+def read_category(
+    path: Path, size: tuple[int, int], jitter: Jitter, seed: int, validation: float = 0.1
+) -> Images:
+    """Read and jitter a category; the validation images are those of the command line's split."""
+    category = open_category(path)
+    training, kept = split_validation(category.train, validation, seed)
+    generator = torch.Generator().manual_seed(seed)
+    aspects: list[float] = []
+
+    def read(sample: Sample) -> tuple[Tensor, np.ndarray]:
+        photograph = load_image(sample.path)
+        height, width = photograph.shape[:2]
+        aspects.append(width / height)
+        mask = np.zeros((height, width), dtype=bool)
+        if sample.mask_path is not None:
+            mask = load_mask(sample.mask_path, (height, width), image_path=sample.path)
+        theta = jitter.pose(generator, width / height)
+        if theta is not None:
+            planes = torch.from_numpy(photograph).permute(2, 0, 1)[None].float()
+            moved = warp_affine(planes, theta, padding_mode="border").round()[0]
+            photograph = moved.clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+            plane = torch.from_numpy(mask)[None, None].float()
+            mask = warp_affine(plane, theta, mode="nearest")[0, 0].numpy() > 0.5
+        small = torch.from_numpy(mask)[None, None].float()
+        small = torch.nn.functional.interpolate(small, size, mode="nearest")[0, 0]
+        return prepare(photograph, size), small.numpy() > 0.5
+
+    train = torch.stack([read(sample)[0] for sample in training])
+    held_out = torch.stack([read(sample)[0] for sample in kept]) if kept else train[:0]
+    test = [read(sample) for sample in category.test]
+    return Images(
+        train,
+        held_out,
+        torch.stack([image for image, _ in test]),
+        np.array([sample.label for sample in category.test]),
+        np.stack([mask for _, mask in test]),
+        median(aspects),
+    )
+
+
+def figures(scores: np.ndarray, maps: Iterable[Tensor], images: Images) -> dict[str, float]:
+    """The figures of scores ``[N]`` and maps ``[H,W]`` of the test images."""
+    pixels = PixelMetrics(tuple(images.masks.shape[1:]))
+    for index, (scored, mask) in enumerate(zip(maps, images.masks, strict=True)):
+        pixels.update(scored, mask, str(index))
+    names = [str(index) for index in range(len(scores))]
+    found: dict[str, Any] = {**image_metrics(scores, images.labels, names), **pixels.compute()}
+    return {name: float(found[name]) for name in FIGURES}

@@ -1,0 +1,321 @@
+"""What the contestants of each op compute on a case's inputs, and the bytes it has to move.
+
+Every op has a map, ``x -> y``, that is measured forward, backward and both ways; two have a loss
+besides, whose gradient is made in the same pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastalign import ops
+from fastalign.bench import baselines, libraries
+
+if TYPE_CHECKING:
+    from fastalign.bench.cases import Case
+
+Results = tuple[Tensor, ...]
+Work = Callable[..., Results]
+Function = Callable[..., Tensor]
+
+LOSS, FORWARD, BACKWARD, BOTH = "loss + gradient", "forward", "backward", "forward + backward"
+MODES = {LOSS: "both", FORWARD: "forward", BACKWARD: "backward", BOTH: "both"}
+DEGREES, SHIFT = 17, (0.013, -0.017)
+
+
+def compiled(function: Callable) -> Callable:
+    """``torch.compile``, for one shape."""
+    return torch.compile(function, dynamic=False)
+
+
+def forward_work(function: Function) -> Work:
+    return lambda *inputs: (function(*inputs),)
+
+
+def both_work(function: Function) -> Work:
+    def work(*inputs: Tensor) -> Results:
+        out = function(*inputs[:-1])
+        wanted = [x for x in inputs if x.requires_grad]
+        return out.detach(), *torch.autograd.grad(out, wanted, inputs[-1])
+
+    return work
+
+
+def backward_work(function: Function) -> Work:
+    """The gradients alone: what they need from the forward pass is made once for given inputs."""
+    held: list[Any] = []
+
+    def work(*inputs: Tensor) -> Results:
+        if not held or any(a is not b for a, b in zip(held[0], inputs, strict=True)):
+            held[:] = [inputs, function(*inputs[:-1])]
+        wanted = [x for x in inputs if x.requires_grad]
+        return torch.autograd.grad(held[1], wanted, inputs[-1], retain_graph=True)
+
+    return work
+
+
+def loss_work(function: Function) -> Work:
+    def work(*inputs: Tensor) -> Results:
+        loss = function(*inputs)
+        return loss.detach(), *torch.autograd.grad(loss, [x for x in inputs if x.requires_grad])
+
+    return work
+
+
+_WAYS = {FORWARD: forward_work, BACKWARD: backward_work, BOTH: both_work, LOSS: loss_work}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One op in one mode.
+
+    ``function(backend)`` takes the inputs, without the last one, the upstream gradient, where there
+    is one; ``baselines`` are functions of the same arguments, ``whole`` finished works.
+    """
+
+    way: str
+    inputs: Callable[[Case, str, int], Results]
+    function: Callable[[str | None], Function]
+    baselines: Callable[[], dict[str, Function]]
+    libraries: Callable[[Case], dict[str, Function]]
+    bytes: Callable[[Case], int]
+    whole: Callable[[], dict[str, Work]] = dict
+
+    def ours(self, backend: str | None) -> Work:
+        return _WAYS[self.way](self.function(backend))
+
+    def others(self, case: Case) -> dict[str, Work]:
+        found = {name: _WAYS[self.way](f) for name, f in self.baselines().items()}
+        found |= {name: _WAYS[self.way](f) for name, f in self.libraries(case).items()}
+        return {**found, **self.whole()}
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _map_bytes(case: Case) -> int:
+    return math.prod(case.shape) * case.dtype.itemsize
+
+
+def _pixels(case: Case) -> int:
+    batch, _, height, width = case.shape
+    return batch * height * width
+
+
+def _upstream(case: Case, generator: torch.Generator, device: str) -> Tensor:
+    """Gradient of a map ``[B,H,W]``, which the ops return in float32."""
+    batch, _, height, width = case.shape
+    return torch.randn(batch, height, width, generator=generator).to(device)
+
+
+def _none(case: Case) -> dict[str, Function]:
+    return {}
+
+
+# dense_similarity ----------------------------------------------------------------------------
+
+
+def _similarity_inputs(case: Case, device: str, seed: int) -> Results:
+    generator = _generator(seed)
+    p, z = (case.random(generator, device) for _ in range(2))
+    if case.work == FORWARD:
+        return p, z
+    if case.work == LOSS:
+        return p.requires_grad_(), z
+    return p.requires_grad_(), z, _upstream(case, generator, device)
+
+
+def _memcpy() -> dict[str, Work]:
+    buffers: list[Tensor] = []
+
+    def memcpy(p: Tensor, z: Tensor) -> Results:
+        """Half of 3 N read and half written: two reads and a write of N, as the op needs."""
+        if not buffers:
+            count = p.numel() * 3 // 2
+            buffers.extend(torch.ones(count, dtype=p.dtype, device=p.device) for _ in range(2))
+        buffers[0].copy_(buffers[1])
+        return ()
+
+    return {"memcpy": memcpy}
+
+
+def _similarity_losses() -> dict[str, Function]:
+    return {
+        "compiled": compiled(baselines.closed_form_loss),
+        "eager": baselines.closed_form_loss,
+        "loop": baselines.pair_loop_loss,
+    }
+
+
+def _similarity_maps() -> dict[str, Function]:
+    return {
+        "compiled": compiled(baselines.closed_form_map),
+        "eager": baselines.closed_form_map,
+    }
+
+
+# warp_affine ---------------------------------------------------------------------------------
+
+
+def _warp_inputs(case: Case, device: str, seed: int) -> Results:
+    generator = _generator(seed)
+    x = case.random(generator, device)
+    angle = math.radians(DEGREES)
+    rows = [[math.cos(angle), -math.sin(angle), SHIFT[0]]]
+    rows.append([math.sin(angle), math.cos(angle), SHIFT[1]])
+    theta = torch.tensor([rows] * case.shape[0], device=device)
+    if case.work == FORWARD:
+        return x, theta
+    return x.requires_grad_(), theta.requires_grad_(), case.random(generator, device)
+
+
+def _warp_baselines() -> dict[str, Function]:
+    return {"compiled": compiled(baselines.grid_warp), "eager": baselines.grid_warp}
+
+
+def _warp_libraries(case: Case) -> dict[str, Function]:
+    found: dict[str, Function] = {"kornia": libraries.kornia_warp}
+    # Its angle and shift are numbers, which have no gradient, and it takes pixels as square.
+    if case.work == FORWARD and case.shape[2] == case.shape[3]:
+        found["torchvision"] = lambda x, theta: libraries.torchvision_warp(x, DEGREES, SHIFT)
+    return found
+
+
+# pairwise_distance ---------------------------------------------------------------------------
+
+
+def _distance_inputs(case: Case, device: str, seed: int) -> Results:
+    generator = _generator(seed)
+    h = case.random(generator, device)
+    if case.work == FORWARD:
+        return (h,)
+    if case.work == LOSS:
+        return (h.requires_grad_(),)
+    return h.requires_grad_(), _upstream(case, generator, device)
+
+
+def _distance_losses() -> dict[str, Work]:
+    total = compiled(baselines.distances_to_all)
+    return {
+        "cdist": loss_work(baselines.cdist_loss),
+        "compiled": lambda h: baselines.chunked_distance_loss(h, total),
+        "eager": baselines.chunked_distance_loss,
+    }
+
+
+def _distance_maps() -> dict[str, Function]:
+    return {
+        "cdist": baselines.cdist_map,
+        "compiled": compiled(baselines.pair_distance_map),
+        "eager": baselines.pair_distance_map,
+    }
+
+
+# mahalanobis ---------------------------------------------------------------------------------
+
+
+def _mahalanobis_inputs(case: Case, device: str, seed: int) -> Results:
+    generator = _generator(seed)
+    _, channels, height, width = case.shape
+    x = case.random(generator, device)
+    mean = torch.randn(channels, height, width, generator=generator).to(device)
+    packed = torch.randn(height * width, channels * (channels + 1) // 2, generator=generator)
+    whitener = packed.to(device).to(case.storage)
+    inverse = baselines.inverse_covariance(whitener, channels)
+    if case.work == FORWARD:
+        return x, mean, whitener, inverse
+    return x.requires_grad_(), mean, whitener, inverse, _upstream(case, generator, device)
+
+
+def _mahalanobis_baselines() -> dict[str, Function]:
+    run = compiled(baselines.inverse_covariance_distance)
+    return {
+        "compiled": lambda x, mean, _, inverse: run(x, mean, inverse),
+        "eager": lambda x, mean, _, inverse: baselines.inverse_covariance_distance(
+            x, mean, inverse
+        ),
+    }
+
+
+def _mahalanobis_libraries(case: Case) -> dict[str, Function]:
+    return {"anomalib": lambda x, mean, _, inverse: libraries.anomalib_distance(x, mean, inverse)}
+
+
+def _mahalanobis_bytes(case: Case) -> int:
+    batch, channels, height, width = case.shape
+    factors = height * width * (channels * (channels + 1) // 2) * case.storage.itemsize
+    forward = _map_bytes(case) + 4 * height * width * (channels + batch) + factors
+    # Backward reads all of it again, the distance included, and writes x's gradient.
+    backward = forward + 4 * _pixels(case) + _map_bytes(case)
+    return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}[case.work]
+
+
+# all -----------------------------------------------------------------------------------------
+
+# What a map op moves, in whole maps of x and in its own one-channel results. Both ways x is read
+# twice: for the result, and again once the upstream gradient is known.
+_MAPS = {
+    "dense_similarity": {FORWARD: (2, 1), BACKWARD: (3, 1), BOTH: (5, 2), LOSS: (3, 0)},
+    "pairwise_distance": {FORWARD: (1, 1), BACKWARD: (2, 1), BOTH: (3, 2), LOSS: (2, 0)},
+    "warp_affine": {FORWARD: (2, 0), BACKWARD: (3, 0), BOTH: (5, 0)},
+}
+
+
+def _bytes(case: Case) -> int:
+    maps, results = _MAPS[case.op][case.work]
+    return maps * _map_bytes(case) + 4 * results * _pixels(case)
+
+
+def _kinds() -> dict[tuple[str, str], Kind]:
+    def similarity_loss(backend: str | None) -> Function:
+        return lambda p, z: ops.dense_similarity_loss(p, z, backend=backend)
+
+    def similarity(backend: str | None) -> Function:
+        return lambda p, z: ops.dense_similarity(p, z, backend=backend)
+
+    def distance_loss(backend: str | None) -> Function:
+        return lambda h: ops.pairwise_distance_loss(h, backend=backend)
+
+    def distance(backend: str | None) -> Function:
+        return lambda h: ops.pairwise_distance(h, backend=backend)
+
+    def warp(backend: str | None) -> Function:
+        return lambda x, theta: ops.warp_affine(x, theta, backend=backend)
+
+    def mahalanobis(backend: str | None) -> Function:
+        return lambda x, mean, factors, _: ops.mahalanobis(x, mean, factors, backend=backend)
+
+    p, h, x = _similarity_inputs, _distance_inputs, _warp_inputs
+    kinds = {
+        ("dense_similarity", LOSS): Kind(
+            LOSS, p, similarity_loss, _similarity_losses, _none, _bytes, _memcpy
+        ),
+        ("pairwise_distance", LOSS): Kind(
+            LOSS, h, distance_loss, dict, _none, _bytes, _distance_losses
+        ),
+    }
+    for way in (FORWARD, BACKWARD, BOTH):
+        kinds |= {
+            ("dense_similarity", way): Kind(way, p, similarity, _similarity_maps, _none, _bytes),
+            ("warp_affine", way): Kind(way, x, warp, _warp_baselines, _warp_libraries, _bytes),
+            ("pairwise_distance", way): Kind(way, h, distance, _distance_maps, _none, _bytes),
+            ("mahalanobis", way): Kind(
+                way,
+                _mahalanobis_inputs,
+                mahalanobis,
+                _mahalanobis_baselines,
+                _mahalanobis_libraries,
+                _mahalanobis_bytes,
+            ),
+        }
+    return kinds
+
+
+KINDS = _kinds()

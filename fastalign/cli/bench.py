@@ -1,0 +1,110 @@
+"""``fastalign bench``."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastalign.cli.guard import guarded
+from fastalign.cli.options import Debug
+
+
+class Profile(str, enum.Enum):
+    """How much is measured."""
+
+    quick = "quick"
+    full = "full"
+
+
+class Part(str, enum.Enum):
+    """What is measured."""
+
+    ops = "ops"
+    models = "models"
+
+
+class On(str, enum.Enum):
+    """Where the ops run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@guarded
+def bench(
+    profile: Annotated[
+        Profile, typer.Option("--profile", help="quick takes two minutes, full many hours.")
+    ] = Profile.quick,
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Folder of the results.", metavar="DIR")
+    ] = "fastalign-bench",
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            help="bench.json of an earlier run, or a commit, to compare with.",
+            metavar="FILE|COMMIT",
+        ),
+    ] = None,
+    part: Annotated[
+        list[Part] | None, typer.Option("--part", help="ops or models; both by default.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option("--only", help="Cases whose name this expression finds.", metavar="REGEX")
+    ] = "",
+    list_only: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A category in place of the shipped one.", metavar="DIR"),
+    ] = None,
+    device: Annotated[On, typer.Option("--device", help="Where the ops run.")] = On.cpu,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 2,
+    debug: Debug = False,
+) -> None:
+    """Measure ops and models beside what people use today, and write tables, plots and a report.
+
+    Example: fastalign bench --out bench
+    """
+    import re
+
+    from fastalign.bench.run import PROFILES, run
+    from fastalign.cli.options import set_threads
+    from fastalign.engine.demo import demo_category
+    from fastalign.engine.environment import open_device
+    from fastalign.errors import ConfigError
+
+    try:
+        found = re.compile(only)
+    except re.error as error:
+        raise ConfigError(f"--only {only!r} is no regular expression: {error}.") from error
+    parts = [one.value for one in part or list(Part)]
+    chosen = PROFILES[profile.value]
+    if list_only:
+        names = [case.name for case in chosen.cases] if "ops" in parts else []
+        names += [job.name for job in chosen.jobs] if "models" in parts else []
+        typer.echo("\n".join(name for name in names if found.search(name)))
+        return
+    open_device(device.value)
+    set_threads(threads)
+    with demo_category(data) as category:
+        document = run(
+            Path(out),
+            category,
+            profile.value,
+            device=device.value,
+            parts=parts,
+            only=lambda name: found.search(name) is not None,
+            baseline=baseline,
+            threads=threads,
+            note=lambda text: typer.echo(text, err=True),
+        )
+    comparison = document["comparison"]
+    for row in comparison["rows"] if comparison else ():
+        if row["verdict"] != "within the noise":
+            typer.echo(f"{row['verdict']}: {row['case']}, {row['contestant']}: {row['ratio']:.3f}x")
+    if comparison and all(row["verdict"] == "within the noise" for row in comparison["rows"]):
+        typer.echo("no difference exceeds the noise")
+    typer.echo(f"report: {Path(out) / 'report.html'}")
