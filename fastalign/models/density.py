@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastalign.distributed import World, merge_density, share_density
+from fastalign.models.memory import release_unused
 from fastalign.nn.calibration import CountCalibration
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ class GaussianFit:
         self._model, self._seed, self._group = model, seed, group
         self._world = world or World()
         self._samples = Samples(model.feature_size)
-        self._waiting = Waiting()
         self._rows = slice(0, 0)
         self.number = 0
         model.density.reset()
@@ -121,6 +121,7 @@ class GaussianFit:
         self._first = rows.start == 0
         self._rows = rows
         self.number = 0
+        self._waiting = Waiting(self._group)
         # The first process keeps the sums of all; what the others have seen since the last time is
         # kept apart from the density that they score with.
         self.density = density if self._whole else density.band(rows)
@@ -135,9 +136,11 @@ class GaussianFit:
             self._samples.add(features, everywhere, self.number)
         self.number += len(features)
         rows = None if self._whole else self._rows
-        self._waiting.add(features, valid, rows)
-        if len(self._waiting) >= self._group:
-            self._flush()
+        while len(features):
+            taken = self._waiting.add(features, valid, rows)
+            features, valid = features[taken:], None if valid is None else valid[taken:]
+            if self._waiting.full:
+                self._flush()
 
     def pass_over(self, number: int) -> None:
         """The next images in order, so many, are those of other processes."""
@@ -171,42 +174,55 @@ class GaussianFit:
     def _flush(self) -> None:
         if len(self._waiting):
             self._own.update(*self._waiting.take())
+            # Threads that read images ahead leave much behind.
+            release_unused()
 
 
 class Waiting:
-    """Features on their way into a density, until they are enough to be worth a pass over it."""
+    """Features on their way into a density, until they are enough to be worth a pass over it.
 
-    def __init__(self) -> None:
-        self._features: list[Tensor] = []
-        self._valid: list[Tensor | None] = []
+    Arguments:
+        most: images that are kept at once; their memory is used again and again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._features = self._valid = torch.empty(0)
+        self._number = 0
+        self._everywhere = True
 
     def __len__(self) -> int:
-        return sum(map(len, self._features))
+        return self._number
 
-    def add(self, features: Tensor, valid: Tensor | None, rows: slice | None) -> None:
-        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` or None, of which only ``rows`` are kept;
-        None: all."""
+    @property
+    def full(self) -> bool:
+        """Whether they have to be taken before more are added."""
+        return self._number >= self._most
+
+    def add(self, features: Tensor, valid: Tensor | None, rows: slice | None) -> int:
+        """Features ``[B,C,h,w]``, of which only ``rows`` are kept (None: all), and valid
+        ``[B,h,w]`` or None; returns how many of these images found room."""
         if rows is not None:
-            # Copies, since parts would keep the whole in memory.
-            features = features[:, :, rows].contiguous()
-            valid = None if valid is None else valid[:, rows].clone()
-        self._features.append(features)
-        self._valid.append(valid)
+            features = features[:, :, rows]
+            valid = None if valid is None else valid[:, rows]
+        if not len(self._features):
+            shape = (self._most, *features.shape[1:])
+            # In the order in which the backbone gives them.
+            self._features = features.new_empty(shape).to(memory_format=torch.channels_last)
+            self._valid = torch.ones_like(self._features[:, 0], dtype=torch.bool)
+        number = min(len(features), self._most - self._number)
+        place = slice(self._number, self._number + number)
+        self._features[place] = features[:number]
+        self._valid[place] = True if valid is None else valid[:number]
+        self._everywhere &= valid is None
+        self._number += number
+        return number
 
     def take(self) -> tuple[Tensor, Tensor | None]:
-        """All of them as one batch, and no longer here."""
-        features, masks = self._features, self._valid
-        self._features, self._valid = [], []
-        if all(mask is None for mask in masks):
-            valid = None
-        else:
-            valid = torch.cat(
-                [
-                    torch.ones_like(part[:, 0], dtype=torch.bool) if mask is None else mask
-                    for part, mask in zip(features, masks, strict=True)
-                ]
-            )
-        return features[0] if len(features) == 1 else torch.cat(features), valid
+        """All of them as one batch, which holds until the next one is added."""
+        features, valid = self._features[: self._number], self._valid[: self._number]
+        everywhere, self._number, self._everywhere = self._everywhere, 0, True
+        return features, None if everywhere else valid
 
 
 def least_count(number: int, share: float) -> int:

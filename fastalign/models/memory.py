@@ -236,7 +236,7 @@ def plan_fitting(
         sums = {
             "Gaussians": needs.stored if bands == 1 else needs.stored * (bands + 1) // bands,
             "sums": needs.sums // bands,
-            "features": group * needs.features // bands * 2,
+            "features": group * needs.features // bands,
         }
         turn = {
             "Gaussians": needs.stored // turn_bands,

@@ -245,10 +245,12 @@ def _in_turn(
         for fold in range(folds):
             density = model.density.band(rows)
             kept = [one for index, one in enumerate(images) if index % folds != fold]
-            for start in range(0, len(kept), course.plan.group):
-                waiting = Waiting()
-                for features, valid in kept[start : start + course.plan.group]:
-                    waiting.add(features, valid, None)
+            waiting = Waiting(course.plan.group)
+            for features, valid in kept:
+                waiting.add(features, valid, None)
+                if waiting.full:
+                    density.update(*waiting.take())
+            if len(waiting):
                 density.update(*waiting.take())
             density.min_count = least_count(len(kept), config.min_share)
             density.finalize()
