@@ -81,6 +81,8 @@ class Fitting:
     def _plan(self, budget: int | None, held: int) -> MemoryPlan:
         number = 0 if self.validation is None else len(self.validation)
         taking_turns = turns(len(self.train), number, self.config.refit)
+        # What building the network has left.
+        release_unused()
         plan = plan_fitting(self.model, len(self.train), number, taking_turns, budget, held)
         self.model.backbone.limit_memory(plan.pass_bytes)
         self.progress.note(plan.describe())

@@ -15,7 +15,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from fastalign.errors import ConfigError
+from fastalign.nn.moments import runs_native
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -27,7 +30,7 @@ _LEAST_PASS_BYTES = 16 * MB
 # Images whose features enter the Gaussians at once: each time, all sums are read and written.
 GROUP = 16
 # Pixels of the images that are read at once.
-_PIXELS_AT_ONCE = 1 << 18
+_PIXELS_AT_ONCE = 1 << 17
 # What the first pass leaves behind in libraries: compiled kernels, thread stacks, heap.
 _LIBRARIES = 90 * MB
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -124,11 +127,13 @@ class Needs:
         self._model = model
         self.on_gpu = model.selection.device.type != "cpu"
         self.pieces = model.backbone.splittable
+        self.in_place = item == 4 and runs_native("whiten_", torch.empty(0))
         self.rows = rows
         self.pixels = height * width
         self.locations = rows * columns
         # Mean, whitener, count, calibration, support.
-        self.stored = self.locations * (triangle * item + 4 * channels + 8 + 4 + 1)
+        self.whitener = self.locations * triangle * item
+        self.stored = self.whitener + self.locations * (4 * channels + 8 + 4 + 1)
         # Sums of outer products, mean and count while fitting.
         self.sums = self.locations * (4 * triangle + 8 * channels + 8)
         self.features = 4 * self.locations * channels
@@ -225,6 +230,7 @@ def plan_fitting(
     needs = Needs(model)
     process = _process(model) + held
     training = needs.training(train)
+    in_place = needs.in_place and (validation == 0 or turns > 0 or not model.config.refit)
 
     def phases(
         images: int, pass_bytes: float, group: int, bands: int, turn_bands: int
@@ -233,13 +239,15 @@ def plan_fitting(
         one_pass = _one_pass(needs, images, pass_bytes)
         work = {"images": images * needs.image, "backbone": one_pass}
         maps = {"maps": 4 * needs.locations * max(validation, turns) + needs.maps}
+        # The whitener of a band, beside its sums unless it takes their place.
+        own = 0 if in_place else needs.whitener // bands
         sums = {
-            "Gaussians": needs.stored if bands == 1 else needs.stored * (bands + 1) // bands,
+            "Gaussians": needs.stored - needs.whitener + own + (needs.whitener if bands > 1 else 0),
             "sums": needs.sums // bands,
             "features": group * needs.features // bands,
         }
         turn = {
-            "Gaussians": needs.stored // turn_bands,
+            "Gaussians": 0 if needs.in_place else needs.stored // turn_bands,
             "sums": needs.sums // turn_bands,
             "features": (turns + group) * needs.features // turn_bands,
         }

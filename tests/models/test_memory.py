@@ -174,7 +174,7 @@ def folder(tmp_path_factory):
     ("budget", "options"),
     [
         (None, {"image_size": 640, "align": "none"}),
-        (1_750_000_000, {"image_size": 640, "align": "none"}),
+        (1_450_000_000, {"image_size": 640, "align": "none", "storage": "bfloat16"}),
         (None, {"image_size": 192, "align": "all", "epochs": 1, "skip": False}),
     ],
     ids=["free", "budget", "trained"],
