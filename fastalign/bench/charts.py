@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-_WIDTH, _LABEL, _VALUE, _ROW = 640, 250, 120, 22
+_ROW = 22
+# Of the wide chart of ratios and of the narrow ones that stand side by side: whole, label, value.
+_WIDE, _NARROW = (1140, 450, 130), (460, 170, 80)
 
 
 def ratio_bars(bars: Sequence[tuple[str, float, str]]) -> str:
@@ -17,7 +19,8 @@ def ratio_bars(bars: Sequence[tuple[str, float, str]]) -> str:
     if not bars:
         return ""
     most = max(1.0, *(abs(math.log(ratio)) for _, ratio, _ in bars))
-    left, right = _LABEL, _WIDTH - _VALUE
+    whole, left, value = _WIDE
+    right = whole - value
     lowest = min(0.0, *(math.log(ratio) for _, ratio, _ in bars))
     span = max(most if any(r > 1 for _, r, _ in bars) else 0.0, 0.1) - lowest
     zero = left + (right - left) * (-lowest) / span
@@ -35,7 +38,7 @@ def ratio_bars(bars: Sequence[tuple[str, float, str]]) -> str:
             f'<text class="mark" x="{max(end, zero) + 6:.1f}" y="{y + 15}">{escape(text)}</text>'
         )
     parts.append(f'<line class="axis" x1="{zero:.1f}" y1="0" x2="{zero:.1f}" y2="{height}"/>')
-    return _svg("".join(parts), height, "Time of each contestant over ours")
+    return _svg("".join(parts), whole, height, "Time of each contestant over ours")
 
 
 def value_bars(bars: Sequence[tuple[str, float, str]], label: str) -> str:
@@ -43,22 +46,23 @@ def value_bars(bars: Sequence[tuple[str, float, str]], label: str) -> str:
     if not bars:
         return ""
     most = max(value for _, value, _ in bars) or 1.0
-    width = _WIDTH - _LABEL - _VALUE
+    whole, left, room = _NARROW
+    width = whole - left - room
     parts = []
     for number, (name, value, text) in enumerate(bars):
         y, end = 4 + number * _ROW, max(width * value / most, 1.0)
         kind = "good" if name.startswith("fastalign") else "other"
         parts.append(
-            f'<text x="{_LABEL - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
-            f'<rect class="bar {kind}" x="{_LABEL}" y="{y + 3}" width="{end:.1f}" '
+            f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
+            f'<rect class="bar {kind}" x="{left}" y="{y + 3}" width="{end:.1f}" '
             f'height="{_ROW - 7}"/>'
-            f'<text class="mark" x="{_LABEL + end + 6:.1f}" y="{y + 15}">{escape(text)}</text>'
+            f'<text class="mark" x="{left + end + 6:.1f}" y="{y + 15}">{escape(text)}</text>'
         )
-    return _svg("".join(parts), _ROW * len(bars) + 8, label)
+    return _svg("".join(parts), whole, _ROW * len(bars) + 8, label)
 
 
-def _svg(body: str, height: int, label: str) -> str:
+def _svg(body: str, width: int, height: int, label: str) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(label)}">{body}</svg>'
     )

@@ -79,7 +79,7 @@ class Child:
 
 
 @contextlib.contextmanager
-def tree_of(commit: str) -> Iterator[Path]:
+def tree_of(commit: str, note: Callable[[str], None] = print) -> Iterator[Path]:
     """A temporary checkout of ``commit`` that can be imported, its native library included.
 
     Raises:
@@ -99,19 +99,20 @@ def tree_of(commit: str) -> Iterator[Path]:
         tree = Path(folder) / "baseline"
         git(root, "worktree", "add", "--detach", str(tree), full)
         try:
-            _native(root, tree, full)
+            _native(root, tree, full, note)
             yield tree
         finally:
             git(root, "worktree", "remove", "--force", str(tree))
 
 
-def _native(root: Path, tree: Path, commit: str) -> None:
+def _native(root: Path, tree: Path, commit: str, note: Callable[[str], None]) -> None:
     """Our library where its sources are the same, else a build of theirs."""
     changed = git(root, "diff", "--name-only", commit, "--", *_NATIVE)
     if not changed:
         for library in (root / "fastalign").glob("_C*"):
             shutil.copy2(library, tree / "fastalign" / library.name)
         return
+    note(f"building the native library of {commit[:12]}, whose sources differ from ours")
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     if done.returncode != 0:

@@ -36,7 +36,7 @@ def render(document: dict[str, Any]) -> str:
             bars=charts.ratio_bars(ratios(document["rows"])),
             lines=list(rows.flat(document)),
             failed=tables.failures(document["rows"]) + _failed_models(document["models"]),
-            absent=tables.absences(document["rows"]),
+            absent=_absent(document),
             parts=[part for name in _PARTS if (part := _part(document, name))],
             backends=sorted(document["absent"].items()),
             versions=document["versions"],
@@ -58,9 +58,12 @@ def ratios(of_rows: list[dict[str, Any]]) -> list[tuple[str, float, str]]:
             continue
         fastest = min(others, key=lambda name: others[name])
         ratio = others[fastest] / ours["ms"]
-        shape = "x".join(map(str, row["shape"]))
-        kind = {"float32": ""}.get(row["dtype"], f" {row['dtype']}")
-        label = f"{row['op']}, {row['mode']}, {shape}{kind}"
+        words = [row["op"], row["work"], "x".join(map(str, row["shape"]))]
+        words += [row["dtype"]] * (row["dtype"] != "float32")
+        words += [row["layout"]] * (row["layout"] != "contiguous")
+        if row["storage"] != "float32":
+            words.append(f"{row['storage']} factors")
+        label = ", ".join(words)
         found.append((label, ratio, f"{ratio:.2g}x {fastest}"))
     return found
 
@@ -69,8 +72,13 @@ def _failed_models(of_models: list[dict[str, Any]]) -> list[str]:
     return [
         f"{row['part']}: {row['contestant']}: {why}"
         for row in of_models
-        if (why := rows.verdict(row)) != "passed"
+        if "absent" not in row and (why := rows.verdict(row)) != "passed"
     ]
+
+
+def _absent(document: dict[str, Any]) -> list[str]:
+    models = {f"{r['contestant']}: {r['absent']}" for r in document["models"] if "absent" in r}
+    return tables.absences(document["rows"]) + sorted(models)
 
 
 def _part(document: dict[str, Any], name: str) -> dict[str, Any] | None:

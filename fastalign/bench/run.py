@@ -135,7 +135,7 @@ def _interleaved(
     commit: str, cases: Sequence[Case], device: str, threads: int, note: Note
 ) -> dict[str, Any]:
     ours = Path(setting.__file__).resolve().parents[2]
-    with interleave.tree_of(commit) as tree:
+    with interleave.tree_of(commit, note) as tree:
         names = [case.name for case in cases]
         found, left_out = interleave.compare_trees(ours, tree, names, device, threads, note)
     return {

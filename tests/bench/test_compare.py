@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
+import fastalign
 from fastalign.bench import compare, interleave, run
 from fastalign.errors import ConfigError, InputError
 
@@ -107,3 +109,15 @@ def test_a_baseline_that_is_none(tmp_path):
         interleave.tree_of("no-such-commit"),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_child_measures_the_library_of_its_tree():
+    child = interleave.Child(Path(fastalign.__file__).parents[1], "cpu", 1)
+    try:
+        answer = child.ask(prepare="mahalanobis, forward, 1x32x8x8, float32")
+        assert answer["failed"] == []
+        for name in answer["ready"]:
+            assert child.time(name) > 0
+    finally:
+        child.close()
