@@ -13,8 +13,8 @@ packed sweeps take 9 loads, 5 stores and 11 operations, about 6 cycles of a core
 first-level cache; one thread takes about 35. An image's tile is larger than that cache, so lines of
 z, p, S, their copies and the rest go between the first and the second level some 17 times, and
 memory is read in rows of 256 bytes, which hardware does not foresee. Tried without gain: wider
-rows (128 to 512 pixels), more or nearer prefetches, and, for tiles that fit, no copies; where z does
-not fit, no copies saved a fifth. A call adds about 0.1 ms for autograd and the second thread,
+rows (128 to 512 pixels), more or nearer prefetches, and, for tiles that fit, no copies; where z
+does not fit, no copies saved a fifth. A call adds about 0.1 ms for autograd and the second thread,
 which small tensors feel in ``compiled`` as well.
 
 ``compiled`` and ``eager`` take results from malloc, which asks the system for blocks beyond 32 MiB
