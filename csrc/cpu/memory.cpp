@@ -48,7 +48,7 @@ Results& results() {
   return *instance;
 }
 
-size_t whole_pages(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+size_t whole_pages(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
 
@@ -108,10 +108,12 @@ void* acquire_result(size_t bytes) {
       }
     }
   }
-  void* data = std::aligned_alloc(kHugePage, size);
-  if (data != nullptr) {
-    prefer_huge_pages(data, size);
+  // Aligned so that huge pages fit; a part of one at the end stays small, and no larger than asked.
+  void* data = nullptr;
+  if (posix_memalign(&data, kHugePage, size) != 0) {
+    return nullptr;
   }
+  prefer_huge_pages(data, size);
   return data;
 }
 
