@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -42,10 +42,13 @@ def make_progress(*, silent: bool = False) -> Display:
     return LiveProgress() if sys.stderr.isatty() else LineProgress()
 
 
-class SilentProgress:
-    """Says nothing."""
+_Own = TypeVar("_Own", bound="_Passive")
 
-    def __enter__(self) -> SilentProgress:
+
+class _Passive:
+    """A display that has nothing to switch on or off."""
+
+    def __enter__(self: _Own) -> _Own:
         return self
 
     def __exit__(
@@ -55,6 +58,10 @@ class SilentProgress:
         trace: TracebackType | None,
     ) -> None:
         pass
+
+
+class SilentProgress(_Passive):
+    """Says nothing."""
 
     def start(self, stage: str, total: int) -> None:
         pass
@@ -122,7 +129,7 @@ class LiveProgress:
         self._bars.console.print(text, markup=False, highlight=False)
 
 
-class LineProgress:
+class LineProgress(_Passive):
     """A line when a stage begins and ends, and one every ten seconds in between."""
 
     def __init__(self) -> None:
@@ -130,17 +137,6 @@ class LineProgress:
         self._total = self._done = 0
         self._began = self._last = 0.0
         self._values: dict[str, Any] = {}
-
-    def __enter__(self) -> LineProgress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
 
     def start(self, stage: str, total: int) -> None:
         self._stage, self._total, self._done, self._values = stage, total, 0, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections import deque
@@ -134,6 +135,11 @@ class ImageDataset(Dataset[Item]):
             raise InputError("no images: an image dataset needs at least one sample.")
         if skip_bad:
             self._drop_bad(workers or _WORKERS)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the prepared images once all of them were read; 0 without ``cache``."""
+        return 0 if self._cache is None else 3 * math.prod(self.image_size) * len(self)
 
     def _drop_bad(self, workers: int) -> None:
         def problem(index: int) -> str | None:

@@ -159,7 +159,6 @@ def fit_category(
         settings=settings,
         progress=progress or NoProgress(),
         memory_budget=memory_budget,
-        held=held if cache else 0,
     )
 
     def write() -> None:

@@ -59,7 +59,6 @@ class Fitting:
         settings: dict[str, Any],
         progress: Progress | None,
         memory_budget: int | None = None,
-        held: int = 0,
     ) -> None:
         self.model = model
         self.config = model.config
@@ -76,14 +75,16 @@ class Fitting:
         self.settings = settings
         self.progress = progress or NoProgress()
         self.world = current()
-        self.plan = self._plan(memory_budget, held)
+        self.plan = self._plan(memory_budget)
 
-    def _plan(self, budget: int | None, held: int) -> MemoryPlan:
+    def _plan(self, budget: int | None) -> MemoryPlan:
         number = 0 if self.validation is None else len(self.validation)
         taking_turns = turns(len(self.train), number, self.config.refit)
         # What building the network has left.
         release_unused()
-        plan = plan_fitting(self.model, len(self.train), number, taking_turns, budget, held)
+        plan = plan_fitting(
+            self.model, len(self.train), number, taking_turns, budget, self.train.cached_bytes
+        )
         self.model.backbone.limit_memory(plan.pass_bytes)
         self.progress.note(plan.describe())
         return plan

@@ -14,14 +14,20 @@ from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig
-from fastalign.models.memory import PASS_BYTES, MemoryPlan, plan_scoring
+from fastalign.models.memory import (
+    PASS_BYTES,
+    MemoryPlan,
+    feature_bands,
+    plan_scoring,
+    split_rows,
+)
 from fastalign.models.names import under
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.registration.aligner import TemplateAligner, edge_size, search_size
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
-from fastalign.nn.smoothing import smooth
+from fastalign.nn.smoothing import interpolated_rows, smooth
 from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.nn.weights import EMBEDDED_NETWORK
 from fastalign.ops import affine, warp_affine
@@ -190,9 +196,13 @@ class FYD(nn.Module):
         ]
 
     def _apply(self, fn: Any, recurse: bool = True) -> FYD:
+        before = self.selection.device.type
         super()._apply(fn, recurse)
         self._settle()
-        self.backbone.limit_memory(PASS_BYTES if self.selection.device.type == "cpu" else math.inf)
+        kind = self.selection.device.type
+        if kind != before:
+            # Pieces that fit a CPU's caches would only cost time elsewhere.
+            self.backbone.limit_memory(PASS_BYTES if kind == "cpu" else math.inf)
         return self
 
     # Steps -----------------------------------------------------------------------------------
@@ -217,22 +227,27 @@ class FYD(nn.Module):
             stage + adapter(stage) for stage, adapter in zip(stages, self.adapters, strict=True)
         ]
 
-    def describe(self, stages: Sequence[Tensor]) -> Tensor:
-        """The selected channels of all stages at the size of the first: ``[B,C,h,w]``, float32.
+    def describe(self, stages: Sequence[Tensor], rows: slice | None = None) -> Tensor:
+        """The selected channels of all stages at the size of the first: ``[B,C,h,w]``, float32; of
+        the rows ``rows`` alone if these are given.
 
         [L] Concatenated as in PaDiM; [O] bilinear where PaDiM repeats the nearest value.
         """
         parts = []
-        for index, (stage, rows) in enumerate(zip(stages, self._rows, strict=True)):
-            if not len(rows):
+        for index, (stage, channels) in enumerate(zip(stages, self._rows, strict=True)):
+            if not len(channels):
                 continue
-            chosen = stage[:, rows]
+            chosen = stage[:, channels]
             if self.adapters is not None:
-                chosen = chosen + F.conv2d(stage, self._kernel(index)[rows])
-            if stage.shape[2:] != self.feature_size:
+                chosen = chosen + F.conv2d(stage, self._kernel(index)[channels])
+            if stage.shape[2:] == self.feature_size:
+                chosen = chosen if rows is None else chosen[:, :, rows]
+            elif rows is None:
                 chosen = F.interpolate(
                     chosen, self.feature_size, mode="bilinear", align_corners=False
                 )
+            else:
+                chosen = interpolated_rows(chosen, self.feature_size, rows)
             parts.append(chosen.float())
         return torch.cat(parts, 1)
 
@@ -314,13 +329,17 @@ class FYD(nn.Module):
         pose = self.find_pose(images)
         aligned = self.warp(images, pose)
         stages, theta = self.encode(aligned, pose)
-        return self.map_of(self.describe(stages), theta), aligned, pose, theta
-
-    def map_of(self, features: Tensor, theta: Tensor | None) -> Tensor:
-        """Score maps ``[B,H,W]`` of features ``[B,C,h,w]`` of images that theta has aligned."""
-        distance = self.density(features) * self.calibration
+        distance = self._distance(stages) * self.calibration
         support = None if self.density.supported_everywhere else self.density.support
-        return self.map_from(distance, theta, support)
+        return self.map_from(distance, theta, support), aligned, pose, theta
+
+    def _distance(self, stages: Sequence[Tensor]) -> Tensor:
+        """Distances ``[B,h,w]``; where one image's features are large, in bands of rows, since all
+        of them are never needed at once."""
+        bands = split_rows(self.feature_size[0], feature_bands(self))
+        if len(bands) == 1:
+            return self.density(self.describe(stages))
+        return torch.cat([self.density(self.describe(stages, rows), rows) for rows in bands], 1)
 
     def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
@@ -376,7 +395,6 @@ class FYD(nn.Module):
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         memory_budget: int | None = None,
-        held: int = 0,
     ) -> FYD:
         """Learn from images of good parts; returns the model, in evaluation mode.
 
@@ -397,7 +415,6 @@ class FYD(nn.Module):
             memory_budget: bytes that the process may take: images go through the backbone in
                 pieces, and the Gaussians are fitted a band of rows at a time, as far as needed. The
                 same model comes out, to rounding. None: no limit.
-            held: bytes of images that ``train_set`` keeps in memory, for the estimate.
 
         Raises:
             ConfigError: the budget is too small.
@@ -420,7 +437,6 @@ class FYD(nn.Module):
                 settings=dict(settings or {}),
                 progress=progress,
                 memory_budget=memory_budget,
-                held=held,
             ).run(resume=resume)
         return self
 

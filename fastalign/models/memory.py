@@ -27,6 +27,8 @@ MB = 1_000_000
 # One pass through a stage of the backbone on a CPU: little, since larger ones are no faster.
 PASS_BYTES = 64 * MB
 _LEAST_PASS_BYTES = 16 * MB
+# Features of one image that are made at once for a score.
+_FEATURE_BYTES = 32 * MB
 # Images whose features enter the Gaussians at once: each time, all sums are read and written.
 GROUP = 16
 # Pixels of the images that are read at once.
@@ -108,6 +110,22 @@ def release_unused() -> None:
         return
 
 
+def feature_bands(model: FYD) -> int:
+    """Bands of rows in which an image is described and scored, so that its features take little."""
+    if torch.compiler.is_compiling():
+        return 1
+    rows, columns = model.feature_size
+    return min(rows, math.ceil(4 * rows * columns * model.density.channels / _FEATURE_BYTES))
+
+
+def stage_bytes(model: FYD, height: int, width: int) -> int:
+    """Feature maps of one image of this size."""
+    return sum(
+        4 * channels * math.ceil(height / stride) * math.ceil(width / stride)
+        for channels, stride in zip(model.backbone.channels, model.backbone.reductions, strict=True)
+    )
+
+
 def split_rows(rows: int, bands: int) -> list[slice]:
     """``range(rows)`` in so many bands of nearly equal size."""
     cuts = [round(band * rows / bands) for band in range(bands + 1)]
@@ -137,17 +155,19 @@ class Needs:
         # Sums of outer products, mean and count while fitting.
         self.sums = self.locations * (4 * triangle + 8 * channels + 8)
         self.features = 4 * self.locations * channels
-        stages = sum(
-            4 * c * math.ceil(height / s) * math.ceil(width / s)
-            for c, s in zip(model.backbone.channels, model.backbone.reductions, strict=True)
-        )
-        # An image as a picture, read and warped; its stages, once more where FCA warps them; the
-        # selected channels by stage and together.
-        pictures = 3 * self.pixels * (1 + 4 + 4 + 4)
-        warped = stages if config.uses("fca") else 0
-        self.image = pictures + stages + warped + 2 * self.features
-        # Distances and evidence, upsampled, and smoothed along one axis and both.
-        self.maps = 4 * self.pixels * 7 + 4 * 4 * self.locations
+        stages = stage_bytes(model, height, width)
+        # An image as it was read, as numbers, and warped where it is.
+        pictures = 3 * self.pixels * (1 + 4 + (0 if config.align == "none" else 4))
+        # On its way through the backbone: reordered, and its stages, twice where FCA warps them.
+        self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
+        # Described: the selected channels by stage and together.
+        self.describing = pictures + stages + 2 * self.features
+        # Scored: described in bands, then distances and evidence, upsampled, and smoothed along one
+        # axis and both.
+        bands = feature_bands(model)
+        maps = 4 * self.pixels * (4 if config.align == "none" else 7) + 4 * 4 * self.locations
+        self.maps = pictures + maps
+        self.scoring = max(pictures + stages + 2 * self.features // bands, self.maps)
         self.whole_pass = model.backbone.image_bytes(height, width) - stages
         self.search = self._searching() if config.uses("ica") and config.teacher else 0
 
@@ -163,16 +183,13 @@ class Needs:
         if not (config.uses("fca") or config.uses("fa")) or config.epochs == 0:
             return 0
         height, width = model.training_size
-        stages = [
-            4 * c * math.ceil(height / s) * math.ceil(width / s)
-            for c, s in zip(model.backbone.channels, model.backbone.reductions, strict=True)
-        ]
-        heads = 14 * sum(stages)
+        stages = stage_bytes(model, height, width)
+        heads = 14 * stages
         network = 0
         if config.uses("fca"):
             # Stages behind the first warp keep their maps for the gradient.
             whole = model.backbone.image_bytes(height, width)
-            network = int(1.2 * whole) + 6 * sum(stages)
+            network = int(1.2 * whole) + 6 * stages
         batches = max(1, math.ceil(images / config.batch_size))
         pictures = 2 * 4 * 3 * height * width
         return math.ceil(images / batches) * (heads + network + pictures) + PASS_BYTES
@@ -191,13 +208,12 @@ def plan_scoring(model: FYD, budget: int | None = None, images: int = 1) -> Memo
     """
     needs = Needs(model)
 
+    process = _process(model, resident_of(model.density.whitener))
+
     def parts(images: int, pass_bytes: float) -> dict[str, int]:
-        return {
-            "process": _process(model, loaded=needs.stored),
-            "Gaussians": needs.stored,
-            "images and maps": images * (needs.image + needs.maps),
-            "backbone": _one_pass(needs, images, pass_bytes),
-        }
+        one_pass = _one_pass(needs, images, pass_bytes)
+        work = max(images * needs.encoding + one_pass, images * needs.scoring)
+        return {"process": process, "Gaussians": needs.stored, "images and maps": work}
 
     for at_once, pass_bytes in _ways(needs, images, budget):
         plan = MemoryPlan(parts(at_once, pass_bytes), budget, at_once, GROUP, pass_bytes)
@@ -237,8 +253,9 @@ def plan_fitting(
     ) -> list[dict[str, int]]:
         base = {"process": process}
         one_pass = _one_pass(needs, images, pass_bytes)
-        work = {"images": images * needs.image, "backbone": one_pass}
-        maps = {"maps": 4 * needs.locations * max(validation, turns) + needs.maps}
+        encoding = images * needs.encoding + one_pass
+        work = {"images": max(encoding, images * needs.describing)}
+        maps = {"distances": 4 * needs.locations * max(validation, turns)}
         # The whitener of a band, beside its sums unless it takes their place.
         own = 0 if in_place else needs.whitener // bands
         sums = {
@@ -252,10 +269,12 @@ def plan_fitting(
             "features": (turns + group) * needs.features // turn_bands,
         }
         found = [base | sums | work | maps]
+        if validation or turns:
+            found.append(base | maps | {"Gaussians": needs.stored, "maps": needs.maps})
         if turns:
             found.append(base | turn | work | maps)
         if needs.search:
-            found.append(base | {"search for poses": needs.search} | work)
+            found.append(base | {"search for poses": needs.search, "images": encoding})
         if training:
             found.append(base | {"training": training})
         return found
@@ -311,8 +330,28 @@ def _one_pass(needs: Needs, images: int, pass_bytes: float) -> int:
     return int(min(whole, pass_bytes))
 
 
+def resident_of(tensor: torch.Tensor | None) -> int:
+    """How much of a tensor's memory is resident: a file that was mapped is read page by page."""
+    if tensor is None:
+        return 0
+    whole = tensor.numel() * tensor.element_size()
+    try:
+        with open("/proc/self/smaps") as file:
+            inside = False
+            for line in file:
+                name, _, value = line.partition(" ")
+                if "-" in name:
+                    start, end = (int(bound, 16) for bound in name.split("-"))
+                    inside = start <= tensor.data_ptr() < end
+                elif inside and name == "Rss:":
+                    return min(whole, 1024 * int(value.split()[0]))
+    except (OSError, ValueError):
+        pass
+    return whole
+
+
 def _process(model: FYD, loaded: int = 0) -> int:
-    """The process without what a model file has brought in, with what libraries will add."""
+    """The process without the ``loaded`` bytes of its Gaussians, with what libraries will add."""
     if model.selection.device.type != "cpu":
         return 6 * _LIBRARIES
     return max(resident_bytes() - loaded, _LIBRARIES) + _LIBRARIES

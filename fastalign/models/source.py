@@ -55,6 +55,11 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self._tensors) if self._dataset is None else len(self._dataset)
 
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of prepared images that the data set keeps, once it has read them all."""
+        return 0 if self._dataset is None else self._dataset.cached_bytes
+
     def batches(
         self, size: int, indices: Sequence[int] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:

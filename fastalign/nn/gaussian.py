@@ -362,8 +362,12 @@ class DenseGaussian(nn.Module):
         """Whether :attr:`support` is True at every location; no wait for the device."""
         return self._supported_everywhere
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, rows: slice | None = None) -> Tensor:
         """Distance of each location of features ``[B,C,H,W]`` to its Gaussian.
+
+        Arguments:
+            features: float32, float64, float16 or bfloat16, any strides.
+            rows: consecutive rows of the map; ``features`` are then those of these rows alone.
 
         Returns:
             ``[B,H,W]``, float32, or float64 for float64; 0 without :attr:`support`, whatever
@@ -374,12 +378,20 @@ class DenseGaussian(nn.Module):
             ValueError, TypeError: features of the wrong shape, dtype or device.
         """
         mean, whitener = self._require_fit()
-        self._check_features(features)
+        support = self._support
+        if rows is not None:
+            first, last, step = rows.indices(self.size[0])
+            if step != 1:
+                raise ValueError(f"DenseGaussian: rows={rows}, expected consecutive ones")
+            width = self.size[1]
+            mean, support = mean[:, first:last], support[first:last]
+            whitener = whitener[first * width : last * width]
+        self._check_features(features, support.shape[0])
         if features.dtype == torch.float64:
             mean, whitener = mean.double(), whitener.double()
         if self._supported_everywhere:
             return mahalanobis(features, mean, whitener)
-        outside = ~self._support
+        outside = ~support
         # Before and after: NaN must reach neither the distance nor a gradient.
         distance = mahalanobis(features.masked_fill(outside, 0), mean, whitener)
         return distance.masked_fill(outside, 0)
@@ -425,9 +437,10 @@ class DenseGaussian(nn.Module):
             )
         return self.mean, self.whitener
 
-    def _check_features(self, features: Tensor) -> None:
-        if features.dim() != 4 or features.shape[1:] != (self.channels, *self.size):
-            expected = ", ".join(map(str, (self.channels, *self.size)))
+    def _check_features(self, features: Tensor, rows: int | None = None) -> None:
+        shape = (self.channels, self.size[0] if rows is None else rows, self.size[1])
+        if features.dim() != 4 or features.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
             raise ValueError(
                 f"DenseGaussian: features have shape {list(features.shape)}, expected "
                 f"[B, {expected}]; give maps of the layers and the image size it was made for"

@@ -1,4 +1,4 @@
-"""Gaussian smoothing along both axes as two small matrix products."""
+"""Gaussian smoothing along both axes as two small matrix products, and interpolation by rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _BORDERS = ("reflect", "replicate")
 # Kernels are cut off at this many standard deviations, as scipy does by default.
@@ -69,3 +70,25 @@ def smooth(maps: Tensor, sigma: float, *, border: str = "reflect") -> Tensor:
     rows = gaussian_matrix(maps.shape[-2], sigma, border=border, device=maps.device)
     columns = gaussian_matrix(maps.shape[-1], sigma, border=border, device=maps.device)
     return rows.to(maps.dtype) @ maps @ columns.to(maps.dtype).mT
+
+
+def interpolated_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
+    """The rows ``rows`` of ``F.interpolate(maps, size, mode="bilinear", align_corners=False)``, to
+    rounding, without the others.
+
+    Arguments:
+        maps: ``[B,C,h,w]``.
+        size: height and width of the whole result.
+        rows: consecutive ones of the height.
+    """
+    given = maps.shape[2]
+    wanted = torch.arange(*rows.indices(size[0]), device=maps.device, dtype=torch.float32)
+    source = ((wanted + 0.5) * (given / size[0]) - 0.5).clamp_min(0)
+    above = source.long().clamp_max(given - 1)
+    below = (above + 1).clamp_max(given - 1)
+    share = (source - above).to(maps.dtype)[:, None]
+    first, last = int(above[0]), int(below[-1]) + 1
+    wide = F.interpolate(
+        maps[:, :, first:last], (last - first, size[1]), mode="bilinear", align_corners=False
+    )
+    return torch.lerp(wide[:, :, above - first], wide[:, :, below - first], share)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastalign import FYD
 from fastalign.errors import ConfigError
-from fastalign.models import fitting
+from fastalign.models import fitting, memory
 from fastalign.models.memory import MB, parse_bytes, plan_fitting, plan_scoring, split_rows
 from fastalign.ops import affine, warp_affine
 
@@ -103,6 +103,17 @@ def test_a_scored_image_is_the_same_in_pieces():
     torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("align", ["none", "all"])
+def test_a_scored_image_is_the_same_in_bands_of_rows(align, monkeypatch):
+    options = {**PLAIN, "align": align, "family": "translation", "epochs": 1, "skip": False}
+    model = FYD(**options).fit(photographs(8, shift=0.05))
+    images = photographs(3, seed=3, shift=0.05)
+    expected = model(images)[1]
+    monkeypatch.setattr(memory, "_FEATURE_BYTES", 4 * 12 * 24 * 3)
+    assert memory.feature_bands(model) > 4
+    torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_smaller_budget_means_smaller_steps_and_in_the_end_an_error():
     model = FYD(image_size=512, align="none")
     free = plan_fitting(model, 30, 0, 30)
@@ -158,6 +169,22 @@ print(json.dumps({"peak": peak, "estimate": plans[0].total, "bands": plans[0].ba
 """
 
 
+SCORE = """
+import json, sys
+import torch
+torch.set_num_threads(2)
+from fastalign import FYD
+from fastalign.engine.environment import peak_rss_mb
+
+model = FYD.load(sys.argv[1])
+budget = json.loads(sys.argv[2])
+plan = model.limit_memory(budget)
+with torch.inference_mode():
+    model(torch.rand(1, 3, *model.config.image_size))
+print(json.dumps({"peak": 1e6 * peak_rss_mb()[0], "estimate": plan.total}))
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Photographs in a folder, so that a process has no more of them in memory than it reads."""
@@ -188,3 +215,20 @@ def test_the_estimate_is_near_the_peak(folder, budget, options):
     assert abs(found["estimate"] - found["peak"]) <= 0.25 * found["peak"], found
     if budget is not None:
         assert found["bands"] > 1 and found["peak"] <= budget
+
+
+@pytest.mark.slow
+def test_the_estimate_of_a_score_is_near_the_peak(tmp_path):
+    """Of a model whose file is mapped: none of its pages are in memory when the plan is made."""
+    path = tmp_path / "model.safetensors"
+    model = FYD(image_size=768, align="none", storage="bfloat16")
+    model.fit(torch.rand(2, 3, 768, 768))
+    model.save(path)
+    found = {}
+    for name, budget in (("free", None), ("tight", 1_500_000_000)):
+        command = [sys.executable, "-c", SCORE, str(path), json.dumps(budget)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+        assert abs(found[name]["estimate"] - found[name]["peak"]) <= 0.25 * found[name]["peak"]
+    assert found["tight"]["peak"] <= 1_500_000_000, found

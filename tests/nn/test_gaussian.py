@@ -603,6 +603,21 @@ def test_features_of_every_dtype_are_scored(dtype, storage):
     torch.testing.assert_close(scores.float(), fitted(query.float()), rtol=1e-5, atol=1e-6)
 
 
+def test_rows_are_scored_as_in_the_whole():
+    features, query = images(12), images(3)
+    valid = torch.rand(12, H, W) > 0.4
+    fitted = fit(features, valid, min_count=8)
+    assert not fitted.supported_everywhere
+    for model in (fitted, fit(features)):
+        whole = model(query)
+        for rows in (slice(0, 1), slice(1, 3), slice(0, H)):
+            assert torch.equal(model(query[:, :, rows], rows), whole[:, rows])
+    with pytest.raises(ValueError, match=r"expected \[B, 5, 1, 4\]"):
+        fitted(query, slice(0, 1))
+    with pytest.raises(ValueError, match="consecutive"):
+        fitted(query, slice(0, 3, 2))
+
+
 def test_gradients_are_those_of_the_definition():
     features = images(30)
     fitted = fit(features)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
+from torch.nn import functional as F
 
 from fastalign.nn import gaussian_matrix, smooth
+from fastalign.nn.smoothing import interpolated_rows
 
 # Our names of the borders and those of scipy.
 BORDERS = {"reflect": "mirror", "replicate": "nearest"}
@@ -88,3 +90,14 @@ def test_a_matrix_made_in_inference_mode_serves_training_later():
 def test_arguments_out_of_range_are_named(arguments, named):
     with pytest.raises(ValueError, match=f"gaussian_matrix: .*{named}"):
         gaussian_matrix(**arguments)
+
+
+@pytest.mark.parametrize("given", [(5, 7), (8, 8), (1, 3), (16, 9)])
+@pytest.mark.parametrize("size", [(16, 16), (17, 30), (33, 8)])
+def test_rows_are_interpolated_as_in_the_whole(given, size):
+    maps = torch.randn(2, 3, *given)
+    whole = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    for start in range(0, size[0], 5):
+        rows = slice(start, start + 5)
+        part = interpolated_rows(maps, size, rows)
+        torch.testing.assert_close(part, whole[:, :, rows], rtol=1e-5, atol=1e-5)
