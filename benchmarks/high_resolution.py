@@ -220,7 +220,7 @@ TASKS: dict[str, list[dict[str, Any]]] = {
             "size": 2048,
             "options": HALF,
             "images": 8,
-            "budget": 4_500_000_000,
+            "budget": 4_800_000_000,
             "score_budget": 4_000_000_000,
             "rounds": 5,
             "figures": False,

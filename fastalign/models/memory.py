@@ -35,6 +35,8 @@ GROUP = 16
 _PIXELS_AT_ONCE = 1 << 17
 # What the first pass leaves behind in libraries: compiled kernels, thread stacks, heap.
 _LIBRARIES = 90 * MB
+# Share of what a fit frees and allocates all the time that the C library keeps.
+_NOT_RETURNED = 0.05
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -158,6 +160,8 @@ class Needs:
         stages = stage_bytes(model, height, width)
         # An image as it was read, as numbers, and warped where it is.
         pictures = 3 * self.pixels * (1 + 4 + (0 if config.align == "none" else 4))
+        # Two batches are read ahead, and a third is put together.
+        self.read_ahead = 3 * 4 * 3 * self.pixels
         # On its way through the backbone: reordered, and its stages, twice where FCA warps them.
         self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
         # Described: the selected channels by stage and together.
@@ -251,7 +255,7 @@ def plan_fitting(
     def phases(
         images: int, pass_bytes: float, group: int, bands: int, turn_bands: int
     ) -> list[dict[str, int]]:
-        base = {"process": process}
+        base = {"process": process, "read ahead": images * needs.read_ahead}
         one_pass = _one_pass(needs, images, pass_bytes)
         encoding = images * needs.encoding + one_pass
         work = {"images": max(encoding, images * needs.describing)}
@@ -284,6 +288,7 @@ def plan_fitting(
     ) -> MemoryPlan:
         every = phases(images, pass_bytes, group, bands, turn_bands)
         parts = max(every, key=lambda parts: sum(parts.values()))
+        parts["freed, not returned"] = int(_NOT_RETURNED * sum(parts.values()))
         return MemoryPlan(parts, budget, images, group, pass_bytes, bands, turn_bands)
 
     images = max(1, min(GROUP, _PIXELS_AT_ONCE // needs.pixels))
