@@ -34,19 +34,18 @@ class Samples:
         self._valid: list[Tensor] = []
         self._positions: list[Tensor] = []
 
-    def add(self, features: Tensor, valid: Tensor, first: int) -> None:
-        """Features ``[B,C,h,w]`` and valid ``[B,h,w]`` of a batch, whose first image is at the
-        position ``first`` of all images."""
-        self.put(*self.pick(features, valid), first)
-
-    def pick(self, features: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """The features ``[B,places,C]`` and valid ``[B,places]`` of a batch at the places."""
+    def pick(self, features: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The features ``[B,places,C]`` and valid ``[B,places]`` at the places, of features
+        ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
         places = self._places.to(features.device)
-        at_places = features.flatten(2)[:, :, places].transpose(1, 2)
-        return at_places.cpu(), valid.flatten(1)[:, places].cpu()
+        at_places = features.flatten(2)[:, :, places].transpose(1, 2).cpu()
+        if valid is None:
+            return at_places, torch.ones(at_places.shape[:2], dtype=torch.bool)
+        return at_places, valid.flatten(1)[:, places].cpu()
 
     def put(self, features: Tensor, valid: Tensor, first: int) -> None:
-        """What :meth:`pick` gave, of a batch whose first image is at the position ``first``."""
+        """Take in what :meth:`pick` gave, of a batch whose first image is at the position ``first``
+        of all images."""
         number = min(len(features), self._most - first)
         if number > 0:
             self._features.append(features[:number])
@@ -118,7 +117,6 @@ class GaussianFit:
         """Begin with the band ``rows`` of the map."""
         density = self._model.density
         self._whole = rows == slice(0, density.size[0])
-        self._first = rows.start == 0
         self._rows = rows
         self.number = 0
         self._waiting = Waiting(self._group)
@@ -129,11 +127,8 @@ class GaussianFit:
 
     def add(self, features: Tensor, valid: Tensor | None) -> None:
         """Take in features ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
-        if self._first:
-            everywhere = valid
-            if everywhere is None:
-                everywhere = torch.ones_like(features[:, 0], dtype=torch.bool)
-            self._samples.add(features, everywhere, self.number)
+        if self._rows.start == 0:
+            self._samples.put(*self._samples.pick(features, valid), self.number)
         self.number += len(features)
         rows = None if self._whole else self._rows
         while len(features):

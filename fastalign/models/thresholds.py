@@ -27,6 +27,7 @@ from fastalign.models.source import ImageSource, spread
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
     from fastalign.nn.calibration import CountCalibration
+    from fastalign.nn.gaussian import DenseGaussian
 
 # From so many validation images on, their scores are a threshold's basis by themselves.
 ENOUGH = 20
@@ -42,6 +43,11 @@ class _Encoded:
     features: Tensor
     theta: Tensor | None
     valid: Tensor | None
+
+    def rows(self, rows: slice) -> _Encoded:
+        """Some rows of the maps; copies, since parts would keep the whole in memory."""
+        valid = None if self.valid is None else self.valid[:, rows].clone()
+        return _Encoded(self.features[:, :, rows].contiguous(), self.theta, valid)
 
 
 def turns(train: int, validation: int, refit: bool) -> int:
@@ -217,47 +223,32 @@ def _in_turn(
     share = spread(len(train), _MOST - len(validation))
     number = len(share) + len(validation)
     folds = min(_FOLDS, number)
-    rows_of_map, columns = model.feature_size
+    height, width = model.feature_size
     device = model.selection.device
-    distance = torch.zeros((number, rows_of_map, columns), device=device)
-    count = torch.zeros((folds, rows_of_map, columns), dtype=torch.int64, device=device)
-    theta: list[Tensor | None] = [None] * number
+    distance = torch.zeros((number, height, width), device=device)
+    count = torch.zeros((folds, height, width), dtype=torch.int64, device=device)
+    theta: list[Tensor | None] = []
     samples = Samples(model.feature_size)
     picked: list[tuple[Tensor, Tensor]] = []
-    bands = split_rows(rows_of_map, course.plan.turn_bands)
+    bands = split_rows(height, course.plan.turn_bands)
     course.progress.start("thresholds", number * len(bands))
     for rows in bands:
-        images: list[tuple[Tensor, Tensor | None]] = []
-        for source, indices in ((train, share), (validation, None)):
-            for encoded in course.encode(source, indices):
-                for index in range(len(encoded.features)):
-                    one = slice(index, index + 1)
-                    features = encoded.features[one]
-                    valid = None if encoded.valid is None else encoded.valid[one]
-                    if rows.start == 0:
-                        everywhere = torch.ones_like(features[:, 0], dtype=torch.bool)
-                        picked.append(
-                            samples.pick(features, everywhere if valid is None else valid)
-                        )
-                        theta[len(images)] = None if encoded.theta is None else encoded.theta[one]
-                    part = features if len(bands) == 1 else features[:, :, rows].contiguous()
-                    images.append((part, None if valid is None else valid[:, rows].clone()))
+        images: list[_Encoded] = []
+        for one in _one_by_one(course, (train, share), (validation, None)):
+            if rows.start == 0:
+                picked.append(samples.pick(one.features, one.valid))
+                theta.append(one.theta)
+            images.append(one if len(bands) == 1 else one.rows(rows))
         for fold in range(folds):
             density = model.density.band(rows)
             kept = [one for index, one in enumerate(images) if index % folds != fold]
-            waiting = Waiting(course.plan.group)
-            for features, valid in kept:
-                waiting.add(features, valid, None)
-                if waiting.full:
-                    density.update(*waiting.take())
-            if len(waiting):
-                density.update(*waiting.take())
+            _update(density, kept, course.plan.group)
             density.min_count = least_count(len(kept), config.min_share)
             density.finalize()
             assert density.count is not None
             count[fold, rows] = density.count
             for index in range(fold, number, folds):
-                distance[index, rows] = density(images[index][0])[0]
+                distance[index, rows] = density(images[index].features)[0]
     scores = torch.empty(number, dtype=torch.float64)
     fitted = torch.empty(number)
     for fold in range(folds):
@@ -273,3 +264,29 @@ def _in_turn(
             scores[index] = maps.amax().double()
             fitted[index] = len(kept_places)
     return scores, fitted
+
+
+def _one_by_one(
+    course: _Course, *sources: tuple[ImageSource, Sequence[int] | None]
+) -> Iterator[_Encoded]:
+    """The images of some sources, of each those of its indices (None: all)."""
+    for source, indices in sources:
+        for encoded in course.encode(source, indices):
+            for index in range(len(encoded.features)):
+                one = slice(index, index + 1)
+                yield _Encoded(
+                    encoded.features[one],
+                    None if encoded.theta is None else encoded.theta[one],
+                    None if encoded.valid is None else encoded.valid[one],
+                )
+
+
+def _update(density: DenseGaussian, images: Sequence[_Encoded], group: int) -> None:
+    """Take the images into the density, so many at once."""
+    waiting = Waiting(group)
+    for one in images:
+        waiting.add(one.features, one.valid, None)
+        if waiting.full:
+            density.update(*waiting.take())
+    if len(waiting):
+        density.update(*waiting.take())
