@@ -9,6 +9,11 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Its functions take the process group that is there when it is imported for a default, and keep it.
+# timm imports it; were that after the start of the group, gloo's threads would outlive
+# destroy_process_group, and one of them might abort the process at its end.
+import torch.distributed.nn.functional  # noqa: F401
 from torch.distributed.rendezvous import rendezvous
 
 from fastalign.distributed.world import World, current

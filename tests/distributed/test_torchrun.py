@@ -40,6 +40,18 @@ main()
 """
 
 
+# Prints how many refer to the group in the end: the variable and the argument, if all is well.
+GROUP = """
+import sys
+import torch.distributed as dist
+from fastalign.distributed.launch import launched
+with launched():
+    import timm
+    group = dist.group.WORLD
+print(sys.getrefcount(group))
+"""
+
+
 def write_category(root: Path, number: int) -> Path:
     """Bars on grey, shifted a little."""
     rng = np.random.default_rng(3)
@@ -126,6 +138,14 @@ def test_a_bad_image_ends_all_with_its_name(tmp_path):
     assert done.returncode != 0 and not out.exists()
     assert done.stderr.count(f"{bad}: ") == 1, done.stderr
     assert "fitted on" not in done.stdout
+
+
+def test_nothing_keeps_the_group(tmp_path):
+    script = tmp_path / "group.py"
+    script.write_text(GROUP)
+    done = torchrun(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "2"]
 
 
 def test_bad_images_are_left_out_by_all(processes, tmp_path):
