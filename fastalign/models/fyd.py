@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,6 +124,7 @@ class FYD(nn.Module):
         self.fca: nn.ModuleList | None = None
         self.adapters: nn.ModuleList | None = None
         self._metadata: dict[str, Any] = {}
+        self._compiled: Callable[[Tensor, Tensor | None], Encoded] | None = None
         with torch.inference_mode():
             probe = self.backbone(torch.zeros(1, 3, *config.image_size))
         self.feature_size = (int(probe[0].shape[2]), int(probe[0].shape[3]))
@@ -328,7 +329,8 @@ class FYD(nn.Module):
         """Maps, aligned images, theta of the image-level and of all alignment."""
         pose = self.find_pose(images)
         aligned = self.warp(images, pose)
-        stages, theta = self.encode(aligned, pose)
+        compiled = None if torch.compiler.is_compiling() else self._compiled
+        stages, theta = (compiled or self.encode)(aligned, pose)
         distance = self._distance(stages) * self.calibration
         support = None if self.density.supported_everywhere else self.density.support
         return self.map_from(distance, theta, support), aligned, pose, theta
@@ -376,11 +378,29 @@ class FYD(nn.Module):
         maps. None: no budget; on a CPU the pieces are then of a size that costs no time.
 
         Raises:
-            ConfigError: the budget is too small, or the network cannot be run in pieces.
+            ConfigError: the budget is too small, or the network cannot be run in pieces or is
+                compiled.
         """
+        if budget is not None and self._compiled is not None:
+            raise ConfigError(
+                "limit_memory: a compiled model runs the whole image at once; leave out compile() "
+                "or the budget."
+            )
         plan = plan_scoring(self, budget, images)
         self.backbone.limit_memory(plan.pass_bytes)
         return plan
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what scoring runs of the network, FCA included; the same scores, to rounding.
+
+        The arguments are those of :func:`torch.compile`. The first image of a shape then takes some
+        ten seconds. Poses, distances and maps are left to the kernels that they have.
+        """
+        self._compiled = torch.compile(self.encode, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As torch does with compiled modules: a copy of the model is not compiled.
+        return {**super().__getstate__(), "_compiled": None}
 
     # Fitting ---------------------------------------------------------------------------------
 

@@ -1,0 +1,57 @@
+"""Scoring with the network compiled."""
+
+import copy
+
+import pytest
+import torch
+
+from fastalign import FYD
+from fastalign.errors import ConfigError
+from fastalign.export import export_model
+
+
+@pytest.fixture
+def model():
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    options = {"image_size": (64, 64), "channels": 12, "epochs": 1, "skip": False}
+    return FYD(align="ica+fca", teacher=False, **options).fit(images)
+
+
+@pytest.fixture
+def graphs(model):
+    """Compiles the model, and what then is compiled."""
+    found = []
+
+    def keep(graph, _):
+        found.append(graph)
+        return graph.forward
+
+    model.compile(backend=keep, fullgraph=True)
+    return found
+
+
+def test_compiled_it_scores_the_same(model, graphs):
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        score, maps = model(images)
+        assert len(graphs) == 1
+        model._compiled = None
+        wanted_score, wanted_maps = model(images)
+    torch.testing.assert_close(maps, wanted_maps, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(score, wanted_score, rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_is_not_compiled(model, graphs):
+    copied = copy.deepcopy(model)
+    copied(torch.rand(1, 3, 64, 64))
+    assert not graphs
+
+
+def test_it_can_still_be_exported(model, graphs, tmp_path):
+    export_model(model, tmp_path / "m.pt2", to="torch")
+    assert (tmp_path / "m.pt2").exists()
+
+
+def test_a_budget_is_refused(model, graphs):
+    with pytest.raises(ConfigError, match="compile"):
+        model.limit_memory(4_000_000_000)
