@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from fastalign import FYD
 from fastalign.data import list_images, load_image, prepare
+
+# For export_options.py.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Neither square nor a multiple of what poses are searched at, so that no resampling is left out.
 SIZE = (80, 112)

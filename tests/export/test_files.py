@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
+from export_options import OPTIONS
 from torch import Tensor
 
 from fastalign.export import Scorer, export_model
 
-# One model with every part and one without any, so that each format is written twice.
+# One model with every part and one without any, so that each format is written twice; all options
+# if the environment asks for them, some minutes more.
 FULL = {"align": "all", "family": "similarity", "storage": "bfloat16"}
 BARE = {"align": "none", "storage": "float16", "thresholds": False}
+CASES = {"full": (FULL, "float32"), "bare": (BARE, "uint8")}
+if os.environ.get("FASTALIGN_TEST_EXPORTS") == "all":
+    CASES |= {name: (options, "float32") for name, options in OPTIONS.items()}
 
 
 def _library(model, images: Tensor) -> list[np.ndarray]:
@@ -49,10 +55,10 @@ def _check_contract(text: str, model, dtype: str) -> None:
     assert list(contract["outputs"]) == ["score", "map", "label"]
 
 
-@pytest.fixture(scope="module", params=["full", "bare"])
+@pytest.fixture(scope="module", params=list(CASES))
 def case(request, fitted):
     """A model and the input of its file."""
-    options, dtype = {"full": (FULL, "float32"), "bare": (BARE, "uint8")}[request.param]
+    options, dtype = CASES[request.param]
     return fitted(**options), dtype
 
 
