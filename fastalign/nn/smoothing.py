@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastalign.nn.constants import constant
 
 _BORDERS = ("reflect", "replicate")
 # Kernels are cut off at this many standard deviations, as scipy does by default.
 _TRUNCATE = 4.0
 
 
-@lru_cache(maxsize=64)
+@constant
 def _weights(size: int, sigma: float, border: str) -> Tensor:
     radius = int(_TRUNCATE * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
@@ -55,8 +56,7 @@ def gaussian_matrix(
         )
     if sigma == 0:
         return torch.eye(size, device=device)
-    with torch.inference_mode(False):
-        matrix = _weights(size, float(sigma), border)
+    matrix = _weights(size, float(sigma), border)
     return matrix.to(device) if device is not None else matrix
 
 

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
+from fastalign.nn.constants import constant
 from fastalign.ops import affine, warp_affine
 
 # What the localiser sees of its input, whatever that is: enough for a pose, and its cost is fixed.
 _GRID = 16
 
 
-@lru_cache(maxsize=64)
+@constant
 def _pooling(size: int, grid: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Matrix ``[grid,size]`` whose rows average the bins of ``adaptive_avg_pool2d``."""
-    with torch.inference_mode(False):  # kept for calls that have gradients
-        matrix = torch.zeros(grid, size, dtype=torch.float64)
-        for row in range(grid):
-            start, end = row * size // grid, -(-(row + 1) * size // grid)
-            matrix[row, start:end] = 1 / (end - start)
-        return matrix.to(device, dtype)
+    matrix = torch.zeros(grid, size, dtype=torch.float64)
+    for row in range(grid):
+        start, end = row * size // grid, -(-(row + 1) * size // grid)
+        matrix[row, start:end] = 1 / (end - start)
+    return matrix.to(device, dtype)
 
 
 def _pooled(x: Tensor, grid: int) -> Tensor:

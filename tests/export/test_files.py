@@ -150,12 +150,8 @@ def test_aotinductor(fitted, batch, tmp_path):
 
 def test_tracing_leaves_the_model_as_it_was(fitted, batch):
     """Nothing that was made while tracing may be kept for later calls."""
-    from fastalign.nn import smoothing, spatial_align
-
     model = fitted(**FULL)
     before = _library(model, batch)
-    smoothing._weights.cache_clear()
-    spatial_align._pooling.cache_clear()
     Scorer(model).trace()
     for old, new in zip(before, _library(model, batch), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -1,0 +1,57 @@
+"""Kept constants, and what is traced: neither gets into the other."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from fastalign.export import plain_ops
+from fastalign.nn import SpatialAlign
+from fastalign.nn.constants import constant
+
+
+@pytest.fixture
+def ramp():
+    """A constant, and the sizes for which it was made."""
+    made = []
+
+    @constant
+    def make(size: int) -> Tensor:
+        made.append(size)
+        return torch.arange(size)
+
+    return make, made
+
+
+def test_it_is_made_once(ramp):
+    make, made = ramp
+    with torch.inference_mode():
+        first = make(3)
+    assert make(3) is first and not first.is_inference() and made == [3]
+    assert torch.equal(make(4), torch.arange(4)) and made == [3, 4]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_fake_tensors_stay_in_their_mode(ramp, kept):
+    make, _ = ramp
+    if kept:
+        make(3)
+    with FakeTensorMode():
+        assert type(make(3)) is FakeTensor
+    assert type(make(3)) is Tensor
+
+
+def test_a_compiled_graph_makes_its_own(ramp):
+    make, made = ramp
+    doubled = torch.compile(lambda x: x * make(3), backend="eager", fullgraph=True)
+    assert torch.equal(doubled(torch.full((3,), 2)), torch.tensor([0, 2, 4]))
+    make(3)
+    assert made[-1:] == [3] and type(make(3)) is Tensor
+
+
+def test_a_layer_can_be_exported_twice_and_used_in_between():
+    align, x = SpatialAlign(3), torch.rand(2, 3, 50, 62)
+    for _ in range(2):
+        with plain_ops():
+            torch.export.export(align, (x,))
+        assert type(align(x).aligned) is Tensor
