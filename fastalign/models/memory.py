@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 MB = 1_000_000
-# One pass through a stage of the backbone on a CPU: little, since larger ones are no faster.
-PASS_BYTES = 64 * MB
+# One pass through a stage of the backbone on a CPU: what last-level caches hold. EfficientNet-Lite0
+# at 1024 x 1024 takes 1.7 times as long in passes of 64 MB.
+PASS_BYTES = 32 * MB
 _LEAST_PASS_BYTES = 16 * MB
 # Features of one image that are made at once for a score.
 _FEATURE_BYTES = 32 * MB
 # Images whose features enter the Gaussians at once: each time, all sums are read and written.
-GROUP = 16
+GROUP = 8
+# Images that are read and described at once, at most.
+_AT_ONCE = 16
 # Pixels of the images that are read at once.
 _PIXELS_AT_ONCE = 1 << 17
 # What the first pass leaves behind in libraries: compiled kernels, thread stacks, heap.
@@ -291,7 +294,7 @@ def plan_fitting(
         parts["freed, not returned"] = int(_NOT_RETURNED * sum(parts.values()))
         return MemoryPlan(parts, budget, images, group, pass_bytes, bands, turn_bands)
 
-    images = max(1, min(GROUP, _PIXELS_AT_ONCE // needs.pixels))
+    images = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // needs.pixels))
     plan = None
     for turn_bands, bands in _bands(needs.rows, bool(turns)):
         for at_once, pass_bytes in _ways(needs, images, budget):
