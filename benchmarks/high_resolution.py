@@ -256,7 +256,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     for name, row in found.items():
         shown = [
             f"{row['fit_s']:.1f}",
-            f"{row['gaussian_s']:.2f}",
+            # Of a fit in bands it is not taken apart.
+            f"{row['gaussian_s']:.2f}" if row["gaussian_s"] else "-",
             f"{row['fit_peak'] / GB:.2f}",
             f"{row['stored'] / GB:.3f}",
             f"{row['ms']:.1f}",

@@ -94,6 +94,23 @@ void prefer_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
+namespace {
+
+// A part of a huge page at the end stays small, whatever was advised for an earlier block there.
+void small_pages_at_end(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_NOHUGEPAGE)
+  const size_t rest = bytes % kHugePage;
+  if (rest != 0) {
+    (void)madvise(static_cast<char*>(data) + (bytes - rest), rest, MADV_NOHUGEPAGE);
+  }
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+}  // namespace
+
 void* acquire_result(size_t bytes) {
   const size_t size = whole_pages(bytes);
   {
@@ -108,12 +125,13 @@ void* acquire_result(size_t bytes) {
       }
     }
   }
-  // Aligned so that huge pages fit; a part of one at the end stays small, and no larger than asked.
+  // Aligned so that huge pages fit.
   void* data = nullptr;
   if (posix_memalign(&data, kHugePage, size) != 0) {
     return nullptr;
   }
   prefer_huge_pages(data, size);
+  small_pages_at_end(data, size);
   return data;
 }
 
