@@ -96,16 +96,45 @@ void prefer_huge_pages(void* data, size_t bytes) {
 
 namespace {
 
-// A part of a huge page at the end stays small, whatever was advised for an earlier block there.
-void small_pages_at_end(void* data, size_t bytes) {
+// Results have mappings of their own. In malloc's heap, where earlier blocks have left their
+// advice, the header of a neighbour or a part of a page at the end would take a whole huge page.
+// The address sanitizer watches what comes from malloc alone.
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+void* allocate_result(size_t size) {
+  const size_t wide = size + kHugePage;
+  void* found = mmap(nullptr, wide, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (found == MAP_FAILED) {
+    return nullptr;
+  }
+  char* const raw = static_cast<char*>(found);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(raw) % kHugePage) % kHugePage;
+  if (before != 0) {
+    (void)munmap(raw, before);
+  }
+  (void)munmap(raw + before + size, wide - before - size);
+  return raw + before;
+}
+
+void free_result(void* data, size_t size) { (void)munmap(data, size); }
+#else
+void* allocate_result(size_t size) {
+  void* data = nullptr;
+  return posix_memalign(&data, kHugePage, size) == 0 ? data : nullptr;
+}
+
+void free_result(void* data, size_t) { std::free(data); }
+#endif
+
+// A neighbour with the same advice would make the part of a huge page at the end a whole one.
+void small_pages_at_end(void* data, size_t size) {
 #if defined(__linux__) && defined(MADV_NOHUGEPAGE)
-  const size_t rest = bytes % kHugePage;
+  const size_t rest = size % kHugePage;
   if (rest != 0) {
-    (void)madvise(static_cast<char*>(data) + (bytes - rest), rest, MADV_NOHUGEPAGE);
+    (void)madvise(static_cast<char*>(data) + (size - rest), rest, MADV_NOHUGEPAGE);
   }
 #else
   (void)data;
-  (void)bytes;
+  (void)size;
 #endif
 }
 
@@ -125,9 +154,8 @@ void* acquire_result(size_t bytes) {
       }
     }
   }
-  // Aligned so that huge pages fit.
-  void* data = nullptr;
-  if (posix_memalign(&data, kHugePage, size) != 0) {
+  void* data = allocate_result(size);
+  if (data == nullptr) {
     return nullptr;
   }
   prefer_huge_pages(data, size);
@@ -138,7 +166,7 @@ void* acquire_result(size_t bytes) {
 void release_result(void* block, size_t bytes) {
   const size_t size = whole_pages(bytes);
   if (size > kKeptResults) {
-    std::free(block);
+    free_result(block, size);
     return;
   }
   std::vector<Block> dropped;
@@ -154,7 +182,7 @@ void release_result(void* block, size_t bytes) {
     }
   }
   for (const Block& old : dropped) {
-    std::free(old.data);
+    free_result(old.data, old.bytes);
   }
 }
 
@@ -168,7 +196,7 @@ void release_kept() {
     all.bytes = 0;
   }
   for (const Block& old : dropped) {
-    std::free(old.data);
+    free_result(old.data, old.bytes);
   }
 }
 
