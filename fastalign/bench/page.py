@@ -81,6 +81,11 @@ def _absent(document: dict[str, Any]) -> list[str]:
     return tables.absences(document["rows"]) + sorted(models)
 
 
+def _digits(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _part(document: dict[str, Any], name: str) -> dict[str, Any] | None:
     lines = [row for row in document["models"] if row["part"] == name]
     if not lines:
@@ -90,7 +95,7 @@ def _part(document: dict[str, Any], name: str) -> dict[str, Any] | None:
     if name == "model":
         for key, title, unit, scale in _MODEL_FIGURES:
             bars = [
-                (row["contestant"], row[key] * scale, f"{row[key] * scale:.3g} {unit}")
+                (row["contestant"], row[key] * scale, f"{_digits(row[key] * scale)} {unit}")
                 for row in known
                 if row.get(key) is not None
             ]
