@@ -42,6 +42,7 @@ _FCA_BOUNDS: dict[str, Any] = {"max_shift": 0.05, "max_angle": 10.0, "max_scale"
 _ICA_BOUNDS: dict[str, Any] = {"max_shift": 0.25, "max_angle": 60.0, "max_scale": 1.5}
 # Pixels of the images that FCA and FA are trained on, at most.
 _TRAINING_PIXELS = 256 * 256
+_COMPILED_WHOLE = "a compiled model runs the whole image at once; use one of the two."
 # Below this share of valid neighbours a pixel of the map has no evidence.
 _LEAST_EVIDENCE = 0.05
 
@@ -125,6 +126,7 @@ class FYD(nn.Module):
         self.adapters: nn.ModuleList | None = None
         self._metadata: dict[str, Any] = {}
         self._compiled: Callable[[Tensor, Tensor | None], Encoded] | None = None
+        self._budget: int | None = None
         with torch.inference_mode():
             probe = self.backbone(torch.zeros(1, 3, *config.image_size))
         self.feature_size = (int(probe[0].shape[2]), int(probe[0].shape[3]))
@@ -382,12 +384,10 @@ class FYD(nn.Module):
                 compiled.
         """
         if budget is not None and self._compiled is not None:
-            raise ConfigError(
-                "limit_memory: a compiled model runs the whole image at once; leave out compile() "
-                "or the budget."
-            )
+            raise ConfigError(f"limit_memory: budget={budget}: {_COMPILED_WHOLE}")
         plan = plan_scoring(self, budget, images)
         self.backbone.limit_memory(plan.pass_bytes)
+        self._budget = budget
         return plan
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -395,7 +395,12 @@ class FYD(nn.Module):
 
         The arguments are those of :func:`torch.compile`. The first image of a shape then takes some
         ten seconds. Poses, distances and maps are left to the kernels that they have.
+
+        Raises:
+            ConfigError: :meth:`limit_memory` has set a budget.
         """
+        if self._budget is not None:
+            raise ConfigError(f"compile: limit_memory was given {self._budget}: {_COMPILED_WHOLE}")
         self._compiled = torch.compile(self.encode, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:

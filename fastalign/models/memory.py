@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 MB = 1_000_000
-# One pass through a stage of the backbone on a CPU: what last-level caches hold. EfficientNet-Lite0
-# at 1024 x 1024 takes 1.7 times as long in passes of 64 MB.
+# One pass through a stage of the backbone on a CPU: what last-level caches hold.
 PASS_BYTES = 32 * MB
 _LEAST_PASS_BYTES = 16 * MB
 # Features of one image that are made at once for a score.

@@ -53,5 +53,13 @@ def test_it_can_still_be_exported(model, graphs, tmp_path):
 
 
 def test_a_budget_is_refused(model, graphs):
-    with pytest.raises(ConfigError, match="compile"):
+    with pytest.raises(ConfigError, match="compiled"):
         model.limit_memory(4_000_000_000)
+
+
+def test_within_a_budget_it_is_refused(model):
+    model.limit_memory(20_000_000_000)
+    with pytest.raises(ConfigError, match="20000000000"):
+        model.compile()
+    model.limit_memory(None)
+    model.compile(backend="eager")
