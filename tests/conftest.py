@@ -55,7 +55,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_data() -> Path:
-    """The shipped category ``screw_plate``: 23 + 10 + 19 real photographs, 304 x 400 px."""
+    """The shipped category ``screw_plate``: 23 + 9 + 19 real photographs, 304 x 400 px."""
     return REPOSITORY / "fastalign" / "demo_data" / "screw_plate"
 
 

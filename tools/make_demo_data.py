@@ -2,7 +2,8 @@
 
 The rule, so that nobody has to wonder whether the images were picked for their result: all images
 of ``train/good`` and ``test/good``, and of each defect every sixth image by name, starting with the
-first. Images are made smaller until the longer side is 400 px (Lanczos) and stored as JPEG of
+first. A photograph that is there twice is taken once, from ``train`` where it is there as well.
+Images are made smaller until the longer side is 400 px (Lanczos) and stored as JPEG of
 quality 90; masks follow by nearest neighbour. No metadata is copied.
 
     python tools/make_demo_data.py SOURCE/screw_plate fastalign/demo_data/screw_plate
@@ -11,6 +12,7 @@ quality 90; masks follow by nearest neighbour. No metadata is copied.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
 from PIL import Image
@@ -24,6 +26,23 @@ def smaller(size: tuple[int, int]) -> tuple[int, int]:
     """The size (width, height) whose longer side is ``LONG_SIDE``; never larger than ``size``."""
     scale = min(1.0, LONG_SIDE / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def content(path: Path) -> str:
+    """A digest of the pixels, the same for two files that show the same."""
+    with Image.open(path) as image:
+        pixels = image.convert("RGB")
+    return hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
+
+
+def without_repeats(images: list[Path]) -> list[Path]:
+    """The images in their order, each content once."""
+    first: dict[str, Path] = {}
+    for image in images:
+        known = first.setdefault(content(image), image)
+        if known != image:
+            print(f"{image} shows the same as {known}: left out")
+    return list(first.values())
 
 
 def write_image(source: Path, target: Path) -> None:
@@ -50,13 +69,14 @@ def make(source: Path, target: Path) -> int:
         raise SystemExit(f"{source} holds no train/good and test/good images.")
     defects = sorted(f.name for f in (source / "test").iterdir() if f.is_dir() and f.name != "good")
     for defect in defects:
-        images = sorted((source / "test" / defect).iterdir())[::STEP]
-        chosen += images
-        for image in images:
-            mask = Path("ground_truth", defect, f"{image.stem}_mask.png")
-            write_mask(source / mask, target / mask)
+        chosen += sorted((source / "test" / defect).iterdir())[::STEP]
+    chosen = without_repeats(chosen)
     for image in chosen:
-        write_image(image, target / image.relative_to(source))
+        name = image.relative_to(source)
+        write_image(image, target / name)
+        if name.parts[0] == "test" and name.parts[1] != "good":
+            mask = Path("ground_truth", name.parts[1], f"{image.stem}_mask.png")
+            write_mask(source / mask, target / mask)
     return len(chosen)
 
 

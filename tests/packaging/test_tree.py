@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastalign
+from fastalign.data import load_image
 
 TEXT = {"", ".c", ".cfg", ".cpp", ".css", ".cu", ".cuh", ".csv", ".h", ".html", ".in", ".j2", ".js"}
 TEXT |= {".json", ".md", ".py", ".pyi", ".sh", ".svg", ".toml", ".txt", ".typed", ".yaml", ".yml"}
@@ -60,9 +61,14 @@ def test_no_large_files_and_no_build_products(repository, source_files):
 def test_the_demo_data_is_small_and_whole(demo_data):
     images = sorted(demo_data.glob("t*/*/*.jpg"))
     masks = {path.stem.removesuffix("_mask") for path in demo_data.glob("ground_truth/*/*.png")}
-    assert len(images) == 52
+    assert len(images) == 51
     assert masks == {p.stem for p in images if p.parent.name == "missing_screw"}
     assert sum(p.stat().st_size for p in demo_data.rglob("*.*")) < 2_500_000
+
+
+def test_no_two_photographs_of_the_demo_data_show_the_same(demo_data):
+    pixels = [load_image(path).tobytes() for path in sorted(demo_data.glob("t*/*/*.jpg"))]
+    assert len(set(pixels)) == len(pixels)
 
 
 def test_the_version_stands_in_one_place(repository, source_files):

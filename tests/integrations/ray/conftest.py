@@ -28,9 +28,9 @@ def model_file(tmp_path_factory, demo_data) -> Path:
 def photos(tmp_path_factory, demo_data) -> Path:
     """Twenty of the shipped photographs in two folders."""
     root = tmp_path_factory.mktemp("photos")
-    for kind in ("good", "missing_screw"):
+    for kind, count in (("good", 9), ("missing_screw", 11)):
         (root / kind).mkdir()
-        for path in sorted((demo_data / "test" / kind).glob("*.jpg"))[:10]:
+        for path in sorted((demo_data / "test" / kind).glob("*.jpg"))[:count]:
             shutil.copy(path, root / kind)
     return root
 
