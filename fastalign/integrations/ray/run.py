@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from fastalign import artifact
 from fastalign.engine.predict import OUTPUTS, check_options
@@ -214,7 +215,9 @@ def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
         num_gpus=pool.gpus,
     )
     # Nothing fetched ahead: what is done shall show at once.
-    for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    tables = outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    # Ray's annotation is the union of all formats; the one asked for is pyarrow.Table.
+    for table in cast("Iterator[Any]", tables):
         for row in table.to_pylist():
             if row["failure"]:
                 raise pickle.loads(row["failure"]) from _WorkerError(row["trace"])
