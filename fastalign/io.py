@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from fastalign.errors import InputError
+from fastalign.locks import remove_unheld, take
 
-if os.name == "posix":
-    import fcntl
-
+# Processes that write to one name at the same time, at most.
+_WRITERS = 1000
 _REMEDIES = {
     errno.EACCES: "permission denied; choose another place or change the permissions of {folder}",
     errno.EPERM: "not permitted; choose another place or change the permissions of {folder}",
@@ -44,42 +44,49 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = _regular_target(path)
     temporary: Path | None = None
+    held: int | None = None
     try:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary, descriptor = _open_temporary(target)
-            file = os.fdopen(descriptor, "wb")
+            temporary, held = _open_temporary(target)
+            file = os.fdopen(os.dup(held), "wb")
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         try:
             try:
                 yield file
             except OSError as error:
                 # An error of another file (one that the block reads) is not ours to explain.
                 if error.filename in (None, str(temporary), str(target)):
-                    raise _unwritable(path, error) from error
+                    raise unwritable(path, error) from error
                 raise
             try:
                 file.flush()
                 os.fsync(file.fileno())
             except OSError as error:
-                raise _unwritable(path, error) from error
+                raise unwritable(path, error) from error
         finally:
             # What the buffer still holds cannot be written either; the first error is the cause.
             with contextlib.suppress(OSError):
                 file.close()
         try:
+            if os.name != "posix":
+                # An open file cannot be renamed there, nor is it taken for an abandoned one.
+                os.close(held)
+                held = None
             with contextlib.suppress(FileNotFoundError):
                 temporary.chmod(target.stat().st_mode & 0o7777)
             os.replace(temporary, target)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         temporary = None
         _sync_folder(target.parent)
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+        if held is not None:
+            os.close(held)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -98,10 +105,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
         temporary, descriptor = _open_temporary(folder / target.name)
-        os.close(descriptor)
-        temporary.unlink()
+        try:
+            temporary.unlink()
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
 
 
 def _regular_target(path: str | os.PathLike[str]) -> Path:
@@ -115,59 +124,33 @@ def _regular_target(path: str | os.PathLike[str]) -> Path:
                 "name of a file to write."
             )
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return target
 
 
 def _open_temporary(target: Path) -> tuple[Path, int]:
-    """A new, locked file beside ``target`` and its descriptor."""
-    prefix = f".{target.name[:40]}."
-    _remove_abandoned(target.parent, prefix)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    while True:
-        temporary = target.with_name(f"{prefix}{secrets.token_hex(6)}.tmp")
-        # Unlike those of tempfile, the permissions follow the umask, as for any file a user makes.
-        descriptor = os.open(temporary, flags, 0o666)
-        # Between open and lock another process may have taken the file for an abandoned one.
-        if _lock(descriptor) and temporary.exists():
-            return temporary, descriptor
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    """A new file beside ``target`` that is ours, and its descriptor.
+
+    Its name follows from that of ``target``, with a number where several write to it at once: what
+    a killed process left is found without a look at all other files of the folder.
+    """
+    for number in range(_WRITERS):
+        temporary = _temporary(target, number)
+        descriptor = take(temporary)
+        if descriptor is None:
+            continue
+        # Left by several writers at once, all of them killed.
+        beyond = _temporary(target, number + 1)
+        while os.path.lexists(beyond) and remove_unheld(beyond):
+            number += 1
+            beyond = _temporary(target, number + 1)
+        return temporary, descriptor
+    raise OSError(errno.EEXIST, "too many writers at once", str(temporary))
 
 
-def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove temporary files whose writer is gone: nobody holds their lock any more."""
-    if os.name != "posix":
-        return
-    # Tidying up is a courtesy: what cannot be removed must not stop the writing.
-    with contextlib.suppress(OSError):
-        for entry in list(folder.iterdir()):
-            if not (entry.name.startswith(prefix) and entry.name.endswith(".tmp")):
-                continue
-            if len(entry.name) != len(prefix) + len("0123456789ab.tmp") or entry.is_symlink():
-                continue
-            descriptor = os.open(entry, os.O_WRONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                entry.unlink()
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Hold the file as long as it is open; False if another process was quicker."""
-    if os.name == "posix":
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            # A file system without locks: others cannot lock, and so cannot remove, it either.
-            return True
-    return True
+def _temporary(target: Path, number: int) -> Path:
+    mark = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:12]
+    return target.with_name(f".{target.name[:40]}.{mark}.{number}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -181,7 +164,8 @@ def _sync_folder(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _unwritable(path: str | os.PathLike[str], error: OSError) -> InputError:
+def unwritable(path: str | os.PathLike[str], error: OSError) -> InputError:
+    """The error to raise where ``path`` cannot be written: cause and remedy in words."""
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         blocker = f"{error.filename} " if error.filename else "a part of the path "
         reason = f"{blocker}is a file where a folder is needed; choose another path"

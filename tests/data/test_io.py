@@ -192,6 +192,49 @@ def test_two_writers_do_not_disturb_each_other(tmp_path):
     assert names(tmp_path) == ["x"]
 
 
+def test_what_several_killed_writers_left_is_removed_by_the_next(tmp_path):
+    killed = run_there(
+        """
+        import os, signal
+        from fastalign.io import atomic_write
+        with atomic_write("x"), atomic_write("x"), atomic_write("x"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        tmp_path,
+    )
+    assert killed.returncode < 0
+    assert len(names(tmp_path)) == 3
+    write(tmp_path / "x")
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_folder_is_never_listed_for_a_file_in_it(tmp_path, monkeypatch):
+    """The time for one file does not grow with the number of files beside it."""
+    for name in ("listdir", "scandir", "walk"):
+        monkeypatch.setattr(os, name, lambda *_: pytest.fail("the folder was listed"))
+    write(tmp_path / "x")
+    write(tmp_path / "x")
+    check_writable(tmp_path / "y")
+
+
+def test_names_that_begin_alike_have_temporary_files_of_their_own(tmp_path):
+    long = "n" * 60
+    with atomic_write(tmp_path / f"{long}1") as first, atomic_write(tmp_path / f"{long}2") as other:
+        first.write(b"1")
+        other.write(b"2")
+    assert names(tmp_path) == [f"{long}1", f"{long}2"]
+    assert (tmp_path / f"{long}1").read_bytes() == b"1"
+
+
+def test_a_file_of_others_under_a_temporary_name_stays(tmp_path):
+    with atomic_write(tmp_path / "x"):
+        (taken,) = names(tmp_path)
+    (tmp_path / taken).symlink_to(tmp_path / "x")
+    write(tmp_path / "x", b"again")
+    assert names(tmp_path) == [taken, "x"]
+    assert (tmp_path / "x").read_bytes() == b"again"
+
+
 def test_checking_leaves_nothing(tmp_path):
     check_writable(tmp_path / "x")
     check_writable(tmp_path / "new" / "newer" / "x")
