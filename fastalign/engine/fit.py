@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastalign import artifact
+from fastalign import storage
 from fastalign.data import ImageDataset, Sample, SkippedFile, open_category, split_validation
 from fastalign.engine.environment import open_device
 from fastalign.engine.results import FitOutcome, Skipped
@@ -162,7 +162,7 @@ def fit_category(
     )
 
     def write() -> None:
-        artifact.save(model, out)
+        model.save(out)
         checkpoint.unlink(missing_ok=True)
 
     world.once(write, "writing the model")
@@ -238,10 +238,10 @@ def _goes_on(checkpoint: Path, settings: dict[str, Any], *, resume: bool, restar
 
 
 def _other_settings(checkpoint: Path, settings: dict[str, Any]) -> list[str]:
-    saved = artifact.read_metadata(checkpoint).get("meta", {}).get("settings")
+    saved = storage.read_metadata(checkpoint).get("meta", {}).get("settings")
     if not isinstance(saved, dict):
         raise ArtifactError(
             f"{checkpoint}: the checkpoint does not say which settings it belongs to; "
             "fit without --resume to start from the beginning."
         )
-    return artifact.differing_settings(saved, settings)
+    return storage.differing_settings(saved, settings)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastalign import artifact
 from fastalign.distributed import current
 from fastalign.errors import ConfigError
 from fastalign.models.memory import MemoryPlan, plan_fitting, release_unused
@@ -31,6 +30,7 @@ from fastalign.nn.registration.choose import (
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.registration.search import mean_template
 from fastalign.ops import affine
+from fastalign.storage import checkpoint as checkpoints
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
@@ -98,7 +98,7 @@ class Fitting:
         checkpoint = self.checkpoint
         if resume and checkpoint is not None:
             saved, meta = self.world.once(
-                lambda: artifact.load_checkpoint(checkpoint), "reading the checkpoint"
+                lambda: checkpoints.load_checkpoint(checkpoint), "reading the checkpoint"
             )
         # What an earlier fit has left must not shine through.
         model.aligner = model.ica = model.template = model.fca = model.adapters = None
@@ -273,7 +273,7 @@ class Fitting:
                 "aligner": None if aligner is None else aligner.state(),
             }
             self.world.once(
-                partial(artifact.save_checkpoint, self.checkpoint, tensors, about),
+                partial(checkpoints.save_checkpoint, self.checkpoint, tensors, about),
                 "writing the checkpoint",
             )
         return history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastalign import storage
 from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig
 from fastalign.models.memory import (
@@ -31,6 +33,8 @@ from fastalign.nn.smoothing import interpolated_rows, smooth
 from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.nn.weights import EMBEDDED_NETWORK
 from fastalign.ops import affine, warp_affine
+from fastalign.storage import StoredModel, hub
+from fastalign.storage.layout import in_file, rooms_of
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
@@ -104,8 +108,6 @@ class FYD(nn.Module):
     def __init__(self, config: FYDConfig | None = None, **options: Any) -> None:
         super().__init__()
         if options:
-            from dataclasses import replace
-
             try:
                 config = replace(config or FYDConfig(), **options)
             except TypeError as error:
@@ -495,41 +497,77 @@ class FYD(nn.Module):
         ``threshold_source`` in words."""
         return dict(self._metadata)
 
+    def stored(self) -> StoredModel:
+        """The model as storage keeps it: configuration, the tensors of its rooms, metadata."""
+        rooms = rooms_of(self.state_dict())
+        return StoredModel(asdict(self.config), rooms, self.extra_metadata())
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to one safetensors file; see :func:`fastalign.artifact.save`."""
-        from fastalign import artifact
+        """Write the fitted model to one safetensors file, atomically; equal models give equal
+        files.
 
-        artifact.save(self, path)
+        Raises:
+            ConfigError: its metadata cannot be written as JSON.
+            InputError: ``path`` cannot be written (the message names it and the cause).
+        """
+        storage.write_model(path, self.stored())
 
-    @staticmethod
-    def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FYD:
-        """A model written by :meth:`save`; see :func:`fastalign.artifact.load`."""
-        from fastalign import artifact
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FYD:
+        """Read a model written by :meth:`save`; it is in evaluation mode on ``device``.
 
-        return artifact.load(path, device)
+        Raises:
+            ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version,
+                or its tensors do not fit its configuration; the message says which, and what to do.
+        """
+        stored = storage.read_model(path, [field.name for field in fields(FYDConfig)])
+        with storage.making_of(path):
+            config = FYDConfig(**stored.config)
+            model = cls.from_state(config, in_file(stored.rooms), stored.metadata)
+        return model.to(device).eval()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a folder for the Hugging Face hub; see
-        :func:`fastalign.pretrained.save_pretrained`."""
-        from fastalign import pretrained
+        """Write a folder in the manner of the Hugging Face hub: ``model.safetensors``,
+        ``config.json`` and, unless there is one, ``README.md``; returns the folder, which is made
+        when missing.
 
-        return pretrained.save_pretrained(self, folder)
+        Raises:
+            InputError: it cannot be written.
+        """
+        return hub.save_folder(folder, self.stored())
 
-    @staticmethod
+    @classmethod
     def from_pretrained(
-        source: str | os.PathLike[str], device: str | torch.device = "cpu", **options: Any
+        cls, source: str | os.PathLike[str], device: str | torch.device = "cpu", **options: Any
     ) -> FYD:
-        """A model from such a folder, a file or the hub; see
-        :func:`fastalign.pretrained.from_pretrained`."""
-        from fastalign import pretrained
+        """A model from such a folder, a file or the hub.
 
-        return pretrained.from_pretrained(source, device, **options)
+        Args:
+            source: a folder that :meth:`save_pretrained` wrote, a model file, or the id of a
+                repository on the hub (``"owner/name"``); what exists on the disk comes first.
+            device: where to put it.
+            options: for the hub: ``revision``, ``token``, ``cache_dir``, ``force_download``,
+                ``local_files_only``, as in ``huggingface_hub.hf_hub_download``.
+
+        Raises:
+            ArtifactError: the folder holds no model, or the file is damaged.
+            BackendError: a repository without huggingface_hub being installed.
+            InputError: there is neither such a path nor such a repository, or it cannot be reached.
+        """
+        return cls.load(hub.find_file(source, options), device)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Upload such a folder; see :func:`fastalign.pretrained.push_to_hub`."""
-        from fastalign import pretrained
+        """Upload what :meth:`save_pretrained` writes; returns the address of the commit.
 
-        return pretrained.push_to_hub(self, repository, **options)
+        Args:
+            repository: ``"owner/name"``; made when missing.
+            options: ``private``, ``token``, ``commit_message``, ``revision``.
+
+        Raises:
+            BackendError: huggingface_hub is not installed.
+            InputError: the hub refuses, or cannot be reached.
+        """
+        return hub.push(self.stored(), repository, **options)
 
     @classmethod
     def from_state(

@@ -216,8 +216,8 @@ def test_a_model_file_that_is_a_folder(run, whole_ring, tmp_path, fit_options):
 @pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
 def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, command, monkeypatch):
     """Every write to disk fails as on a full one."""
-    from fastalign import artifact
     from fastalign.engine import outputs, predict
+    from fastalign.storage import container
 
     def full(path):
         from fastalign.io import atomic_write
@@ -239,7 +239,7 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
 
         return writing()
 
-    for module in (artifact, outputs, predict):
+    for module in (container, outputs, predict):
         monkeypatch.setattr(module, "atomic_write", full)
     out = tmp_path / "out" / ("m.safetensors" if command == "fit" else "")
     options = fit_options if command == "fit" else ("--model", fitted)

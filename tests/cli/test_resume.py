@@ -10,16 +10,16 @@ EPOCHS = ("--epochs", "3")
 # The process ends itself right after its second checkpoint, as an interruption would.
 END_AFTER_SECOND_CHECKPOINT = """
 import os, signal
-from fastalign import artifact
+from fastalign.storage import checkpoint
 # A shell starts its background jobs with Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-write, count = artifact.save_checkpoint, [0]
+write, count = checkpoint.save_checkpoint, [0]
 def save_checkpoint(*arguments, **options):
     write(*arguments, **options)
     count[0] += 1
     if count[0] == 2:
         os.kill(os.getpid(), signal.{signal})
-artifact.save_checkpoint = save_checkpoint
+checkpoint.save_checkpoint = save_checkpoint
 """
 
 

@@ -10,6 +10,7 @@ from fastalign import FYD, FYDConfig
 from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
 from fastalign.models.training import Trainer, Watch
 from fastalign.ops import affine, warp_affine
+from fastalign.storage import checkpoint as checkpoint_file
 
 SIZE = 64
 QUICK = {"image_size": (SIZE, SIZE), "channels": 12, "epochs": 1, "batch_size": 4}
@@ -207,12 +208,10 @@ def test_fitting_does_not_touch_the_callers_random_numbers():
 
 
 def test_resumed_is_as_unbroken(tmp_path, monkeypatch):
-    from fastalign import artifact
-
     images, _ = photographs(6, 10, 0.04)
     options = {**QUICK, "epochs": 3}
     whole = FYD(**options).fit(images).state_dict()
-    write, count = artifact.save_checkpoint, []
+    write, count = checkpoint_file.save_checkpoint, []
 
     def stop_after_two(*arguments):
         write(*arguments)
@@ -220,11 +219,11 @@ def test_resumed_is_as_unbroken(tmp_path, monkeypatch):
         if len(count) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(artifact, "save_checkpoint", stop_after_two)
+    monkeypatch.setattr(checkpoint_file, "save_checkpoint", stop_after_two)
     checkpoint = tmp_path / "c.ckpt"
     with pytest.raises(KeyboardInterrupt):
         FYD(**options).fit(images, checkpoint=checkpoint)
-    monkeypatch.setattr(artifact, "save_checkpoint", write)
+    monkeypatch.setattr(checkpoint_file, "save_checkpoint", write)
     resumed = FYD(**options).fit(images, checkpoint=checkpoint, resume=True).state_dict()
     assert same(whole, resumed)
 

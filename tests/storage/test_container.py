@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fastalign import artifact
+from fastalign import storage
 from fastalign.errors import ArtifactError, ConfigError, FastalignError
+from fastalign.storage import container, header
 
 
 def tensors():
@@ -39,12 +40,12 @@ META = {"epoch": 3, "settings": {"seed": 0, "size": [32, 48]}, "loss": 0.1, "non
 @pytest.fixture
 def checkpoint(tmp_path):
     path = tmp_path / "a.ckpt"
-    artifact.save_checkpoint(path, tensors(), META)
+    storage.save_checkpoint(path, tensors(), META)
     return path
 
 
 def test_everything_comes_back_bit_for_bit(checkpoint):
-    loaded, meta = artifact.load_checkpoint(checkpoint)
+    loaded, meta = storage.load_checkpoint(checkpoint)
     assert meta == META
     expected = tensors()
     assert loaded.keys() == expected.keys()
@@ -55,19 +56,19 @@ def test_everything_comes_back_bit_for_bit(checkpoint):
 
 def test_loaded_tensors_may_be_written_without_touching_the_file(checkpoint):
     before = checkpoint.read_bytes()
-    loaded, _ = artifact.load_checkpoint(checkpoint)
+    loaded, _ = storage.load_checkpoint(checkpoint)
     for value in loaded.values():
         value.zero_()
     assert checkpoint.read_bytes() == before
-    again, _ = artifact.load_checkpoint(checkpoint)
+    again, _ = storage.load_checkpoint(checkpoint)
     assert torch.equal(again["double"], tensors()["double"])
 
 
 def test_equal_content_is_an_equal_file(tmp_path):
     first, second = tmp_path / "1", tmp_path / "2"
-    artifact.save_checkpoint(first, tensors(), META)
+    storage.save_checkpoint(first, tensors(), META)
     backwards = dict(reversed(list(tensors().items())))
-    artifact.save_checkpoint(second, backwards, dict(reversed(list(META.items()))))
+    storage.save_checkpoint(second, backwards, dict(reversed(list(META.items()))))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -75,13 +76,13 @@ def test_any_safetensors_reader_opens_it(checkpoint):
     with safe_open(checkpoint, framework="pt") as file:
         assert set(file.keys()) == set(tensors())
         about = json.loads(file.metadata()["fastalign"])
-    assert about["format"] == "fastalign" and about["version"] == artifact.VERSION
-    assert artifact.read_metadata(checkpoint)["meta"] == META
+    assert about["format"] == "fastalign" and about["version"] == header.VERSION
+    assert storage.read_metadata(checkpoint)["meta"] == META
 
 
 def test_an_existing_file_is_replaced_only_by_a_complete_one(checkpoint, monkeypatch):
     before = checkpoint.read_bytes()
-    chunks = artifact._chunks
+    chunks = container.chunks
     calls = []
 
     def failing(value):
@@ -90,9 +91,9 @@ def test_an_existing_file_is_replaced_only_by_a_complete_one(checkpoint, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return chunks(value)
 
-    monkeypatch.setattr(artifact, "_chunks", failing)
+    monkeypatch.setattr(container, "chunks", failing)
     with pytest.raises(FastalignError, match="a.ckpt"):
-        artifact.save_checkpoint(checkpoint, tensors(), {"epoch": 4})
+        storage.save_checkpoint(checkpoint, tensors(), {"epoch": 4})
     assert checkpoint.read_bytes() == before
     assert [entry.name for entry in checkpoint.parent.iterdir()] == ["a.ckpt"]
 
@@ -100,13 +101,13 @@ def test_an_existing_file_is_replaced_only_by_a_complete_one(checkpoint, monkeyp
 @pytest.mark.parametrize("meta", [{"loss": float("nan")}, {"thing": object()}])
 def test_metadata_that_is_no_json_is_refused_before_anything_is_written(tmp_path, meta):
     with pytest.raises(ConfigError, match="JSON"):
-        artifact.save_checkpoint(tmp_path / "x", {}, meta)
+        storage.save_checkpoint(tmp_path / "x", {}, meta)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dtype_the_format_lacks_is_named(tmp_path):
     with pytest.raises(ConfigError, match="complex64"):
-        artifact.save_checkpoint(tmp_path / "x", {"c": torch.zeros(1, dtype=torch.complex64)}, {})
+        storage.save_checkpoint(tmp_path / "x", {"c": torch.zeros(1, dtype=torch.complex64)}, {})
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 40, -200, -1])
@@ -114,17 +115,17 @@ def test_truncated(checkpoint, keep):
     data = checkpoint.read_bytes()
     checkpoint.write_bytes(data[:keep])
     with pytest.raises(ArtifactError, match=r"a\.ckpt: .*(truncated|empty|no safetensors file)"):
-        artifact.load_checkpoint(checkpoint)
+        storage.load_checkpoint(checkpoint)
 
 
 def test_every_truncation_is_noticed(tmp_path):
     path = tmp_path / "small"
-    artifact.save_checkpoint(path, {"a": torch.arange(3.0)}, {})
+    storage.save_checkpoint(path, {"a": torch.arange(3.0)}, {})
     data = path.read_bytes()
     for keep in range(len(data)):
         path.write_bytes(data[:keep])
         with pytest.raises(ArtifactError):
-            artifact.load_checkpoint(path)
+            storage.load_checkpoint(path)
 
 
 def test_a_flipped_bit_in_a_tensor_is_noticed(checkpoint):
@@ -132,7 +133,7 @@ def test_a_flipped_bit_in_a_tensor_is_noticed(checkpoint):
     data[-3] ^= 1
     checkpoint.write_bytes(data)
     with pytest.raises(ArtifactError, match="damaged.*checksum"):
-        artifact.load_checkpoint(checkpoint)
+        storage.load_checkpoint(checkpoint)
 
 
 def edit_header(path, change):
@@ -155,16 +156,16 @@ def edit_about(path, **values):
 
 
 def test_a_newer_version_asks_for_an_update(checkpoint):
-    edit_about(checkpoint, version=artifact.VERSION + 1)
-    with pytest.raises(ArtifactError, match=f"version {artifact.VERSION + 1}.*update fastalign"):
-        artifact.load_checkpoint(checkpoint)
+    edit_about(checkpoint, version=header.VERSION + 1)
+    with pytest.raises(ArtifactError, match=f"version {header.VERSION + 1}.*update fastalign"):
+        storage.load_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.5])
 def test_a_version_that_is_no_version(checkpoint, version):
     edit_about(checkpoint, version=version)
     with pytest.raises(ArtifactError, match="no positive integer"):
-        artifact.load_checkpoint(checkpoint)
+        storage.load_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +183,12 @@ def test_a_version_that_is_no_version(checkpoint, version):
 def test_a_damaged_table_of_tensors(checkpoint, change):
     edit_header(checkpoint, lambda document: change(document["double"]))
     with pytest.raises(ArtifactError, match="a.ckpt"):
-        artifact.load_checkpoint(checkpoint)
+        storage.load_checkpoint(checkpoint)
 
 
 def test_a_model_is_wanted_but_a_checkpoint_given(checkpoint):
     with pytest.raises(ArtifactError, match="is a fastalign checkpoint, a model was expected"):
-        artifact._read(checkpoint, artifact.MODEL)
+        container.read(checkpoint, header.MODEL)
 
 
 class Bomb:
@@ -203,7 +204,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
         file.writestr("archive/data.pkl", pickle.dumps(Bomb()))
     for path in (plain, zipped):
         with pytest.raises(ArtifactError, match="pickled"):
-            artifact.load_checkpoint(path)
+            storage.load_checkpoint(path)
     assert not (tmp_path / "must-not-exist").exists()
 
 
@@ -211,14 +212,14 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
 def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, length):
     """A file begins with the length of its header, and that of a pickle is a number too."""
     path = tmp_path / "a.ckpt"
-    artifact.save_checkpoint(path, tensors(), {"note": ""})
+    storage.save_checkpoint(path, tensors(), {"note": ""})
     base = int.from_bytes(path.read_bytes()[:8], "little")
     for filler in range(length - base - 8, length - base + 1):
-        artifact.save_checkpoint(path, tensors(), {"note": "x" * filler})
+        storage.save_checkpoint(path, tensors(), {"note": "x" * filler})
         if int.from_bytes(path.read_bytes()[:8], "little") == length:
             break
     assert path.read_bytes()[:2] in (b"\x80\x04", b"PK")
-    assert artifact.load_checkpoint(path)[1] == {"note": "x" * filler}
+    assert storage.load_checkpoint(path)[1] == {"note": "x" * filler}
 
 
 def test_foreign_files(tmp_path):
@@ -232,23 +233,23 @@ def test_foreign_files(tmp_path):
     save_file({"a": torch.zeros(2)}, bare)
     for path in (text, image, other, bare):
         with pytest.raises(ArtifactError, match=f"{path.name}: not a fastalign model"):
-            artifact.load_checkpoint(path)
+            storage.load_checkpoint(path)
 
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(ArtifactError, match="no such file.*fastalign fit"):
-        artifact.load_checkpoint(tmp_path / "nothing")
+        storage.load_checkpoint(tmp_path / "nothing")
     with pytest.raises(ArtifactError, match="folder"):
-        artifact.load_checkpoint(tmp_path)
+        storage.load_checkpoint(tmp_path)
 
 
 def test_differing_settings_are_named_with_both_values():
     saved = {"seed": 0, "config": {"size": [32, 32], "epochs": 5}, "old": 1}
     now = {"seed": 1, "config": {"size": (32, 32), "epochs": 6}, "new": 2}
-    assert artifact.differing_settings(saved, now) == [
+    assert storage.differing_settings(saved, now) == [
         "config.epochs (interrupted run: 5, now: 6)",
         "new (interrupted run: not set, now: 2)",
         "old (interrupted run: 1, now: not set)",
         "seed (interrupted run: 0, now: 1)",
     ]
-    assert artifact.differing_settings(saved, json.loads(json.dumps(saved))) == []
+    assert storage.differing_settings(saved, json.loads(json.dumps(saved))) == []

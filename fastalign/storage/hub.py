@@ -1,26 +1,21 @@
 """Models as folders, in the manner of the Hugging Face hub: weights, configuration, model card.
 
-Nothing is ever unpickled: the weights are the one safetensors file of :mod:`fastalign.artifact`,
-which alone is read. ``huggingface_hub`` is needed for what comes from or goes to the hub.
+Nothing is ever unpickled: the weights are the one safetensors file of a model, which alone is read.
+``huggingface_hub`` is needed for what comes from or goes to the hub.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from fastalign import artifact
 from fastalign.errors import ArtifactError, BackendError, InputError
 from fastalign.io import atomic_write
-
-if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD
+from fastalign.storage.layout import DENSITY, MAPS
+from fastalign.storage.model_file import StoredModel, write_model
 
 # The names that the hub and its tools look for.
 WEIGHTS = "model.safetensors"
@@ -28,7 +23,7 @@ CONFIG = "config.json"
 CARD = "README.md"
 
 
-def save_pretrained(model: FYD, folder: str | os.PathLike[str]) -> Path:
+def save_folder(folder: str | os.PathLike[str], model: StoredModel) -> Path:
     """Write ``model.safetensors``, ``config.json`` and, unless there is one, ``README.md``.
 
     Returns:
@@ -38,31 +33,26 @@ def save_pretrained(model: FYD, folder: str | os.PathLike[str]) -> Path:
         InputError: it cannot be written.
     """
     folder = Path(folder)
-    artifact.save(model, folder / WEIGHTS)
+    write_model(folder / WEIGHTS, model)
     # For readers; loading takes the configuration from the weights file.
-    config = {"library_name": "fastalign", **dataclasses.asdict(model.config)}
+    config = {"library_name": "fastalign", **model.config}
     _write(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
     if not (folder / CARD).exists():
         _write(folder / CARD, model_card(model))
     return folder
 
 
-def from_pretrained(
-    source: str | os.PathLike[str],
-    device: str | torch.device = "cpu",
-    **options: Any,
-) -> FYD:
-    """A model from a folder, a file or the hub.
+def find_file(source: str | os.PathLike[str], options: dict[str, Any]) -> Path:
+    """The model file of a folder, a file or a repository on the hub.
 
     Args:
-        source: a folder that :func:`save_pretrained` wrote, a model file, or the id of a repository
-            on the hub (``"owner/name"``); what exists on the disk comes first.
-        device: where to put it.
+        source: a folder that :func:`save_folder` wrote, a model file, or the id of a repository on
+            the hub (``"owner/name"``); what exists on the disk comes first.
         options: for the hub: ``revision``, ``token``, ``cache_dir``, ``force_download``,
             ``local_files_only``, as in ``huggingface_hub.hf_hub_download``.
 
     Raises:
-        ArtifactError: the folder holds no model, or the file is damaged.
+        ArtifactError: the folder holds no model.
         BackendError: a repository without huggingface_hub being installed.
         InputError: there is neither such a path nor such a repository, or it cannot be reached.
     """
@@ -75,13 +65,14 @@ def from_pretrained(
             )
     elif not path.exists():
         path = _download(os.fspath(source), options)
-    return artifact.load(path, device)
+    return path
 
 
-def push_to_hub(model: FYD, repository: str, **options: Any) -> str:
-    """Upload what :func:`save_pretrained` writes; returns the address of the commit.
+def push(model: StoredModel, repository: str, **options: Any) -> str:
+    """Upload what :func:`save_folder` writes; returns the address of the commit.
 
     Args:
+        model: the model.
         repository: ``"owner/name"``; made when missing.
         options: ``private``, ``token``, ``commit_message``, ``revision``.
 
@@ -96,7 +87,7 @@ def push_to_hub(model: FYD, repository: str, **options: Any) -> str:
     options.setdefault("commit_message", "Upload model")
     api = hub.HfApi(token=options.pop("token", None))
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder)
+        save_folder(folder, model)
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repository, folder_path=folder, **options)
@@ -109,20 +100,20 @@ def push_to_hub(model: FYD, repository: str, **options: Any) -> str:
     return str(commit)
 
 
-def model_card(model: FYD) -> str:
+def model_card(model: StoredModel) -> str:
     """The text of ``README.md``: what the model is, how it was made, how to use it."""
-    about = model.extra_metadata()
-    config = model.config
-    height, width = config.image_size
+    about, config = model.metadata, model.config
+    height, width = config["image_size"]
     images = about.get("images") or {}
     alignment = about.get("alignment") or {}
-    threshold = float(model.image_threshold)
+    threshold = float(model.rooms[MAPS]["image_threshold"])
+    channels = len(model.rooms[DENSITY]["selection"])
     facts = {
         "image size": f"{height} x {width} (height x width)",
         "training images": f"{images.get('train', 'unknown')}, all of good parts",
         "images for the thresholds": images.get("validation", "unknown"),
         "alignment": alignment.get("summary", "none"),
-        "backbone": f"{config.backbone}, {len(model.selection)} channels",
+        "backbone": f"{config['backbone']}, {channels} channels",
         "image threshold": "none" if math.isnan(threshold) else f"{threshold:.6g}",
         "threshold from": about.get("threshold_source", "unknown"),
         "seed": about.get("seed", "unknown"),
