@@ -1,20 +1,31 @@
-"""Photographs from disk: layouts of data sets, reading of images and masks, batches of tensors."""
+"""Photographs from disk: layouts of data sets, reading of images and masks, batches of tensors.
 
-from fastalign.data.dataset import (
-    Batch,
-    ImageDataset,
-    Item,
-    SkippedFile,
-    collect,
-    iterate_batches,
-    prepare,
-)
+What makes tensors is imported when it is first used; the rest does without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastalign.data.files import IMAGE_SUFFIXES, is_image_file, list_images
 from fastalign.data.images import load_image, load_mask, resize_mask
 from fastalign.data.layouts import open_category
 from fastalign.data.readers import LAYOUTS
+from fastalign.data.resize import resize_image
 from fastalign.data.samples import ANOMALY, GOOD, UNKNOWN, Category, Sample
 from fastalign.data.split import split_validation, validation_indices
+
+if TYPE_CHECKING:
+    from fastalign.data.dataset import (
+        Batch,
+        ImageDataset,
+        Item,
+        SkippedFile,
+        collect,
+        iterate_batches,
+        prepare,
+    )
 
 __all__ = [
     "ANOMALY",
@@ -36,7 +47,28 @@ __all__ = [
     "load_mask",
     "open_category",
     "prepare",
+    "resize_image",
     "resize_mask",
     "split_validation",
     "validation_indices",
 ]
+
+_DATASET = (
+    "Batch",
+    "ImageDataset",
+    "Item",
+    "SkippedFile",
+    "collect",
+    "iterate_batches",
+    "prepare",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DATASET:
+        return getattr(importlib.import_module("fastalign.data.dataset"), name)
+    raise AttributeError(f"module 'fastalign.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

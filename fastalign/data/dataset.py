@@ -11,13 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from fastalign.data.images import ImageArray, load_image
+from fastalign.data.resize import check_size, resize_image
 from fastalign.data.samples import Sample
 from fastalign.errors import ConfigError, DataWarning, InputError
 
@@ -48,8 +47,8 @@ class SkippedFile(NamedTuple):
 def prepare(image: ImageArray, image_size: tuple[int, int]) -> Tensor:
     """Resize an image and bring it to the range 0..1.
 
-    Bilinear with antialiasing over the whole image, whose aspect ratio is not kept; the result is
-    rounded to 8 bits, as Pillow does it, and divided by 255. Normalisation belongs to the backbone.
+    The whole image is resized, see :func:`resize_image`, and divided by 255. Normalisation belongs
+    to the backbone. ``fastalign.prepare`` does the same without torch.
 
     Args:
         image: uint8 ``[H, W, 3]``.
@@ -62,34 +61,11 @@ def prepare(image: ImageArray, image_size: tuple[int, int]) -> Tensor:
         ValueError: ``image`` has another shape or dtype.
         ConfigError: ``image_size`` is not two positive numbers.
     """
-    return _to_float(_resize(image, check_size(image_size)))
-
-
-def check_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """``image_size`` as two ints.
-
-    Raises:
-        ConfigError: it is not two positive whole numbers.
-    """
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else ()
-    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-        raise ConfigError(
-            f"image size {image_size!r}: give height and width in pixels, such as (256, 256)."
-        )
-    return int(sides[0]), int(sides[1])
+    return _to_float(_resize(image, image_size))
 
 
 def _resize(image: ImageArray, size: tuple[int, int]) -> Tensor:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(
-            f"image: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}; "
-            "load_image gives such an array."
-        )
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    if tuple(image.shape[:2]) != size:
-        # On 8-bit channels-last data this is several times quicker than in floating point.
-        pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-    return pixels[0]
+    return torch.from_numpy(resize_image(image, size)).permute(2, 0, 1)
 
 
 def _to_float(pixels: Tensor) -> Tensor:

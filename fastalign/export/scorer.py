@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
 from fastalign.ops.plain import plain_ops
+from fastalign.prepare import CONTRACT_VERSION, FORMAT
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 # dtype of the input, by name: float32 in 0..1 or uint8 in 0..255.
 INPUTS = ("float32", "uint8")
 OUTPUTS = ("score", "map", "label")
-CONTRACT_VERSION = 1
 
 
 class Scorer(nn.Module):
@@ -86,7 +86,7 @@ class Scorer(nn.Module):
             for value in (float(model.image_threshold), float(model.pixel_threshold))
         )
         return {
-            "format": "fastalign-export",
+            "format": FORMAT,
             "version": CONTRACT_VERSION,
             "fastalign": fastalign.__version__,
             "input": {
