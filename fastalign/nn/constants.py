@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from fastalign.ops import plain
+
+_MOST = 64
+
 
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``make`` with its last 64 results kept.
+    """``make`` with 64 of its results kept.
 
     While something is traced (torch.export, torch.compile, fake tensors) the result is made anew
-    and not kept: it may hold no numbers, and one that is kept may not be let in.
+    and not kept: it may hold no numbers, and one that is kept may not be let in. Under
+    :func:`fastalign.export.plain_ops` one that an earlier call has left is taken all the same, and
+    is then a constant of the exported graph.
     """
-
-    @lru_cache(maxsize=64)
-    def kept(*key: Hashable) -> Tensor:
-        # For later calls that have gradients.
-        with torch.inference_mode(False):
-            return make(*key)
+    kept: dict[tuple[Hashable, ...], Tensor] = {}
+    lock = threading.Lock()
 
     def get(*key: Hashable) -> Tensor:
-        if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
+        tracing = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+        found = kept.get(key) if plain.active() or not tracing else None
+        if found is not None:
+            return found
+        if tracing:
             return make(*key)
-        return kept(*key)
+        # For later calls that have gradients.
+        with torch.inference_mode(False):
+            made = make(*key)
+        with lock:
+            if len(kept) >= _MOST:
+                del kept[next(iter(kept))]
+            kept[key] = made
+        return made
 
     return get

@@ -20,6 +20,7 @@ def _weights(size: int, sigma: float, border: str) -> Tensor:
     radius = int(_TRUNCATE * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma).square())
+    kernel = (kernel / kernel.sum()).float()
     source = torch.arange(size)[:, None] + offsets
     if border == "replicate":
         source = source.clamp(0, size - 1)
@@ -28,9 +29,8 @@ def _weights(size: int, sigma: float, border: str) -> Tensor:
         period = max(1, 2 * (size - 1))
         source = source.remainder(period)
         source = torch.minimum(source, period - source) if size > 1 else source * 0
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix.scatter_add_(1, source, (kernel / kernel.sum()).expand(size, -1))
-    return matrix.float()
+    matrix = torch.zeros(size, size)
+    return matrix.scatter_add_(1, source, kernel.expand(size, -1))
 
 
 def gaussian_matrix(

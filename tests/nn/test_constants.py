@@ -49,6 +49,30 @@ def test_a_compiled_graph_makes_its_own(ramp):
     assert made[-1:] == [3] and type(make(3)) is Tensor
 
 
+def test_an_exported_graph_holds_what_was_kept(ramp):
+    make, made = ramp
+    make(3)
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            return x * make(3)
+
+    with plain_ops():
+        program = torch.export.export(Doubled(), (torch.ones(3, dtype=torch.int64),))
+    assert "aten.arange.default" not in {str(node.target) for node in program.graph.nodes}
+    assert program.module()(torch.full((3,), 2)).tolist() == [0, 2, 4] and made == [3]
+
+
+def test_only_so_many_are_kept(ramp):
+    make, made = ramp
+    for _ in range(2):
+        for size in range(70):
+            make(size)
+    assert len(made) == 140
+    make(69)
+    assert len(made) == 140
+
+
 def test_a_layer_can_be_exported_twice_and_used_in_between():
     align, x = SpatialAlign(3), torch.rand(2, 3, 50, 62)
     for _ in range(2):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.constants import constant
 from fastalign.ops import plain
 
 # Variances below this share of the largest are not scaled up further: they are noise.
@@ -22,7 +23,7 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
         return F.avg_pool2d(images, (height // size[0], width // size[1]))
     if plain.active():
         rows, columns = (
-            _resizing(old, new, images) for old, new in zip((height, width), size, strict=True)
+            _resizing(old, new).to(images) for old, new in zip((height, width), size, strict=True)
         )
         # Transposed at the end: OpenVINO 2026.4 mistakes the axis of what the backbone subtracts by
         # channel where that follows a matrix product.
@@ -30,13 +31,14 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _resizing(old: int, new: int, like: Tensor) -> Tensor:
+@constant
+def _resizing(old: int, new: int) -> Tensor:
     """The same along one axis as a matrix ``[new,old]``: few runtimes agree on antialiasing."""
     reach = max(old / new, 1)
-    source = torch.arange(old, device=like.device) + 0.5
-    centre = (torch.arange(new, device=like.device)[:, None] + 0.5) * (old / new)
+    source = torch.arange(old) + 0.5
+    centre = (torch.arange(new)[:, None] + 0.5) * (old / new)
     weight = (1 - (source - centre).abs() / reach).clamp_min(0)
-    return (weight / weight.sum(1, keepdim=True)).to(like.dtype)
+    return weight / weight.sum(1, keepdim=True)
 
 
 class LocalEncoder(nn.Module):
