@@ -25,7 +25,7 @@ import torch
 
 from fastalign import FYD, FYDConfig, artifact
 from fastalign.bench import contestants
-from fastalign.data import ImageDataset, iterate_batches, load_mask, open_category
+from fastalign.data import ImageDataset, iterate_batches, load_masks, open_category
 from fastalign.engine.environment import peak_rss_mb
 
 RESULTS = Path(__file__).parent / "results"
@@ -170,8 +170,8 @@ def figures(contestant: Any, test: ImageDataset, size: int) -> dict[str, float]:
         sample = test.samples[index]
         scored = contestant.score(batch.images)[0]
         mask = np.zeros((size, size), dtype=bool)
-        if sample.mask_path is not None:
-            mask = load_mask(sample.mask_path, image_path=sample.path, output_size=(size, size))
+        if sample.mask_paths:
+            mask = load_masks(sample.mask_paths, image_path=sample.path, output_size=(size, size))
         pixels.update(scored, mask, sample.path.name)
         scores.append(float(scored.max()))
         labels.append(sample.label)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastalign.data import Sample, load_image, load_mask, open_category, prepare, split_validation
+from fastalign.data import Sample, load_image, load_masks, open_category, prepare, split_validation
 from fastalign.metrics import PixelMetrics, image_metrics
 from fastalign.ops import affine, warp_affine
 
@@ -68,8 +68,8 @@ def read_category(
         height, width = photograph.shape[:2]
         aspects.append(width / height)
         mask = np.zeros((height, width), dtype=bool)
-        if sample.mask_path is not None:
-            mask = load_mask(sample.mask_path, (height, width), image_path=sample.path)
+        if sample.mask_paths:
+            mask = load_masks(sample.mask_paths, (height, width), image_path=sample.path)
         theta = jitter.pose(generator, width / height)
         if theta is not None:
             planes = torch.from_numpy(photograph).permute(2, 0, 1)[None].float()

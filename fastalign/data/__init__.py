@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastalign.data.files import IMAGE_SUFFIXES, is_image_file, list_images
+from fastalign.data.files import IMAGE_SUFFIXES, is_image_file
 from fastalign.data.images import load_image, load_mask, resize_mask
 from fastalign.data.layouts import open_category
+from fastalign.data.listing import Listing, PassedOver, list_folder, list_images
+from fastalign.data.masks import load_masks
 from fastalign.data.readers import LAYOUTS
 from fastalign.data.resize import resize_image
 from fastalign.data.samples import ANOMALY, GOOD, UNKNOWN, Category, Sample
@@ -37,14 +39,18 @@ __all__ = [
     "Category",
     "ImageDataset",
     "Item",
+    "Listing",
+    "PassedOver",
     "Sample",
     "SkippedFile",
     "collect",
     "is_image_file",
     "iterate_batches",
+    "list_folder",
     "list_images",
     "load_image",
     "load_mask",
+    "load_masks",
     "open_category",
     "prepare",
     "resize_image",

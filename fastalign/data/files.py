@@ -1,9 +1,9 @@
-"""Finding image files."""
+"""What the names and first bytes of files and folders say about them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from fastalign.errors import InputError
@@ -17,9 +17,16 @@ IMAGE_SUFFIXES = frozenset(
 NORMAL_NAMES = ("good", "ok", "normal")
 """Names of a folder of good images, compared without regard to case."""
 
+UNREADABLE_SUFFIXES = frozenset(
+    ".3fr .arw .cin .cr2 .cr3 .crw .dcm .dcr .dds .djvu .dng .dpx .erf .exr .fff .fit .fits .fts "
+    ".hdr .heic .heif .hif .icns .ico .iiq .jls .jp2k .jxl .jxr .kdc .mef .mos .mrw .nef .nrw .orf "
+    ".pef .pfm .psb .psd .qoi .raf .raw .rw2 .sgi .sr2 .srf .srw .wdp .x3f .xcf".split()
+)
+"""File endings of pictures in formats that are not read: camera raw, HEIF, JPEG XL and so on."""
+
 _OTHER_SUFFIXES = frozenset(
-    ".csv .db .gz .html .ini .json .log .md .npy .npz .pdf .py .svg .tar .toml .txt .xml .yaml "
-    ".yml .zip".split()
+    ".avi .bin .cfg .csv .db .dat .doc .docx .gz .h5 .html .ini .json .lnk .log .md .mkv .mov .mp4 "
+    ".npy .npz .pcd .pdf .pkl .ply .py .svg .tar .toml .txt .xls .xlsx .xml .yaml .yml .zip".split()
 )
 _SIGNATURES = (
     b"\x89PNG\r\n\x1a\n",
@@ -30,6 +37,11 @@ _SIGNATURES = (
     b"GIF8",
     b"\x00\x00\x00\x0cjP  ",
 )
+_SYSTEM_NAMES = frozenset(
+    "thumbs.db ehthumbs.db desktop.ini __macosx $recycle.bin #recycle @recycle lost+found thumbs "
+    "thumbnails".split()
+    + ["system volume information"]
+)
 
 
 def is_image_file(path: Path) -> bool:
@@ -39,57 +51,26 @@ def is_image_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return True
-    if suffix in _OTHER_SUFFIXES:
+    if suffix in _OTHER_SUFFIXES or suffix in UNREADABLE_SUFFIXES:
         return False
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return False
         with open(path, "rb") as file:
             head = file.read(12)
     except OSError:
         return False
     if head.startswith(b"BM"):
         # Two letters are weak evidence; a bitmap states its own length, too.
-        return int.from_bytes(head[2:6], "little") == path.stat().st_size
+        return int.from_bytes(head[2:6], "little") == status.st_size
     return head.startswith(_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files in ``folder`` and below, sorted by their path relative to it.
-
-    Hidden files and folders, and those that archives and storage systems leave behind, do not
-    count.
-
-    Raises:
-        InputError: the folder, or one below it, cannot be listed.
-    """
-    found = [path for path in _walk(folder) if is_image_file(path)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def direct_images(folder: Path) -> list[Path]:
-    """The image files in ``folder`` itself, sorted by name; none where it does not exist.
-
-    Raises:
-        InputError: it cannot be listed.
-    """
-    return [entry for entry in _entries(folder) if entry.is_file() and is_image_file(entry)]
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise InputError(
-            f"{error.filename}: cannot be listed: {error.strerror}; check its permissions."
-        ) from error
-
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        for name in files:
-            if not is_hidden(name):
-                yield Path(place) / name
-
-
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is passed over."""
-    return name.startswith((".", "@eaDir")) or name == "__MACOSX"
+    """Whether a file or folder of this name is hidden, or left behind by a system: the previews of
+    a file manager, the other half of a Mac's archive, a waste bin."""
+    return name.startswith((".", "@eaDir")) or name.casefold() in _SYSTEM_NAMES
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -98,19 +79,18 @@ def subfolders(folder: Path) -> list[Path]:
     Raises:
         InputError: it cannot be listed.
     """
-    return [entry for entry in _entries(folder) if entry.is_dir()]
-
-
-def _entries(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     try:
         entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be listed: {error.strerror}; check its permissions."
-        ) from error
-    return sorted(entries, key=lambda entry: entry.name)
+        raise unlistable(folder, error) from error
+    return sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
+
+
+def unlistable(folder: Path, error: OSError) -> InputError:
+    """The error of a folder that cannot be listed."""
+    return InputError(f"{folder}: cannot be listed: {error.strerror}; check its permissions.")
 
 
 def find_folder(folder: Path, names: Iterable[str]) -> Path | None:

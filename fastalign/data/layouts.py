@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def open_category(
     root = Path(path)
     if layout != "auto" and layout not in LAYOUTS:
         raise ConfigError(f"layout {layout!r}: choose one of auto, {', '.join(LAYOUTS)}.")
+    if not root.exists() and glob.has_magic(str(path)):
+        raise InputError(
+            f"{path}: a pattern of files cannot be a category; give the folder that holds them."
+        )
     if not root.exists():
         raise InputError(f"{path}: there is no such folder; check the path.")
     if not root.is_dir():
@@ -46,12 +51,13 @@ def open_category(
 
 
 def _require_masks(category: Category) -> None:
-    missing = [sample for sample in category.anomalous if sample.mask_path is None]
+    missing = [sample for sample in category.anomalous if not sample.mask_paths]
     if missing:
         raise InputError(
             f"{missing[0].path}: no mask for this anomalous image, and for {len(missing) - 1} "
-            f"others; expected {missing[0].path.stem}_mask.png or a file of the same name in the "
-            "folder of masks (ground_truth/<defect>). Add it, or evaluate per image only."
+            f"others; expected {missing[0].path.stem}_mask.png, {missing[0].path.stem}_GT.png, a "
+            "file of the same name or a folder of that name with several masks, in the folder of "
+            "masks (ground_truth/<defect>). Add it, or evaluate per image only."
         )
 
 

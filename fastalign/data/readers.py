@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastalign.data.files import NORMAL_NAMES, direct_images, find_folder, list_images, subfolders
-from fastalign.data.masks import separate_masks
-from fastalign.data.parts import Parts, find_mask_root, normal_in
-from fastalign.data.samples import GOOD, Category, Sample
+from fastalign.data.files import NORMAL_NAMES, find_folder, subfolders
+from fastalign.data.listing import list_images
+from fastalign.data.pairs import matches_items, matches_pairs, read_items, read_pairs
+from fastalign.data.parts import Parts, mask_folder_in, normal_in
+from fastalign.data.realiad import matches_realiad, read_realiad
+from fastalign.data.samples import Category
 from fastalign.data.visa import matches_visa, read_visa
 
 _VALIDATION = ("validation", "val", "valid")
@@ -31,13 +33,12 @@ def _read_splits(root: Path, layout: str) -> Category:
     normal = normal_in(root, "train")
     if normal is not None:
         parts.train = parts.good(normal, "train")
-        others = [folder.name for folder in subfolders(normal.parent) if folder != normal]
-        if others:
-            parts.notes.append(f"only {normal} is learned from; left aside: {', '.join(others)}")
+        others = [folder for folder in subfolders(normal.parent) if folder != normal]
+        parts.leave([*others, normal_in(root)], f"only {normal} is learned from")
     kept_apart = find_folder(root, _VALIDATION)
     if kept_apart is not None and (good := find_folder(kept_apart, NORMAL_NAMES)) is not None:
         parts.validation = parts.good(good, "validation")
-    parts.test = parts.labelled(find_folder(root, ["test"]), find_mask_root(root), "test")
+    parts.test = parts.labelled(find_folder(root, ["test"]), mask_folder_in(root), "test")
     return parts.category()
 
 
@@ -64,11 +65,12 @@ def _read_mvtec2(root: Path) -> Category:
     normal = normal_in(root, "train")
     if normal is not None:
         parts.train = parts.good(normal, "train")
+        parts.leave([normal_in(root)], f"only {normal} is learned from")
     kept_apart = normal_in(root, "validation")
     if kept_apart is not None:
         parts.validation = parts.good(kept_apart, "validation")
     public = root / "test_public"
-    parts.test = parts.labelled(public, find_mask_root(public), "test")
+    parts.test = parts.labelled(public, mask_folder_in(public), "test")
     for split in ("test_private", "test_private_mixed"):
         parts.flat(root / split, split)
     return parts.category()
@@ -83,7 +85,7 @@ def _read_visa_either(root: Path) -> Category:
 
 
 def _matches_folder(root: Path) -> bool:
-    return normal_in(root) is not None or bool(direct_images(root))
+    return normal_in(root) is not None or bool(list_images(root, below=False))
 
 
 def _read_folder(root: Path) -> Category:
@@ -91,17 +93,11 @@ def _read_folder(root: Path) -> Category:
     parts = Parts(root, "folder")
     normal = normal_in(root)
     if normal is None:
-        images, _ = separate_masks(direct_images(root))
-        parts.train = [Sample(path, GOOD, "good", None, "train") for path in images]
-        aside = [folder.name for folder in subfolders(root)]
-        if aside:
-            parts.notes.append(
-                f"the images directly in {root} are taken as good; folders left aside: "
-                f"{', '.join(aside)}"
-            )
+        parts.train = parts.flat_good(root, "train")
+        parts.leave(subfolders(root), f"only the images directly in {root} are learned from")
         return parts.category()
     parts.train = parts.good(normal, "train")
-    mask_root = find_mask_root(root)
+    mask_root = mask_folder_in(root)
     kept_apart = find_folder(root, _VALIDATION)
     if kept_apart is not None:
         good = find_folder(kept_apart, NORMAL_NAMES) or kept_apart
@@ -146,6 +142,26 @@ LAYOUTS: dict[str, Layout] = {
             _read_mvtec2,
         ),
         Layout(
+            "realiad",
+            "OK/ and NG/<defect>/ with the masks beside their images; the split in a file named "
+            "after the folder (<category>.json, beside it or in realiad_jsons/)",
+            matches_realiad,
+            read_realiad,
+        ),
+        Layout(
+            "pairs",
+            "train/ and test/, or one folder, whose images have masks: x_GT.png (KolektorSDD2), "
+            "Label/x_label.png (DAGM), or images/ and masks/; the masks say which images are good",
+            matches_pairs,
+            read_pairs,
+        ),
+        Layout(
+            "items",
+            "one folder for each item with several images and masks x_label.bmp (KolektorSDD)",
+            matches_items,
+            read_items,
+        ),
+        Layout(
             "btad",
             "train/ok, test/ok, test/ko, ground_truth/ko",
             _matches_btad,
@@ -153,7 +169,8 @@ LAYOUTS: dict[str, Layout] = {
         ),
         Layout(
             "mvtec",
-            "train/good, test/good, test/<defect>, ground_truth/<defect>",
+            "train/good, test/good, test/<defect>, ground_truth/<defect> (MVTec AD, MVTec LOCO, "
+            "MPDD); with rgb/ and gt/ in each of these folders (MVTec 3D-AD)",
             _matches_mvtec,
             lambda root: _read_splits(root, "mvtec"),
         ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastalign.data.listing import PassedOver
+
 GOOD = 0
 ANOMALY = 1
 UNKNOWN = -1
@@ -19,7 +21,8 @@ class Sample:
         label: 0 good, 1 anomalous, -1 unknown.
         defect: kind of defect, the name of its folder; ``"good"`` for good images, ``""`` if
             unknown.
-        mask_path: the mask of an anomalous image, None if there is none.
+        mask_paths: the masks of an anomalous image, empty if there is none. Where there are several
+            a pixel is anomalous that one of them marks: :func:`fastalign.data.load_masks`.
         split: the part of the data it came from: ``"train"``, ``"validation"``, ``"test"``, or the
             name that the data set gives, such as ``"test_private"``.
     """
@@ -27,8 +30,19 @@ class Sample:
     path: Path
     label: int
     defect: str
-    mask_path: Path | None = None
+    mask_paths: tuple[Path, ...] = ()
     split: str = "train"
+
+    @property
+    def mask_path(self) -> Path | None:
+        """The mask of an image that has one, None without.
+
+        Raises:
+            ValueError: the image has several; ``mask_paths`` holds them.
+        """
+        if len(self.mask_paths) > 1:
+            raise ValueError(f"{self.path} has {len(self.mask_paths)} masks: use mask_paths.")
+        return self.mask_paths[0] if self.mask_paths else None
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class Category:
         validation: good images that the data set itself keeps apart; often none.
         test: good and anomalous images to evaluate on.
         unlabelled: images whose label is not published or not given.
+        passed_over: all other files below the folder, each with the reason why it is not used.
         notes: what the reader noticed and a user may want to know, in sentences.
     """
 
@@ -53,6 +68,7 @@ class Category:
     validation: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
     unlabelled: list[Sample] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property

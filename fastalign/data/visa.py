@@ -19,7 +19,7 @@ def matches_visa(root: Path) -> bool:
 
 def read_visa(root: Path) -> Category:
     """Read one object; its folder must keep its name, which the table uses."""
-    parts = Parts(root, "visa")
+    parts = Parts(root, "visa", reasons={root: "not in the split table"})
     # The table's paths start with the object's name, whatever path the user came by.
     name = root.resolve().name
     places = (root.resolve().parent / _CSV, root / _CSV)
@@ -29,6 +29,7 @@ def read_visa(root: Path) -> Category:
             f"{root}: VisA's split table was not found; looked for {places[0]} and {places[1]}. "
             "Keep the folder split_csv of the download beside the objects' folders."
         )
+    parts.read.add(table)
     for row in _rows(table, name):
         inside = Path(row["image"].strip())
         path = _file(table, root, inside, name)
@@ -38,7 +39,7 @@ def read_visa(root: Path) -> Category:
             path=path,
             label=GOOD if good else ANOMALY,
             defect="good" if good else "anomaly",
-            mask_path=_file(table, root, Path(mask), name) if mask and not good else None,
+            mask_paths=(_file(table, root, Path(mask), name),) if mask and not good else (),
             split=row["split"].strip().casefold(),
         )
         if sample.split == "train" and not good:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Sample, load_image, load_mask, open_category, prepare
+from fastalign.data import Sample, load_image, load_masks, open_category, prepare
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
@@ -127,7 +127,7 @@ class _Run:
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
-        self.has_masks = any(sample.mask_path is not None for sample in anomalous)
+        self.has_masks = any(sample.mask_paths for sample in anomalous)
 
     def add(self, sample: Sample) -> None:
         """Score one image and take it into every figure."""
@@ -177,12 +177,12 @@ class _Run:
             return np.zeros(size, dtype=bool)
         if sample.label != 1 or not self.has_masks:
             return None
-        if sample.mask_path is None:
+        if not sample.mask_paths:
             raise InputError(
                 f"{sample.path}: this anomalous image has no mask although others have one; add "
                 "the mask, or leave the image out of the pixel figures with --skip-bad."
             )
-        return load_mask(sample.mask_path, size, image_path=sample.path)
+        return load_masks(sample.mask_paths, size, image_path=sample.path)
 
     def _time(self, batch: torch.Tensor) -> None:
         """Time of the model alone for one prepared image on its device, in milliseconds."""

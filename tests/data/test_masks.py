@@ -41,7 +41,9 @@ def test_dots_in_names_and_folders_below(make):
 def test_the_marked_name_goes_before_the_plain_one(make):
     root = make(GOOD, "test/bad/x.png", "ground_truth/bad/x.png", "ground_truth/bad/x_mask.png")
     assert masks(root) == {"test/bad/x.png": "ground_truth/bad/x_mask.png"}
-    assert "1 masks belong to no image" in open_category(root).notes[0]
+    assert open_category(root).notes == [
+        f"{root}: 1 not used: mask of no image (1): ground_truth/bad/x.png"
+    ]
 
 
 def test_masks_beside_their_images_are_no_images(make):

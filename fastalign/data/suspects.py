@@ -1,0 +1,128 @@
+"""Masks that would be taken for photographs: found by their names, told by their pixels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fastalign.data.masks import MASK_FOLDERS, MAYBE_MASK_FOLDERS
+from fastalign.errors import InputError
+
+_FEW_COLOURS = 16
+_PROBED = 6
+_SHOWN = 5
+_EXTREME = 0.95
+_NEAR = 32
+_WHITE = 0.6
+_FOLDERS = frozenset(MASK_FOLDERS + MAYBE_MASK_FOLDERS)
+
+
+class Suspect(NamedTuple):
+    """A file that may be a mask, and the photographs that it is named after, if that is why."""
+
+    path: Path
+    partners: tuple[Path, ...] = ()
+
+
+def refuse_masks(files: Sequence[Path], root: Path) -> None:
+    """Stop where files that are about to be used as photographs are masks.
+
+    A file is looked at if it lies in a folder named as those of masks are (``ground_truth``,
+    ``masks``, ``label`` and so on), or if its name extends that of another one, in the same folder
+    or in one beside it. It is a mask if it has no more than 16 colours or hardly any
+    pixel between black and white, and the photograph it is named after has more. Of the files that
+    are suspected for the same reason a few are decoded, and the others only if all of these are
+    masks.
+
+    Raises:
+        InputError: there are masks.
+    """
+    found = [suspect for group in _suspects(files, root) for suspect in _masks_among(group)]
+    if not found:
+        return
+    found.sort()
+    shown = ", ".join(str(suspect.path) for suspect in found[:_SHOWN])
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    first = found[0]
+    reason = (
+        f"it lies in the folder {first.path.parent.name!r}"
+        if not first.partners
+        else f"it is named after {first.partners[0]}"
+    )
+    raise InputError(
+        f"{len(found)} of {len(files)} files look like masks and not like photographs: "
+        f"{shown}{more} (the first has few values, and {reason}). Give a folder that holds "
+        "photographs alone, or move the masks to ground_truth/<defect>/<name of image>_mask.png. "
+        "Photographs that really are black and white need names and folders of their own."
+    )
+
+
+def looks_like_mask(path: Path) -> bool:
+    """Whether the pixels are those of a mask: at most 16 colours, or, as in a mask that was stored
+    as JPEG or has soft edges, 95 % of them nearly black or nearly white, and both."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("1", "L", "P", "RGB", "RGBA", "LA"):
+                if image.getcolors(_FEW_COLOURS) is not None:
+                    return True
+                grey = np.asarray(image.convert("L"))
+                black, white = (grey <= _NEAR).mean(), (grey >= 255 - _NEAR).mean()
+                # A dark photograph has hardly anything but black, yet what it shows is not white.
+                return bool(black + white >= _EXTREME and white >= _WHITE * (1 - black))
+            return len(np.unique(np.asarray(image))) <= _FEW_COLOURS
+    except Exception:  # noqa: BLE001  whatever a decoder raises, the file is told of when it is read
+        return False
+
+
+def _suspects(files: Sequence[Path], root: Path) -> Iterator[list[Suspect]]:
+    """Files that may be masks, those in one list for the same reason."""
+    groups: dict[tuple[Path, str], list[Suspect]] = defaultdict(list)
+    # Names are compared within a folder and with the folders beside it.
+    by_place: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in files:
+        for place in {path.parent, path.parent.parent if path.parent != root else path.parent}:
+            by_place[place][path.stem].append(path)
+    for path in files:
+        named = {part.casefold() for part in path.relative_to(root.parent).parts[:-1]}
+        if not named.isdisjoint(_FOLDERS):
+            groups[path.parent, path.suffix].append(Suspect(path))
+            continue
+        for place in (path.parent, path.parent.parent):
+            partners = _partners(path, by_place.get(place, {}))
+            if partners:
+                rest = path.stem[len(partners[0].stem) :].strip("0123456789")
+                groups[path.parent, f"{place}{rest}{path.suffix}"].append(Suspect(path, partners))
+                break
+    yield from groups.values()
+
+
+def _partners(path: Path, stems: dict[str, list[Path]]) -> tuple[Path, ...]:
+    """Files whose stem is the longest beginning of this one's, cut where no number goes on."""
+    stem = path.stem
+    for length in range(len(stem), 0, -1):
+        if length < len(stem) and stem[length].isdigit() and stem[length - 1].isdigit():
+            continue
+        others = [other for other in stems.get(stem[:length], ()) if other != path]
+        if others:
+            return tuple(others[:_PROBED])
+    return ()
+
+
+def _masks_among(group: list[Suspect]) -> list[Suspect]:
+    step = -(-len(group) // _PROBED)
+    probed = group[::step]
+    if not all(map(_is_mask, probed)):
+        return []
+    return [suspect for suspect in group if suspect in probed or _is_mask(suspect)]
+
+
+def _is_mask(suspect: Suspect) -> bool:
+    if not looks_like_mask(suspect.path):
+        return False
+    return not suspect.partners or not all(map(looks_like_mask, suspect.partners))
