@@ -48,6 +48,10 @@ class DataWarning(UserWarning):
     """Something about the data that a user should know and that stops nothing."""
 
 
+class LoadWarning(UserWarning):
+    """Other work on the machine makes ours many times slower than it has to be."""
+
+
 class CollapseWarning(UserWarning):
     """Training has made features of all images and locations nearly the same direction."""
 

@@ -21,6 +21,7 @@ from typing import Any
 from fastalign.bench import compare
 from fastalign.bench.setting import git, repository
 from fastalign.errors import BackendError, ConfigError
+from fastalign.load import wait_passively
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 25
@@ -45,6 +46,7 @@ class Child:
         command = [sys.executable, "-c", _CHILD, str(HERE), device, str(threads)]
         paths = [str(tree), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        wait_passively(environment)
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=tree

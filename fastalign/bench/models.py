@@ -24,6 +24,7 @@ from fastalign.bench.libraries import Absent
 from fastalign.bench.measure import first_line
 from fastalign.bench.protocol import Images, Jitter, figures, read_category
 from fastalign.engine.environment import peak_rss_mb
+from fastalign.load import wait_passively
 
 Row = dict[str, Any]
 BATCH = 8
@@ -170,8 +171,12 @@ def in_child(job: Job, data: Path, limit: float) -> Row:
     command.append(json.dumps({**asdict(job), "data": str(data)}))
     row: Row = {"part": job.part, "contestant": job.contestant, "image_size": job.size}
     row["pose"] = Jitter(job.degrees, job.shift).label
+    environment = dict(os.environ)
+    wait_passively(environment)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=limit
+        )
     except subprocess.TimeoutExpired:
         return row | {"failed": f"did not end within {limit:.0f} s"}
     if done.returncode != 0:

@@ -13,6 +13,7 @@ from fastalign.cli.export import export
 from fastalign.cli.fit import fit
 from fastalign.cli.info import info
 from fastalign.cli.predict import predict
+from fastalign.load import wait_passively
 
 _ABOUT = (
     "Find defects on photographs of parts after a look at good ones only: fit learns from good "
@@ -58,4 +59,6 @@ for _command in (fit, evaluate, predict, export, bench, info, demo):
 
 def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
+    # Before a command loads torch, and for the processes that it starts.
+    wait_passively()
     app(prog_name="fastalign")

@@ -85,18 +85,27 @@ def print_evaluation(result: Evaluation) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from fastalign.load import Load
+
     table = Table(
         title=f"{result.category}: {len(result.images)} test images", title_justify="left"
     )
     table.add_column("figure")
     table.add_column("value", justify="right")
     document = result.to_json()
+    load = Load.from_json(document["protocol"]["load"])
     for name in (*result.metrics, "ms_per_image", "alignment_ms_per_image", "peak_rss_mb"):
         value = document[name]
         digits = 1 if name.endswith(("_mb", "_image")) else 4
         shown = f"{value:.{digits}f}" if value is not None else "-"
         reason = result.reasons.get(name)
+        if load.busy and name.endswith("ms_per_image"):
+            reason = "on a busy machine"
         table.add_row(name, f"{shown}  ({reason})" if reason else shown)
     Console().print(table)
+    if load.busy:
+        typer.echo(
+            f"The machine was busy, so times are longer than they need be: {load.describe()}."
+        )
     for name, path in result.files.items():
         typer.echo(f"{name}: {path}")

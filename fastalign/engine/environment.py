@@ -20,6 +20,7 @@ ENVIRONMENT_VARIABLES = {
     "FASTALIGN_KEEP_RESULTS": "0: memory of large results goes back when they are freed",
     "TRITON_INTERPRET": "1: Triton kernels run on the CPU, for checks",
     "OMP_NUM_THREADS": "CPU threads of torch; `--threads` sets the same for one run",
+    "OMP_WAIT_POLICY": "passive: threads that wait for each other sleep; the command's default",
     "CUDA_VISIBLE_DEVICES": "the GPUs that torch may see",
 }
 

@@ -28,6 +28,7 @@ from fastalign.engine.scoring import (
     thresholds,
 )
 from fastalign.errors import ConfigError, InputError
+from fastalign.load import LoadMeter
 from fastalign.metrics import Figures, PixelMetrics, image_metrics
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.report.gallery import Gallery
@@ -87,9 +88,11 @@ def evaluate_category(
     with tempfile.TemporaryDirectory(prefix="fastalign-") as scratch:
         gallery = Gallery(Path(scratch), limits.pixel_or_nan)
         run = _Run(model, Path(directory), category.test, size, limits, gallery, skip_bad)
+        meter = LoadMeter()
         for sample in category.test:
             run.add(sample)
             progress.advance()
+        load = meter.read()
         evaluation = _conclude(run, category.name)
         evaluation.warnings[:0] = category.notes
         evaluation.alignment = describe_alignment(model, run.images)
@@ -98,6 +101,7 @@ def evaluate_category(
             "layout": category.layout,
             "model_file": model_name,
             **describe_protocol(model, size, evaluation.counts, len(run.times)),
+            "load": load.to_json(),
         }
         if out is not None:
             from fastalign.engine.outputs import write_evaluation

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fastalign import storage
 from fastalign.errors import ConfigError
+from fastalign.load import watched
 from fastalign.models.config import FYDConfig
 from fastalign.models.memory import (
     PASS_BYTES,
@@ -212,6 +213,7 @@ class FYD(nn.Module):
 
     # Steps -----------------------------------------------------------------------------------
 
+    @watched
     def encode(self, images: Tensor, theta: Tensor | None) -> Encoded:
         """Stages of images ``[B,3,H,W]`` that were aligned by theta, FCA included."""
         if self.fca is None:
@@ -329,6 +331,7 @@ class FYD(nn.Module):
             **magnitude,
         )
 
+    @watched
     def _score(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Maps, aligned images, theta of the image-level and of all alignment."""
         pose = self.find_pose(images)

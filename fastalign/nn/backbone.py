@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastalign.errors import ConfigError, InputError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
+from fastalign.nn.networks import load_timm
 from fastalign.nn.tiling import Tiler, peak_bytes
 
 # Defaults take the last output at each of these strides: the three PaDiM uses.
@@ -253,7 +254,7 @@ class FeatureBackbone(nn.Module):
 
 
 def _timm_features(name: str, **options: Any) -> Any:
-    import timm
+    timm = load_timm()
 
     try:
         return timm.create_model(name, features_only=True, **options)
@@ -270,7 +271,7 @@ def _timm_features(name: str, **options: Any) -> Any:
 
 def _create(name: str, weights: str | Path | None) -> tuple[Any, Sequence[float], Sequence[float]]:
     """timm's features network with its weights, and the mean and std of its input."""
-    import timm
+    timm = load_timm()
 
     network = _timm_features(name, pretrained=False)
     settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
@@ -301,7 +302,7 @@ def _create(name: str, weights: str | Path | None) -> tuple[Any, Sequence[float]
 
 def _sample_size(name: str) -> tuple[int, int]:
     """Height and width of images to try a network on: small, unless it takes one size only."""
-    import timm
+    timm = load_timm()
 
     settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if settings is None or not settings.fixed_input_size:

@@ -19,6 +19,7 @@ from fastalign.integrations.ray.collection import list_collection
 from fastalign.integrations.ray.job import Job, Options, default_part_size, digest, open_job
 from fastalign.integrations.ray.parts import SCORES, Counts
 from fastalign.integrations.ray.requirements import require
+from fastalign.load import SETTINGS, wait_passively
 from fastalign.models.progress import NoProgress, Progress
 
 
@@ -203,6 +204,12 @@ def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
     # One block, and so one call, for each part. No read tasks, which would wait for the processors
     # that the workers hold. By Ray Data's default a worker that dies is replaced and its call
     # repeated, without limit; our notes of attempts are the limit.
+    remote: dict[str, Any] = {}
+    if pool.threads > 1:
+        # Where torch is loaded, and its threads read how to wait, is the worker's process.
+        chosen = {name: os.environ[name] for name in SETTINGS if os.environ.get(name)}
+        wait_passively(chosen)
+        remote["runtime_env"] = {"env_vars": chosen}
     numbers = ray.data.from_items(
         [{"part": part} for part in parts], override_num_blocks=len(parts)
     )
@@ -213,6 +220,7 @@ def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:
         compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(parts))),
         num_cpus=pool.threads,
         num_gpus=pool.gpus,
+        **remote,
     )
     # Nothing fetched ahead: what is done shall show at once.
     tables = outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
