@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastalign.data.files import IMAGE_SUFFIXES, is_image_file
+from fastalign.data.fingerprint import fingerprint
 from fastalign.data.images import load_image, load_mask, resize_mask
 from fastalign.data.layouts import open_category
 from fastalign.data.listing import Listing, PassedOver, list_folder, list_images
@@ -44,6 +45,7 @@ __all__ = [
     "Sample",
     "SkippedFile",
     "collect",
+    "fingerprint",
     "is_image_file",
     "iterate_batches",
     "list_folder",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -14,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastalign import storage
-from fastalign.data import ImageDataset, Sample, SkippedFile, open_category, split_validation
+from fastalign.data import (
+    ImageDataset,
+    Sample,
+    SkippedFile,
+    fingerprint,
+    open_category,
+    split_validation,
+)
 from fastalign.engine.environment import open_device
 from fastalign.engine.results import FitOutcome, Skipped
 from fastalign.engine.scoring import NO_THRESHOLD, thresholds
@@ -129,14 +135,20 @@ def fit_category(
     training, validation = list(category.train), list(category.validation or ())
     if not validation:
         training, validation = split_validation(training, validation_fraction, seed)
+    training_files, validation_files = world.once(
+        lambda: tuple(
+            fingerprint([sample.path for sample in samples]) for samples in (training, validation)
+        ),
+        "looking at the images",
+    )
     settings = {
         "config": dataclasses.asdict(config),
         "seed": seed,
         "device": target.type,
         "threads": torch.get_num_threads(),
         "skip_bad": skip_bad,
-        "training images": _fingerprint(training),
-        "validation images": _fingerprint(validation),
+        "training images": training_files,
+        "validation images": validation_files,
     }
     checkpoint = checkpoint_path(out)
     goes_on = partial(_goes_on, checkpoint, settings, resume=resume, restarted=restarted())
@@ -190,16 +202,6 @@ def fit_category(
         warnings=warnings,
         details=model.extra_metadata(),
     )
-
-
-def _fingerprint(samples: Sequence[Sample]) -> str:
-    """Names and sizes of the files in short, so that a resumed run sees the same images."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(
-            f"{sample.path.name}\0{sample.path.stat().st_size}\0".encode("utf-8", "replace")
-        )
-    return f"{len(samples)} files, {digest.hexdigest()[:12]}"
 
 
 def open_samples(

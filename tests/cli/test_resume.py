@@ -80,9 +80,12 @@ def test_other_settings_are_refused_by_name(run, interrupted):
     assert (model.parent / "m.safetensors.ckpt").read_bytes() == before
 
 
-def test_other_images_are_refused(run, interrupted, ring):
+def test_other_images_of_the_same_names_and_sizes_are_refused(run, interrupted, ring):
     arguments, _, _ = interrupted("SIGINT")
-    (ring / "train/good/00.png").unlink()
+    photograph = ring / "train/good/00.png"
+    content = bytearray(photograph.read_bytes())
+    content[len(content) // 2] ^= 1
+    photograph.write_bytes(content)
     outcome = run(arguments[0], ring, *arguments[2:], "--resume")
     assert outcome.code == 2 and "training images" in outcome.err
 
