@@ -17,6 +17,7 @@ from fastalign.data.masks import load_masks
 from fastalign.data.readers import LAYOUTS
 from fastalign.data.resize import resize_image
 from fastalign.data.samples import ANOMALY, GOOD, UNKNOWN, Category, Sample
+from fastalign.data.sources import Photographs, Source, find_photographs
 from fastalign.data.split import split_validation, validation_indices
 
 if TYPE_CHECKING:
@@ -42,9 +43,12 @@ __all__ = [
     "Item",
     "Listing",
     "PassedOver",
+    "Photographs",
     "Sample",
     "SkippedFile",
+    "Source",
     "collect",
+    "find_photographs",
     "fingerprint",
     "is_image_file",
     "iterate_batches",

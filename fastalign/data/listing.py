@@ -18,7 +18,12 @@ DEAD_LINK = "a link that leads nowhere"
 NO_FILE = "neither file nor folder"
 LOOP = "a link back to a folder that holds it"
 TWICE = "a link to a folder whose files are listed already"
+WRITTEN = "written by `fastalign predict`"
 
+OUTPUT_FOLDERS = ("maps", "masks", "overlays")
+"""Folders of pictures in the output folder of ``fastalign predict``."""
+
+_OUTPUT_TABLES = ("predictions.json", "job.json")
 _SHOWN = 3
 
 
@@ -107,12 +112,15 @@ def _walk(folder: Path, entered: set[str], below: bool) -> Iterator[tuple[Path, 
         elif not stat.S_ISREG(mode):
             yield path, NO_FILE
         else:
-            yield path, _kind(path)
+            yield path, kind_of(path)
     if below:
+        is_output = holds_outputs(folder)
         # Links last, so that of a folder and a link to it the folder is entered.
         for path in sorted(folders, key=lambda path: (path.is_symlink(), path.name)):
             real = os.path.realpath(path)
-            if os.path.join(os.path.realpath(folder), "").startswith(os.path.join(real, "")):
+            if is_output and path.name in OUTPUT_FOLDERS:
+                yield path, WRITTEN
+            elif os.path.join(os.path.realpath(folder), "").startswith(os.path.join(real, "")):
                 yield path, LOOP
             elif real in entered:
                 yield path, TWICE
@@ -121,7 +129,13 @@ def _walk(folder: Path, entered: set[str], below: bool) -> Iterator[tuple[Path, 
                 yield from _walk(path, entered, below)
 
 
-def _kind(path: Path) -> str | None:
+def holds_outputs(folder: Path) -> bool:
+    """Whether ``fastalign predict`` wrote into this folder."""
+    return any((folder / name).is_file() for name in _OUTPUT_TABLES)
+
+
+def kind_of(path: Path) -> str | None:
+    """None for an image, by its name or else its first bytes; otherwise why it is none."""
     if is_image_file(path):
         return None
     return UNREADABLE if path.suffix.lower() in UNREADABLE_SUFFIXES else NO_IMAGE

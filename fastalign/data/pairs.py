@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 from fastalign.data.files import find_folder, subfolders
-from fastalign.data.listing import list_images
+from fastalign.data.listing import holds_outputs, list_images
 from fastalign.data.masks import separate_masks
 from fastalign.data.parts import IMAGE_FOLDERS, Parts, mask_folder_in, normal_in
 from fastalign.data.samples import Category
 
 _PROBED = 3
-_PREDICTIONS = "predictions.json"
 
 
 def matches_pairs(root: Path) -> bool:
@@ -72,7 +71,7 @@ def _places(root: Path) -> dict[str, Path]:
     if places:
         return {} if any(normal_in(place) for place in places.values()) else places
     # Masks beside a table of predictions are what a model made of the images.
-    return {} if normal_in(root) or (root / _PREDICTIONS).exists() else {"all": root}
+    return {} if normal_in(root) or holds_outputs(root) else {"all": root}
 
 
 def _has_pairs(folder: Path) -> bool:
