@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastalign.data.depth import Depth
 from fastalign.data.images import load_image
 from fastalign.data.resize import resize_image
 from fastalign.errors import ArtifactError
@@ -43,7 +44,8 @@ def photograph(
         ValueError: pixels of another shape or dtype.
     """
     about = _input(contract)
-    image = source if isinstance(source, np.ndarray) else load_image(source)
+    depth = Depth.from_record(about.get("depth"))
+    image = source if isinstance(source, np.ndarray) else load_image(source, depth=depth)
     height, width = about["shape"][2:]
     planes = resize_image(image, (height, width)).transpose(2, 0, 1)[None]
     if about["dtype"] == "uint8":

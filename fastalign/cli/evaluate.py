@@ -9,6 +9,7 @@ import typer
 
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.options import (
+    BitDepth,
     Debug,
     Device,
     Layout,
@@ -45,6 +46,7 @@ def evaluate(
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    bit_depth: BitDepth = "auto",
     debug: Debug = False,
 ) -> None:
     """Measure a model on labelled images: results.json, scores.csv, report.html.
@@ -52,6 +54,7 @@ def evaluate(
     Example: fastalign evaluate data/screw --model screw.safetensors --out results/screw
     """
     from fastalign import artifact
+    from fastalign.data import parse_depth
     from fastalign.engine import evaluate_category
     from fastalign.engine.environment import open_device
     from fastalign.io import check_writable
@@ -72,6 +75,7 @@ def evaluate(
             eval_size=eval_size,
             gallery_images=gallery,
             skip_bad=skip_bad,
+            depth=parse_depth(bit_depth),
             model_name=Path(model).name,
             progress=progress,
         )

@@ -11,6 +11,7 @@ import typer
 
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.options import (
+    BitDepth,
     Debug,
     Device,
     Layout,
@@ -111,6 +112,7 @@ def fit(
             metavar="X",
         ),
     ] = 600,
+    bit_depth: BitDepth = "auto",
     debug: Debug = False,
 ) -> None:
     """Learn what good parts look like and write a model.
@@ -119,6 +121,7 @@ def fit(
 
     On several processes: torchrun --nproc-per-node 2 -m fastalign fit data/screw --out ...
     """
+    from fastalign.data import parse_depth
     from fastalign.distributed import launched
     from fastalign.engine import fit_category
     from fastalign.engine.fit import build_config, checkpoint_path
@@ -126,6 +129,7 @@ def fit(
 
     set_threads(threads)
     budget = None if memory_budget is None else parse_bytes(memory_budget)
+    depth = parse_depth(bit_depth)
     config = build_config(
         **parse_settings(settings or []),
         image_size=parse_size(image_size),
@@ -157,6 +161,7 @@ def fit(
                 skip_bad=skip_bad,
                 validation_fraction=validation_fraction,
                 memory_budget=budget,
+                depth=depth,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -171,6 +176,8 @@ def fit(
         warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:
         warn(message)
+    if result.depth is not None:
+        typer.echo(f"16-bit files are read as {result.depth}; --bit-depth says otherwise")
     typer.echo(
         f"{result.out}: fitted on {result.train_images} good images "
         f"({result.validation_images} more for the thresholds) in {result.seconds:.0f} s"

@@ -49,6 +49,15 @@ MemoryBudget = Annotated[
         metavar="SIZE",
     ),
 ]
+BitDepth = Annotated[
+    str,
+    typer.Option(
+        "--bit-depth",
+        help="Bits used in 16-bit files that state no depth: auto, 8, 10, 12, 14, 16, or with "
+        "-left (12-left) where they are the upper ones; auto: as all training images show.",
+        metavar="BITS",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 ModelFile = Annotated[
     str, typer.Option("--model", "-m", help="The file that fit wrote.", metavar="FILE")

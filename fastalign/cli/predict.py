@@ -9,6 +9,7 @@ import typer
 
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.options import (
+    BitDepth,
     Debug,
     Device,
     MemoryBudget,
@@ -89,12 +90,14 @@ def predict(
             metavar="ADDRESS",
         ),
     ] = None,
+    bit_depth: BitDepth = "auto",
     debug: Debug = False,
 ) -> None:
     """Score images: label, float32 map, mask and overlay in the image's own size and frame.
 
     Example: fastalign predict photos/ --model screw.safetensors --out scored/
     """
+    from fastalign.data import parse_depth
     from fastalign.models.memory import parse_bytes
 
     of_ray = {
@@ -112,6 +115,7 @@ def predict(
             raise ConfigError("--memory-budget is an option of the local engine: leave one out.")
         if threads is not None:
             given["threads"] = threads
+        given["bit_depth"] = bit_depth
         _predict_with_ray(
             model,
             source,
@@ -127,6 +131,7 @@ def predict(
             flag = next(iter(given)).replace("address", "ray-address").replace("_", "-")
             raise ConfigError(f"--{flag} is an option of the ray engine: add --engine ray.")
         set_threads(threads)
+        common["depth"] = parse_depth(bit_depth)
         if pictures is not None:
             common["outputs"] = pictures
         budget = None if memory_budget is None else parse_bytes(memory_budget)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastalign.data.camera import from_camera
+from fastalign.data.depth import Depth, parse_depth, settle_depth
 from fastalign.data.files import IMAGE_SUFFIXES, is_image_file
 from fastalign.data.fingerprint import fingerprint
 from fastalign.data.images import load_image, load_mask, resize_mask
@@ -39,6 +41,7 @@ __all__ = [
     "UNKNOWN",
     "Batch",
     "Category",
+    "Depth",
     "ImageDataset",
     "Item",
     "Listing",
@@ -50,6 +53,7 @@ __all__ = [
     "collect",
     "find_photographs",
     "fingerprint",
+    "from_camera",
     "is_image_file",
     "iterate_batches",
     "list_folder",
@@ -58,9 +62,11 @@ __all__ = [
     "load_mask",
     "load_masks",
     "open_category",
+    "parse_depth",
     "prepare",
     "resize_image",
     "resize_mask",
+    "settle_depth",
     "split_validation",
     "validation_indices",
 ]

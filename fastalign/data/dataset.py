@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastalign.data.depth import Depth
 from fastalign.data.images import ImageArray, load_image
 from fastalign.data.resize import check_size, resize_image
 from fastalign.data.samples import Sample
@@ -83,10 +84,12 @@ class ImageDataset(Dataset[Item]):
             comes.
         cache: keep the prepared images, 8 bits per value (3 * H * W bytes each), so that further
             passes do not decode again.
+        depth: of 16-bit files that state none, see :func:`load_image`.
         workers: threads for reading with ``skip_bad``; the default is up to 4.
 
     Attributes:
         samples: the samples that are left.
+        depth: as given.
         skipped: the files that were left out, with reasons.
 
     Raises:
@@ -101,8 +104,10 @@ class ImageDataset(Dataset[Item]):
         skip_bad: bool = False,
         *,
         cache: bool = False,
+        depth: Depth | None = None,
         workers: int | None = None,
     ) -> None:
+        self.depth = depth
         self.image_size = check_size(image_size)
         self.samples = list(samples)
         self.skipped: list[SkippedFile] = []
@@ -163,7 +168,7 @@ class ImageDataset(Dataset[Item]):
         """uint8 ``[3, H, W]``."""
         if self._cache is not None and (kept := self._cache[index]) is not None:
             return kept
-        pixels = _resize(load_image(self.samples[index].path), self.image_size)
+        pixels = _resize(load_image(self.samples[index].path, depth=self.depth), self.image_size)
         if self._cache is not None:
             self._cache[index] = pixels
         return pixels

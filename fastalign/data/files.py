@@ -9,8 +9,8 @@ from pathlib import Path
 from fastalign.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pcx .pgm .png .pnm .ppm .tga "
-    ".tif .tiff .webp".split()
+    ".avif .bmp .dib .gif .heic .heif .hif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pcx .pgm "
+    ".png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 """File endings that mark an image, in lower case; compared without regard to case."""
 
@@ -19,10 +19,10 @@ NORMAL_NAMES = ("good", "ok", "normal")
 
 UNREADABLE_SUFFIXES = frozenset(
     ".3fr .arw .cin .cr2 .cr3 .crw .dcm .dcr .dds .djvu .dng .dpx .erf .exr .fff .fit .fits .fts "
-    ".hdr .heic .heif .hif .icns .ico .iiq .jls .jp2k .jxl .jxr .kdc .mef .mos .mrw .nef .nrw .orf "
+    ".hdr .icns .ico .iiq .jls .jp2k .jxl .jxr .kdc .mef .mos .mrw .nef .nrw .orf "
     ".pef .pfm .psb .psd .qoi .raf .raw .rw2 .sgi .sr2 .srf .srw .wdp .x3f .xcf".split()
 )
-"""File endings of pictures in formats that are not read: camera raw, HEIF, JPEG XL and so on."""
+"""File endings of pictures in formats that are not read: camera raw, JPEG XL and so on."""
 
 _OTHER_SUFFIXES = frozenset(
     ".avi .bin .cfg .csv .db .dat .doc .docx .gz .h5 .html .ini .json .lnk .log .md .mkv .mov .mp4 "

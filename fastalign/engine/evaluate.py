@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Sample, load_image, load_masks, open_category, prepare
+from fastalign.data import Depth, Sample, load_image, load_masks, open_category, prepare
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
@@ -25,6 +25,7 @@ from fastalign.engine.scoring import (
     aligned_picture,
     alignment_of,
     map_at,
+    stored_depth,
     thresholds,
 )
 from fastalign.errors import ConfigError, InputError
@@ -51,6 +52,7 @@ def evaluate_category(
     gallery_images: int = 120,
     skip_bad: bool = False,
     model_name: str = "",
+    depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score the test images of a category and compute every figure.
@@ -68,6 +70,7 @@ def evaluate_category(
         gallery_images: pictures in the report at most, worst first.
         skip_bad: leave bad files out, with a warning and a count, where the default is an error.
         model_name: name of the model's file, for the protocol.
+        depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
 
     Raises:
@@ -87,7 +90,7 @@ def evaluate_category(
     limits = thresholds(model)
     with tempfile.TemporaryDirectory(prefix="fastalign-") as scratch:
         gallery = Gallery(Path(scratch), limits.pixel_or_nan)
-        run = _Run(model, Path(directory), category.test, size, limits, gallery, skip_bad)
+        run = _Run(model, Path(directory), category.test, size, limits, gallery, skip_bad, depth)
         meter = LoadMeter()
         for sample in category.test:
             run.add(sample)
@@ -121,6 +124,7 @@ class _Run:
     limits: Thresholds
     gallery: Gallery
     skip_bad: bool
+    depth: Depth | None
     images: list[ImageResult] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     unmasked: list[Skipped] = field(default_factory=list)
@@ -128,6 +132,7 @@ class _Run:
     alignment_times: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.depth = self.depth or stored_depth(self.model)
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
@@ -137,7 +142,7 @@ class _Run:
         """Score one image and take it into every figure."""
         name = self._name(sample.path)
         try:
-            image = load_image(sample.path)
+            image = load_image(sample.path, depth=self.depth)
         except InputError as error:
             if not self.skip_bad:
                 raise

@@ -14,11 +14,13 @@ import torch
 
 from fastalign import storage
 from fastalign.data import (
+    Depth,
     ImageDataset,
     Sample,
     SkippedFile,
     fingerprint,
     open_category,
+    settle_depth,
     split_validation,
 )
 from fastalign.engine.environment import open_device
@@ -75,6 +77,7 @@ def fit_category(
     skip_bad: bool = False,
     validation_fraction: float = 0.1,
     memory_budget: int | None = None,
+    depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> FitOutcome:
     """Fit on the good training images of a category and write the model to ``out``.
@@ -103,6 +106,8 @@ def fit_category(
             the category has no validation images of its own.
         memory_budget: bytes that the process may take, see :meth:`fastalign.FYD.fit`; None: no
             limit.
+        depth: of 16-bit files that state none; None: as all training images together show it, see
+            :func:`fastalign.data.settle_depth`. It is stored in the model.
         progress: told about the course.
 
     Raises:
@@ -141,7 +146,11 @@ def fit_category(
         ),
         "looking at the images",
     )
+    if depth is None:
+        photographs = [sample.path for sample in (*training, *validation)]
+        depth = world.once(lambda: settle_depth(photographs), "looking at the depth of samples")
     settings = {
+        "depth": depth.record(),
         "config": dataclasses.asdict(config),
         "seed": seed,
         "device": target.type,
@@ -157,9 +166,11 @@ def fit_category(
     height, width = config.image_size
     held = 3 * height * width * len(training)
     cache = config.align != "none" and config.epochs > 0 and held <= _CACHE_BYTES
-    train_set = open_samples(world, training, config.image_size, skip_bad, cache)
+    train_set = open_samples(world, training, config.image_size, skip_bad, cache, depth)
     validation_set = (
-        open_samples(world, validation, config.image_size, skip_bad) if validation else None
+        open_samples(world, validation, config.image_size, skip_bad, depth=depth)
+        if validation
+        else None
     )
     model = FYD(config).to(target)
     model.fit(
@@ -198,6 +209,7 @@ def fit_category(
         pixel_threshold=limits.pixel,
         seconds=time.perf_counter() - began,
         resumed=resumed,
+        depth=None if depth.bits is None else depth.describe(),
         skipped=skipped,
         warnings=warnings,
         details=model.extra_metadata(),
@@ -210,17 +222,18 @@ def open_samples(
     size: tuple[int, int],
     skip_bad: bool,
     cache: bool = False,
+    depth: Depth | None = None,
 ) -> ImageDataset:
     """The samples as a data set, the same on all processes whatever one of them cannot read."""
     skipped: list[SkippedFile] = []
     if skip_bad:
 
         def look() -> tuple[list[Sample], list[SkippedFile]]:
-            looked = ImageDataset(samples, size, skip_bad=True)
+            looked = ImageDataset(samples, size, skip_bad=True, depth=depth)
             return looked.samples, looked.skipped
 
         samples, skipped = world.once(look, "looking for unreadable images")
-    dataset = ImageDataset(samples, size, cache=cache)
+    dataset = ImageDataset(samples, size, cache=cache, depth=depth)
     dataset.skipped = skipped
     return dataset
 

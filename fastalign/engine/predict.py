@@ -18,9 +18,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fastalign.data import IMAGE_SUFFIXES, is_image_file, list_images, load_image, prepare
+from fastalign.data import IMAGE_SUFFIXES, Depth, is_image_file, list_images, load_image, prepare
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
-from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, map_at, thresholds
+from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, map_at, stored_depth, thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.io import atomic_write
 from fastalign.models.progress import NoProgress, Progress
@@ -53,6 +53,7 @@ def predict_paths(
     threshold: float | None = None,
     batch_size: int = 1,
     skip_bad: bool = False,
+    depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> Predictions:
     """Score the images of a folder (with its sub-folders), one file, or the files a glob pattern
@@ -73,6 +74,7 @@ def predict_paths(
         batch_size: images per forward pass.
         skip_bad: leave unreadable images out, with a warning and a count, where the default is an
             error.
+        depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
 
     Raises:
@@ -81,6 +83,7 @@ def predict_paths(
     """
     check_options(map_format, outputs, batch_size)
     out = Path(out)
+    depth = depth or stored_depth(model)
     inputs = find_inputs(source, exclude=out)
     stored = thresholds(model)
     limits = Thresholds(stored.image if threshold is None else threshold, stored.pixel)
@@ -96,7 +99,7 @@ def predict_paths(
         images = []
         for item in batch:
             try:
-                images.append((item, load_image(item.path)))
+                images.append((item, load_image(item.path, depth=depth)))
             except InputError as error:
                 if not skip_bad:
                     raise

@@ -67,7 +67,10 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class FitOutcome:
-    """A finished ``fit``: where the artifact lies and what went into it."""
+    """A finished ``fit``: where the artifact lies and what went into it.
+
+    ``depth`` says in words how many bits of 16-bit files were read; None: there were none.
+    """
 
     out: Path
     category: str
@@ -78,6 +81,7 @@ class FitOutcome:
     pixel_threshold: float | None
     seconds: float
     resumed: bool
+    depth: str | None
     skipped: list[Skipped]
     warnings: list[str]
     details: dict[str, Any]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from fastalign.data import Depth
 from fastalign.engine.results import Alignment
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def thresholds(model: FYD) -> Thresholds:
         return None if math.isnan(number) else number
 
     return Thresholds(value(model.image_threshold), value(model.pixel_threshold))
+
+
+def stored_depth(model: FYD) -> Depth | None:
+    """The depth of 16-bit photographs that the model was fitted on; None where it says nothing."""
+    return Depth.from_record(model.extra_metadata().get("depth"))
 
 
 def alignment_of(detail: Detail, index: int) -> Alignment:

@@ -96,6 +96,7 @@ class Scorer(nn.Module):
                 "range": [0, 1] if self.input_dtype == "float32" else [0, 255],
                 "colours": "RGB",
                 "resize": "the whole image, bilinear with antialiasing, rounded to 8 bits",
+                "depth": None if model.depth is None else model.depth.record(),
             },
             "outputs": {
                 "score": {"dtype": "float32", "shape": ["batch"]},

@@ -106,6 +106,8 @@ class Fitting:
             lambda: self.train.aspect(config.image_size), "looking at the photographs"
         )
         model._metadata = {"aspect": aspect}
+        if (depth := self.train.depth) is not None:
+            model._metadata["depth"] = depth
         channels = sum(model.backbone.channels)
         generator = torch.Generator().manual_seed(self.seed)
         kept = torch.randperm(channels, generator=generator)[: model.selection.numel()]

@@ -38,7 +38,7 @@ from fastalign.storage import StoredModel, hub
 from fastalign.storage.layout import in_file, rooms_of
 
 if TYPE_CHECKING:
-    from fastalign.data import ImageDataset
+    from fastalign.data import Depth, ImageDataset
     from fastalign.models.progress import Progress
 
 # Bounds of the feature-level warps: a correction, not a second search.
@@ -491,6 +491,14 @@ class FYD(nn.Module):
     def aspect(self) -> float:
         """Width over height of the photographs in true units."""
         return float(self._metadata.get("aspect", self.config.aspect or 1.0))
+
+    @property
+    def depth(self) -> Depth | None:
+        """Of 16-bit photographs whose files state none, for :func:`fastalign.data.load_image`; None
+        where it was fitted on tensors."""
+        from fastalign.data import Depth
+
+        return Depth.from_record(self._metadata.get("depth"))
 
     # State -----------------------------------------------------------------------------------
 

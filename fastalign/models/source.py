@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -60,6 +60,13 @@ class ImageSource:
         """Memory of prepared images that the data set keeps, once it has read them all."""
         return 0 if self._dataset is None else self._dataset.cached_bytes
 
+    @property
+    def depth(self) -> dict[str, Any] | None:
+        """The record of the depth of the photographs' samples; None where it is not known."""
+        if self._dataset is None or self._dataset.depth is None:
+            return None
+        return self._dataset.depth.record()
+
     def batches(
         self, size: int, indices: Sequence[int] | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -90,7 +97,8 @@ class ImageSource:
             return image_size[1] / image_size[0]
         from fastalign.data import load_image
 
-        shapes = [load_image(sample.path).shape for sample in self._dataset.samples[:_LOOKED_AT]]
+        first, depth = self._dataset.samples[:_LOOKED_AT], self._dataset.depth
+        shapes = [load_image(sample.path, depth=depth).shape for sample in first]
         return float(median(shape[1] / shape[0] for shape in shapes))
 
 

@@ -149,7 +149,7 @@ def test_leaving_the_loop_stops_the_threads(samples):
 def test_reading_ahead_is_bounded(samples, monkeypatch):
     read = []
     load = dataset.load_image
-    monkeypatch.setattr(dataset, "load_image", lambda path: read.append(path) or load(path))
+    monkeypatch.setattr(dataset, "load_image", lambda path, **_: read.append(path) or load(path))
     batches = iterate_batches(ImageDataset(samples, SIZE), 2, workers=1, ahead=1)
     next(batches)
     batches.close()
@@ -219,7 +219,7 @@ def test_nothing_left_and_nothing_given(samples):
 def test_the_cache_reads_every_file_once(samples, monkeypatch):
     read = []
     load = dataset.load_image
-    monkeypatch.setattr(dataset, "load_image", lambda path: read.append(path) or load(path))
+    monkeypatch.setattr(dataset, "load_image", lambda path, **_: read.append(path) or load(path))
     data = ImageDataset(samples, SIZE, cache=True)
     first, second = collect(data), collect(data)
     assert len(read) == 9 and torch.equal(first, second)

@@ -18,7 +18,7 @@ def names(listing, root):
 
 def test_every_file_is_an_image_or_has_a_reason(make):
     root = make("b/1.png", "a.png", ".cache/2.png", "thumbs/a.png")
-    for name in ("notes.txt", "c.heic", "d.CR2", "Thumbs.db", "unknown"):
+    for name in ("notes.txt", "c.jxl", "d.CR2", "Thumbs.db", "unknown"):
         (root / name).write_bytes(b"anything")
     (root / "gone").symlink_to(root / "nowhere")
     os.mkfifo(root / "pipe")
@@ -30,7 +30,7 @@ def test_every_file_is_an_image_or_has_a_reason(make):
         "Thumbs.db": HIDDEN,
         "notes.txt": NO_IMAGE,
         "unknown": NO_IMAGE,
-        "c.heic": UNREADABLE,
+        "c.jxl": UNREADABLE,
         "d.CR2": UNREADABLE,
         "gone": DEAD_LINK,
         "pipe": NO_FILE,

@@ -43,6 +43,7 @@ class Options:
     threshold: float | None
     batch_size: int
     part_size: int
+    bit_depth: str = "auto"
 
 
 @dataclass(frozen=True)

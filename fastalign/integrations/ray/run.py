@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fastalign import artifact
+from fastalign.data import parse_depth
 from fastalign.engine.predict import OUTPUTS, check_options
 from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, thresholds
 from fastalign.errors import ConfigError
@@ -66,6 +67,7 @@ def score_collection(
     batch_size: int = 1,
     part_size: int | None = None,
     path_column: str = "path",
+    bit_depth: str = "auto",
     address: str | None = None,
     progress: Progress | None = None,
 ) -> BulkScores:
@@ -98,6 +100,8 @@ def score_collection(
         part_size: images in one file of scores, a multiple of ``batch_size``; the default depends
             on the number of images (16 to 256). It is what a worker does over after a death.
         path_column: the column of a Parquet source.
+        bit_depth: of 16-bit files that state none, as ``--bit-depth`` takes it; ``"auto"``: the
+            model's.
         address: of a running Ray cluster, such as ``"auto"``.
         progress: told about the course, in images.
 
@@ -110,6 +114,7 @@ def score_collection(
     require()
     check_options(map_format, outputs, batch_size)
     _check_resources(workers, threads, gpus)
+    parse_depth(bit_depth)
     warning_texts = []
     out = Path(os.path.abspath(out))
     inputs, repeated = list_collection(source, path_column=path_column, exclude=out)
@@ -133,7 +138,7 @@ def score_collection(
         inputs,
         model_file=model_file,
         model=identity,
-        options=Options(ordered, map_format, threshold, batch_size, size),
+        options=Options(ordered, map_format, threshold, batch_size, size, bit_depth),
         limits=limits,
     )
     claim = (1.0 if device.startswith("cuda") else 0.0) if gpus is None else gpus

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 
 from fastalign import artifact
-from fastalign.data import load_image
+from fastalign.data import Depth, load_image, parse_depth
 from fastalign.engine.environment import open_device
 from fastalign.engine.predict import OUTPUTS, Input, PictureWriter, score_images
+from fastalign.engine.scoring import stored_depth
 from fastalign.errors import ArtifactError, InputError
 from fastalign.integrations.ray.attempts import DEATHS, Attempts
 from fastalign.integrations.ray.job import Job, digest
@@ -51,6 +52,7 @@ class PartScorer:
 
     def __init__(self, job: Job, device: str, threads: int) -> None:
         self._job = job
+        self._depth = parse_depth(job.options.bit_depth)
         self._model: FYD | None = None
         self._failure: Exception | None = None
         try:
@@ -107,7 +109,7 @@ class PartScorer:
         loaded = []
         for offset, item in enumerate(batch):
             began = time.perf_counter()
-            image, error = _read(item.path)
+            image, error = _read(item.path, self._depth or stored_depth(self._model))
             rows.append(Row(first + offset, item.name, None, None, error, _ms(began)))
             if image is not None:
                 loaded.append((offset, image))
@@ -159,10 +161,10 @@ def _load(job: Job, device: str) -> FYD:
     return artifact.load(job.model_file, open_device(device))
 
 
-def _read(path: Path) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
+def _read(path: Path, depth: Depth | None) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
     """The image, or why there is none."""
     try:
-        return load_image(path), None
+        return load_image(path, depth=depth), None
     except InputError as error:
         return None, text_of(str(error))
     except Exception as error:

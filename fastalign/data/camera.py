@@ -1,0 +1,247 @@
+"""Buffers as industrial cameras deliver them: packed samples and Bayer mosaics, by their names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastalign.data.demosaic import demosaic
+from fastalign.errors import ConfigError, InputError
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview | npt.NDArray[Any]"
+
+_DEPTHS = "8|10|12|14|16"
+_GREY = re.compile(rf"(Mono|Bayer(?:RG|GR|GB|BG))({_DEPTHS})(p|Packed)?")
+_COLOUR = re.compile(rf"(RGBa|BGRa|RGB|BGR)({_DEPTHS})(p)?")
+# Positions of Y0, U, Y1, V in the four bytes of two pixels.
+_YUV422 = {
+    "YUV422_8": (0, 1, 2, 3),
+    "YUV422_8_UYVY": (1, 0, 3, 2),
+    "YCbCr422_8": (0, 1, 2, 3),
+    "YCbCr422_8_CbYCrY": (1, 0, 3, 2),
+    # Names of GigE Vision before the naming convention.
+    "YUV422Packed": (1, 0, 3, 2),
+    "YUV422_YUYV_Packed": (0, 1, 2, 3),
+}
+_OLD_NAMES = {
+    "RGB8Packed": "RGB8",
+    "BGR8Packed": "BGR8",
+    "RGBA8Packed": "RGBa8",
+    "BGRA8Packed": "BGRa8",
+}
+
+
+@dataclass(frozen=True)
+class _Format:
+    colours: str
+    bits: int
+    packing: str
+    channels: int
+
+
+def from_camera(
+    buffer: Buffer,
+    pixel_format: str,
+    shape: tuple[int, int],
+    *,
+    row_bytes: int | None = None,
+) -> npt.NDArray[np.uint8]:
+    """An image from a camera's buffer, as :func:`fastalign.data.prepare` takes it.
+
+    Names are those of the GenICam Pixel Format Naming Convention: ``Mono``, ``BayerRG``,
+    ``BayerGR``, ``BayerGB`` and ``BayerBG`` with 8, 10, 12, 14 or 16 bits, unpacked (``Mono12``: a
+    little-endian 16-bit word with the lowest bits used), packed to a stream of bits (``Mono12p``),
+    or as GigE Vision packs two samples into three bytes (``Mono12Packed``, ``Mono10Packed``);
+    ``RGB`` and ``BGR``, with ``a`` for a fourth channel, which is left out; ``YUV422_8`` and
+    ``YCbCr422_8`` with their orders. The letters of a Bayer name are the first two pixels of the
+    first row.
+
+    Samples of more than 8 bits keep the upper 8 bits of the depth that the name states. Bayer
+    mosaics are interpolated bilinearly, the border by reflection. ``YUV422`` and ``YCbCr422`` are
+    taken as full-range ITU-R BT.601, as most cameras send them.
+
+    Args:
+        buffer: bytes, or an array: uint8 of the raw bytes, or the samples of an unpacked format,
+            uint8 or uint16, ``[H,W]`` or ``[H,W,C]``, whose byte order is then the array's own.
+        pixel_format: name of the format.
+        shape: height and width in pixels.
+        row_bytes: bytes from one row to the next, where rows are padded; None: no padding. More
+            bytes than the image needs (GenICam's chunk data) are left aside.
+
+    Returns:
+        uint8 ``[H,W,3]`` RGB.
+
+    Raises:
+        ConfigError: an unknown format, or a shape that it cannot have.
+        InputError: too few bytes, samples above the range of the format, or an array of another
+            type or shape.
+    """
+    height, width = _check_shape(shape)
+    name = _OLD_NAMES.get(pixel_format, pixel_format)
+    if name in _YUV422:
+        if width % 2:
+            raise ConfigError(f"{pixel_format}: two pixels share their colour; width {width}: odd.")
+        rows = _rows(_as_bytes(buffer), height, 2 * width, row_bytes, pixel_format)
+        return _from_yuv(rows.reshape(height, width // 2, 4), _YUV422[name])
+    known = _parse(name)
+    if known is None:
+        raise ConfigError(
+            f"pixel format {pixel_format!r} is not known; known are Mono8 to Mono16, BayerRG8 to "
+            "BayerBG16 (GR, GB), each also with p or Packed where it is packed, RGB8, BGR8, RGBa8, "
+            f"BGRa8 and their deeper relatives, {', '.join(_YUV422)}. For others let the camera's "
+            "library convert to RGB8 or Mono8."
+        )
+    samples = _samples(buffer, known, height, width, row_bytes, pixel_format)
+    values = (samples >> (known.bits - 8)).astype(np.uint8)
+    if known.colours.startswith("Bayer"):
+        if height < 2 or width < 2:
+            raise ConfigError(
+                f"{pixel_format}: a mosaic needs 2 x 2 pixels, not {width} x {height}."
+            )
+        return demosaic(values, known.colours[-2:])
+    if known.channels == 1:
+        return np.repeat(values, 3, axis=2) if values.ndim == 3 else np.stack([values] * 3, axis=2)
+    order = [0, 1, 2] if known.colours.startswith("RGB") else [2, 1, 0]
+    return np.ascontiguousarray(values[..., order])
+
+
+def _parse(name: str) -> _Format | None:
+    if found := _GREY.fullmatch(name):
+        colours, bits, packing = found[1], int(found[2]), found[3] or ""
+        odd = bits in (8, 16) or (packing == "Packed" and bits == 14)
+        return None if packing and odd else _Format(colours, bits, packing, 1)
+    if found := _COLOUR.fullmatch(name):
+        packing = found[3] or ""
+        bits = int(found[2])
+        return (
+            None
+            if packing and bits in (8, 16)
+            else _Format(found[1], bits, packing, 4 if found[1].endswith("a") else 3)
+        )
+    return None
+
+
+def _check_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    sides = tuple(shape) if isinstance(shape, tuple | list) else ()
+    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
+        raise ConfigError(
+            f"shape {shape!r}: give height and width in pixels, such as (1024, 1280)."
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def _samples(
+    buffer: Buffer, form: _Format, height: int, width: int, row_bytes: int | None, name: str
+) -> npt.NDArray[Any]:
+    """uint8 or uint16 ``[H,W]`` or ``[H,W,C]`` with the lowest ``form.bits`` bits used."""
+    number = width * form.channels
+    shape = (height, width) if form.channels == 1 else (height, width, form.channels)
+    wide = form.bits > 8 and not form.packing
+    if isinstance(buffer, np.ndarray) and buffer.ndim > 1 and len(buffer) != height:
+        raise InputError(
+            f"{name}: an array {list(buffer.shape)} has not the {height} rows of the shape "
+            f"{height} x {width}; give the shape that the camera states."
+        )
+    if isinstance(buffer, np.ndarray) and buffer.dtype.newbyteorder("=") == np.uint16:
+        if not wide:
+            raise InputError(f"{name}: expected bytes (uint8), the array is uint16.")
+        if buffer.size != height * number:
+            raise InputError(
+                f"{name}: an array {list(buffer.shape)} is not {list(shape)}; give the shape that "
+                "the camera states."
+            )
+        samples: npt.NDArray[Any] = buffer.astype(np.uint16).reshape(shape)
+    elif form.packing == "p" and row_bytes is None:
+        # The stream runs through, rows need not begin with a byte.
+        bits = height * number * form.bits
+        stream = _rows(_as_bytes(buffer), 1, -(-bits // 8), None, name)
+        return _unpack(stream, form.bits, height * number).reshape(shape)
+    elif form.packing == "Packed" and row_bytes is None:
+        pairs = -(-height * number // 2)
+        stream = _rows(_as_bytes(buffer), 1, 3 * pairs, None, name)
+        return _unpack_pairs(stream, form.bits)[:, : height * number].reshape(shape)
+    elif form.packing:
+        needed = -(-number * form.bits // 8) if form.packing == "p" else 3 * -(-number // 2)
+        rows = _rows(_as_bytes(buffer), height, needed, row_bytes, name)
+        if form.packing == "p":
+            return _unpack(rows, form.bits, number).reshape(shape)
+        return _unpack_pairs(rows, form.bits)[:, :number].reshape(shape)
+    else:
+        rows = _rows(_as_bytes(buffer), height, number * (2 if wide else 1), row_bytes, name)
+        samples = (np.ascontiguousarray(rows).view("<u2") if wide else rows).reshape(shape)
+    largest = int(samples.max())
+    if largest >= 1 << form.bits:
+        raise InputError(
+            f"{name}: holds samples up to {largest}, above the {(1 << form.bits) - 1} of "
+            f"{form.bits} bits; name the format that the camera has sent (left-aligned samples "
+            f"are {name.replace(str(form.bits), '16')} here)."
+        )
+    return samples
+
+
+def _as_bytes(buffer: Buffer) -> npt.NDArray[np.uint8]:
+    if isinstance(buffer, np.ndarray):
+        if buffer.dtype != np.uint8:
+            raise InputError(
+                f"the array has the type {buffer.dtype}; give the camera's bytes (uint8), or "
+                "uint16 samples of a format that is not packed."
+            )
+        return np.ascontiguousarray(buffer).reshape(-1)
+    return np.frombuffer(buffer, np.uint8)
+
+
+def _rows(
+    data: npt.NDArray[np.uint8], height: int, used: int, row_bytes: int | None, name: str
+) -> npt.NDArray[np.uint8]:
+    """The bytes of each row without padding, ``[H, used]``."""
+    step = used if row_bytes is None else row_bytes
+    if step < used:
+        raise ConfigError(f"{name}: {step} bytes per row are fewer than the {used} that it needs.")
+    needed = step * (height - 1) + used
+    if data.size < needed:
+        raise InputError(
+            f"{name}: {data.size} bytes, but {needed} are needed for this shape; the frame is "
+            "incomplete, or has another size or format."
+        )
+    return np.lib.stride_tricks.as_strided(data, (height, used), (step, 1), writeable=False)
+
+
+def _unpack(rows: npt.NDArray[np.uint8], bits: int, number: int) -> npt.NDArray[np.uint16]:
+    """Samples ``[H, number]`` of a stream of bits, lowest bits first."""
+    places = np.arange(number, dtype=np.int64) * bits
+    first, shift = places // 8, (places % 8).astype(np.uint32)
+    last = rows.shape[1] - 1
+    words = rows[:, first].astype(np.uint32)
+    for step in (1, 2):
+        # Beyond the last byte nothing is used.
+        words |= rows[:, np.minimum(first + step, last)].astype(np.uint32) << (8 * step)
+    return ((words >> shift) & ((1 << bits) - 1)).astype(np.uint16)
+
+
+def _unpack_pairs(rows: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint16]:
+    """Samples of GigE Vision's packing: upper 8 bits of two samples around a byte of the rest."""
+    first, rest, second = (rows[:, start::3].astype(np.uint16) for start in range(3))
+    low = bits - 8
+    mask = (1 << low) - 1
+    both = [(first << low) | (rest & mask), (second << low) | ((rest >> 4) & mask)]
+    return np.stack(both, axis=2).reshape(len(rows), -1)
+
+
+def _from_yuv(
+    quads: npt.NDArray[np.uint8], order: tuple[int, int, int, int]
+) -> npt.NDArray[np.uint8]:
+    """RGB ``[H,W,3]`` of ``[H,W/2,4]``."""
+    y0, u, y1, v = (quads[..., place].astype(np.float32) for place in order)
+    luma = np.stack([y0, y1], axis=2)
+    blue, red = (u - 128)[..., None], (v - 128)[..., None]
+    planes = [
+        luma + 1.402 * red,
+        luma - 0.344136 * blue - 0.714136 * red,
+        luma + 1.772 * blue,
+    ]
+    rgb = np.stack(planes, axis=3).reshape(len(quads), -1, 3)
+    return np.rint(np.clip(rgb, 0, 255)).astype(np.uint8)

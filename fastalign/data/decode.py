@@ -1,0 +1,205 @@
+"""From a file to its samples, by the library that reads the format."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastalign.data import tiff
+from fastalign.data.deep import look, read_deep
+from fastalign.data.picture import Picture, narrow
+from fastalign.data.pillow import NoImage, Unread, frames, open_image, orientation_of, to_picture
+from fastalign.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_PIXELS = 1 << 28
+"""Pixels that an image may have, unless FASTALIGN_MAX_PIXELS says otherwise."""
+
+_NUMPY = b"\x93NUMPY"
+# Besides OSError, decoders let these through when a file is damaged.
+_DECODING_ERRORS = (
+    OSError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode(path: Path, noun: str) -> Picture:
+    """The samples of a file, upright.
+
+    Args:
+        path: the file.
+        noun: what messages call it: image or mask.
+
+    Raises:
+        InputError: the file is missing, unreadable, empty, truncated, no image, of a kind that is
+            not read, too large, or holds more than one picture.
+        ConfigError: FASTALIGN_MAX_PIXELS is no number.
+    """
+    limit = _max_pixels()
+
+    def check_size(width: int, height: int) -> None:
+        if width * height > limit:
+            raise InputError(
+                f"{path}: the {noun} has {width} x {height} pixels, more than the {limit} allowed, "
+                "a guard against files that lie about their size; if it is really that large, set "
+                f"the environment variable FASTALIGN_MAX_PIXELS={width * height}, or cut it into "
+                "tiles."
+            )
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head.startswith(_NUMPY):
+            picture = _read_array(path, check_size)
+        elif head.startswith(tiff.SIGNATURES):
+            picture = _read_tiff(path, check_size)
+        else:
+            picture = _read_by_pillow(path, check_size)
+        if picture.values.size == 0:
+            raise ValueError("it has no pixels")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such {noun}; check the path.") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: permission denied; make the {noun} readable.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: this is a folder; give the {noun} file itself.") from error
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: there is not enough memory to decode it; make the {noun} smaller."
+        ) from error
+    except (Unread, tiff.Unsupported) as error:
+        raise InputError(f"{path}: the {noun} cannot be used: {error} (--skip-bad).") from error
+    except _DECODING_ERRORS as error:
+        raise InputError(f"{path}: {_explain(path, noun, error)}") from error
+    if noun == "image":
+        picture.values = narrow(path, picture.values)
+    return picture
+
+
+def states_no_depth(path: Path) -> bool:
+    """Whether a file may hold 16-bit samples of a depth that only its values tell: by its head
+    alone. False for what cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+            if head.startswith(_NUMPY):
+                return True
+            if not head.startswith(tiff.SIGNATURES):
+                file.seek(0)
+                about = look(file)
+                return about is not None and about.peak == 0xFFFF
+        return not tiff.states_depth(path)
+    except _DECODING_ERRORS:
+        return False
+
+
+def _max_pixels() -> int:
+    text = os.environ.get("FASTALIGN_MAX_PIXELS", "")
+    if not text:
+        return MAX_PIXELS
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(
+            f"FASTALIGN_MAX_PIXELS={text!r}: give a number of pixels, such as 400000000."
+        )
+    return int(text)
+
+
+def _read_tiff(path: Path, check_size: Callable[[int, int], None]) -> Picture:
+    try:
+        return tiff.read_tiff(path, check_size)
+    except tiff.NeedsPillow:
+        picture = _read_by_pillow(path, check_size)
+        picture.lossy = True
+        return picture
+
+
+def _read_by_pillow(path: Path, check_size: Callable[[int, int], None]) -> Picture:
+    from PIL.Image import DecompressionBombError
+
+    with open(path, "rb") as file:
+        deep = look(file)
+        try:
+            image = open_image(file)
+            check_size(*image.size)
+            if (number := frames(image)) > 1:
+                raise Unread(
+                    f"it holds {number} pictures (frames), and one is expected; save each as a "
+                    "file of its own"
+                )
+            image.load()
+        except DecompressionBombError as error:
+            # A frame larger than the picture that it is a part of.
+            raise ValueError(str(error)) from error
+        orientation = orientation_of(image)
+        picture = to_picture(image)
+    return picture if deep is None else read_deep(path, deep, picture, orientation)
+
+
+def _read_array(path: Path, check_size: Callable[[int, int], None]) -> Picture:
+    """An array in NumPy's format: ``[H,W]``, ``[H,W,1]``, RGB ``[H,W,3]`` or RGBA ``[H,W,4]``."""
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
+        raise Unread(
+            f"its array has the shape {list(values.shape)}; store grey [H, W] or RGB [H, W, 3], "
+            "or turn a camera's buffer into it with fastalign.data.from_camera"
+        )
+    if values.dtype.kind not in "biuf":
+        raise Unread(f"its array has the type {values.dtype}; store uint8, uint16 or float32")
+    check_size(values.shape[1], values.shape[0])
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+    if values.dtype == np.bool_:
+        values = values.astype(np.uint8) * np.uint8(255)
+    alpha = None
+    if values.ndim == 3 and values.shape[2] == 4:
+        if values.dtype != np.uint8:
+            raise Unread("four channels are read as RGBA, of uint8 only; leave the fourth out")
+        values, alpha = values[..., :3], values[..., 3]
+    peak = 255 if values.dtype.itemsize == 1 else 0xFFFF
+    return Picture(values, alpha, peak, kind="NPY")
+
+
+def _explain(path: Path, noun: str, error: Exception) -> str:
+    """Why a file could not be decoded, and what to do."""
+    again = f"replace it by an intact {noun} or leave it out (--skip-bad)."
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as cause:
+        return f"cannot be read: {cause.strerror}; {again}"
+    if not head:
+        return f"the file is empty; {again}"
+    if "truncated" in str(error).lower() or "failed to read" in str(error):
+        return f"the {noun} is truncated ({error}); {again}"
+    if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
+        return f"this is a text file in the place of the {noun}; {again}"
+    if isinstance(error, NoImage):
+        return f"this is no image of a format that can be read; {again}"
+    reason = str(error) or type(error).__name__
+    if _names_a_kind(reason):
+        return (
+            f"the {noun} is of a kind that is not read ({reason}); convert it to PNG or TIFF of 8 "
+            "or 16 bits per sample, grey or RGB, or leave it out (--skip-bad)."
+        )
+    return f"the {noun} is damaged ({type(error).__name__}: {reason}); {again}"
+
+
+def _names_a_kind(reason: str) -> bool:
+    words = ("unsupported", "not supported", "not implemented", "cannot handle", "not available")
+    return any(word in reason.lower() for word in words)

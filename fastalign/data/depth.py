@@ -1,0 +1,247 @@
+"""How many bits of a 16-bit sample a camera uses, settled once for a set of photographs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastalign.data.decode import decode, states_no_depth
+from fastalign.data.picture import Picture, fits_unscaled
+from fastalign.errors import ConfigError, DataWarning, InputError
+
+CHOICES = (8, 10, 12, 14, 16)
+"""Depths that cameras have, in bits; what a set uses is rounded up to one of them."""
+
+_WORKERS = max(1, min(4, os.cpu_count() or 1))
+_FROM_OPTION = "given"
+# An image whose values stay below these parts of the range is warned about, and refused.
+_DIM = 4
+_DARKEST = 16
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The depth of 16-bit files that state none; see :func:`settle_depth`.
+
+    Attributes:
+        bits: significant bits, 8 to 16. None: no such file was among the photographs, so one that
+            comes later is read only if its values leave no choice.
+        left: they are the upper bits of a sample, which is then read over all 16 bits; else the
+            lower ones.
+        source: where this is known from, in words; "given" if a user said so.
+    """
+
+    bits: int | None
+    left: bool = False
+    source: str = _FROM_OPTION
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not (isinstance(self.bits, int) and 8 <= self.bits <= 16):
+            raise ConfigError(f"bit depth {self.bits!r}: use a number of bits from 8 to 16.")
+
+    @property
+    def given(self) -> bool:
+        """Whether a user said so."""
+        return self.source == _FROM_OPTION
+
+    @property
+    def used_bits(self) -> int | None:
+        """Bits over which samples are read: all 16 where they are left-aligned."""
+        return 16 if self.left else self.bits
+
+    def describe(self) -> str:
+        """One clause, such as ``12 bits of 16, right-aligned (largest value 3891 of 23 files)``."""
+        if self.bits is None:
+            return "8 bits"
+        place = "" if self.bits == 16 else f" of 16, {'left' if self.left else 'right'}-aligned"
+        return f"{self.bits} bits{place} ({self.source})"
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able, for :meth:`from_record`."""
+        return asdict(self)
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any] | None) -> Depth | None:
+        """What :meth:`record` gave; None for None, as models have that were fitted without one."""
+        return None if record is None else Depth(**record)
+
+    def bits_of(self, path: Path, picture: Picture) -> int:
+        """Over how many bits a picture of open depth is to be read.
+
+        Raises:
+            InputError: its values contradict this depth.
+        """
+        used = picture.used
+        highest = (1 << used.bit_length()) - 1
+        if self.used_bits is None:
+            if used.bit_length() > 14:
+                return 16
+            raise InputError(
+                f"{path}: a 16-bit file that states no depth and uses values up to "
+                f"{picture.largest} only, while the model's photographs have 8 bits; "
+                f"{_remedy(apparent_bits(used))}"
+            )
+        top = (1 << self.used_bits) - 1
+        if used > top:
+            raise InputError(
+                f"{path}: uses values up to {picture.largest}, but the depth is "
+                f"{self.describe()}, so up to {top}; {_remedy(apparent_bits(used))}"
+            )
+        if used and not self.given and (highest + 1) * _DIM <= top + 1:
+            message = (
+                f"{path}: uses values up to {picture.largest} only, but the depth is "
+                f"{self.describe()}, so up to {top}: it is dark, or stored in another way; "
+                f"{_remedy(apparent_bits(used))}"
+            )
+            if (highest + 1) * _DARKEST <= top + 1:
+                raise InputError(message)
+            warnings.warn(message, DataWarning, stacklevel=3)
+        return self.used_bits
+
+
+def depth_of(path: Path, picture: Picture, depth: Depth | None) -> int | None:
+    """Over how many bits a deep picture is to be read; None: as its own largest value says.
+
+    Args:
+        path: names the file in messages.
+        picture: more than 8 bits per sample.
+        depth: what is known of the set that it belongs to; None: nothing.
+
+    Raises:
+        InputError: its values contradict what it states, or ``depth``.
+    """
+    if picture.peak != 0xFFFF:
+        return None
+    claim = picture.claim
+    if claim is None or (depth is not None and depth.given):
+        return _full_range(path, picture) if depth is None else depth.bits_of(path, picture)
+    if picture.scaled:
+        # Where the values fit both ways, the set has shown how its writer places them.
+        lower = depth is not None and depth.bits == claim and not depth.left
+        lower = lower and picture.used < 1 << claim
+        return claim if lower or fits_unscaled(picture.used, claim) else 16
+    if picture.used >= 1 << claim:
+        raise InputError(
+            f"{path}: states {claim} bits per sample, but uses values up to {picture.largest}; "
+            "mend what it states, or say how its samples are stored: --bit-depth 16 (from Python: "
+            "depth=Depth(16))."
+        )
+    return claim
+
+
+def _full_range(path: Path, picture: Picture) -> int:
+    """All 16 bits, with a warning where that gives a dark image."""
+    bits = apparent_bits(picture.used)
+    if picture.used and bits < 16:
+        # The folder's name alone, so that it is said once and not for each file.
+        warnings.warn(
+            f"{path.parent}: 16-bit files here, which state no depth, use {bits} bits only, as a "
+            f"{bits}-bit camera gives; read over the full 16 bits they are {1 << (16 - bits)} "
+            f"times too dark. Say so with --bit-depth {bits} (from Python: depth=Depth({bits})), "
+            f"store them multiplied by {1 << (16 - bits)}, or as 8 bits.",
+            DataWarning,
+            stacklevel=4,
+        )
+    return 16
+
+
+def parse_depth(text: str) -> Depth | None:
+    """The depth that an option names: ``"12"``, ``"12-left"``; None for ``"auto"``.
+
+    Raises:
+        ConfigError: it is no such value.
+    """
+    number, _, place = text.strip().lower().partition("-")
+    if number == "auto" and not place:
+        return None
+    if not number.isdecimal() or not 8 <= int(number) <= 16 or place not in ("", "left", "right"):
+        raise ConfigError(
+            f"--bit-depth {text!r}: use auto, or the bits that a sample of a 16-bit file uses: 8, "
+            "10, 12, 14 or 16, with -left where they are the upper ones (12-left)."
+        )
+    return Depth(int(number), place == "left", _FROM_OPTION)
+
+
+def settle_depth(paths: Sequence[str | os.PathLike[str]], *, workers: int | None = None) -> Depth:
+    """The depth of the 16-bit files among photographs, from all of them together.
+
+    Files that state their depth need none of this. Of the others the bits are collected that any
+    sample has set: the highest one, rounded up to 8, 10, 12, 14 or 16, is the depth; free bits
+    below say that samples are left-aligned. Files that cannot be read are passed over here.
+
+    Args:
+        paths: the photographs; those of 8 bits cost the reading of their headers alone.
+        workers: threads for reading; the default is up to 4.
+    """
+
+    def look(path: str | os.PathLike[str]) -> _Use | None:
+        path = Path(path)
+        try:
+            if not states_no_depth(path):
+                return None
+            picture = decode(path, "image")
+        except InputError:
+            return None
+        if not picture.is_deep or picture.peak != 0xFFFF:
+            return None
+        return _Use(picture.claim, picture.scaled, picture.used, picture.largest)
+
+    with ThreadPoolExecutor(workers or _WORKERS) as pool:
+        found = [use for use in pool.map(look, paths) if use is not None]
+    silent = [use for use in found if use.claim is None]
+    used = reduce(or_, (use.used for use in silent or found), 0)
+    if not silent:
+        claims = {(use.claim, use.scaled) for use in found}
+        if len(claims) != 1:
+            return Depth(None, source="no 16-bit file that states no depth")
+        claim, scaled = claims.pop()
+        assert claim is not None
+        return Depth(claim, scaled and not fits_unscaled(used, claim), "stated by the files")
+    bits, left = alignment(used)
+    largest = max(use.largest for use in silent)
+    number = len(silent)
+    files = "1 file that states" if number == 1 else f"{number} files that state"
+    return Depth(bits, left, f"largest value {largest} of {files} no depth")
+
+
+class _Use(NamedTuple):
+    """What the samples of one 16-bit file use: see :class:`Picture`."""
+
+    claim: int | None
+    scaled: bool
+    used: int
+    largest: int
+
+
+def apparent_bits(used: int) -> int:
+    """The camera's depth by the highest bit that is set in ``used``."""
+    return next((bits for bits in CHOICES if used < 1 << bits), CHOICES[-1])
+
+
+def alignment(used: int) -> tuple[int, bool]:
+    """Depth and left alignment by the bits ``used`` that any sample of a set has set.
+
+    Left-aligned samples of k bits leave the 16 - k lowest bits free. That counts as evidence where
+    right-aligned ones would have to be deeper than 12 bits; a set that fills no more is taken as
+    right-aligned, as it would be nearly black otherwise.
+    """
+    apparent = apparent_bits(used)
+    free = (used & -used).bit_length() - 1 if used else 0
+    if apparent > 12 and free >= 2:
+        return next(bits for bits in CHOICES if bits >= max(16 - free, 8)), True
+    return (apparent if used else 16), False
+
+
+def _remedy(bits: int) -> str:
+    return (
+        f"if its samples have {bits} bits, say so with --bit-depth {bits} (from Python: "
+        f"depth=Depth({bits})); if the photographs of one camera now differ, store them as before, "
+        "or fit again."
+    )
