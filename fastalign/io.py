@@ -167,8 +167,9 @@ def _sync_folder(folder: Path) -> None:
 def unwritable(path: str | os.PathLike[str], error: OSError) -> InputError:
     """The error to raise where ``path`` cannot be written: cause and remedy in words."""
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        blocker = f"{error.filename} " if error.filename else "a part of the path "
-        reason = f"{blocker}is a file where a folder is needed; choose another path"
+        # The system names what it was about to make, not what stands in its way.
+        blocker = next((p for p in Path(path).parents if p.exists()), Path(path).parent)
+        reason = f"{blocker} is a file where a folder is needed; choose another path"
     else:
         fallback = f"{error.strerror or error}; choose another place"
         reason = _REMEDIES.get(error.errno or 0, fallback)

@@ -18,6 +18,7 @@ from typing import Any
 
 import fastalign
 from fastalign.artifact import differing_settings
+from fastalign.data import fingerprint
 from fastalign.engine.predict import Input
 from fastalign.engine.scoring import Thresholds
 from fastalign.errors import ArtifactError, ConfigError, InputError
@@ -28,7 +29,7 @@ JOB = "job.json"
 PLAN = "plan.parquet"
 SUMMARY = "summary.json"
 _ATTEMPTS = ".attempts"
-_VERSION = 1
+_VERSION = 2
 # Bounds of the default size of a part: small ones spread few images over many workers, large ones
 # keep the number of files low.
 _SMALLEST, _LARGEST, _PARTS = 16, 256, 64
@@ -88,18 +89,28 @@ class Job:
         """Where the workers' notes on a part lie while it is in work."""
         return self.out / _ATTEMPTS / f"{number:05d}"
 
-    def finished(self) -> dict[int, Counts]:
-        """The parts that are complete, by number.
+    def content(self, number: int) -> str:
+        """A fingerprint of the images of a part, four blocks of each."""
+        return fingerprint([item.path for item in self.part(number)], blocks=4)
+
+    def finished(self, *, compare: bool = True) -> dict[int, Counts]:
+        """The parts that are complete, by number; without those whose images are others now, which
+        is not looked at where ``compare`` is False.
 
         Raises:
             InputError: one is damaged or foreign.
         """
         found = {}
-        for number in range(self.parts):
-            counts = read_counts(part_path(self.out, number), number, self.identity)
+        for number in self.written():
+            images = self.content(number) if compare else None
+            counts = read_counts(part_path(self.out, number), number, self.identity, images)
             if counts is not None:
                 found[number] = counts
         return found
+
+    def written(self) -> list[int]:
+        """The parts whose files are there."""
+        return [n for n in range(self.parts) if part_path(self.out, n).exists()]
 
     def forget_attempts(self) -> None:
         """Deaths of workers of an earlier run, which may itself have been killed, do not count."""

@@ -66,9 +66,17 @@ def part_path(out: Path, part: int) -> Path:
 
 
 def write_part(
-    out: Path, part: int, rows: list[Row], *, job: str, model: str, outputs: tuple[str, ...]
+    out: Path,
+    part: int,
+    rows: list[Row],
+    *,
+    job: str,
+    model: str,
+    images: str,
+    outputs: tuple[str, ...],
 ) -> Counts:
-    """Write a part; the file appears under its name when it is complete.
+    """Write a part; the file appears under its name when it is complete. ``images`` is the
+    fingerprint of its images as they were before they were scored.
 
     Raises:
         InputError: it cannot be written.
@@ -92,7 +100,7 @@ def write_part(
         *((name, pa.string()) for name in outputs),
     ]
     columns = [{**asdict(row), "model": model, **row.pictures} for row in rows]
-    about = {"job": job, "part": part, **asdict(counts)}
+    about = {"job": job, "part": part, "content": images, **asdict(counts)}
     schema = pa.schema(fields, metadata={_KEY: json.dumps(about)})
     table = pa.table(
         {name: [row.get(name) for row in columns] for name, _ in fields}, schema=schema
@@ -102,8 +110,9 @@ def write_part(
     return counts
 
 
-def read_counts(path: Path, part: int, job: str) -> Counts | None:
-    """What a finished part says about itself; None where it is not there yet.
+def read_counts(path: Path, part: int, job: str, images: str | None = None) -> Counts | None:
+    """What a finished part says about itself; None where it is not there yet, or, with ``images``,
+    where it was made of images with another fingerprint.
 
     Raises:
         InputError: the file is damaged, or not of this job.
@@ -117,6 +126,7 @@ def read_counts(path: Path, part: int, job: str) -> Counts | None:
         about: dict[str, Any] = json.loads((metadata.metadata or {})[_KEY])
         counts = Counts(about["images"], about["errors"], about["anomalies"])
         rows, owner = metadata.num_rows, (about["job"], about["part"])
+        content = about["content"]
     except FileNotFoundError:
         return None
     except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
@@ -126,7 +136,7 @@ def read_counts(path: Path, part: int, job: str) -> Counts | None:
         ) from error
     if owner != (job, part) or rows != counts.images:
         raise InputError(f"{path}: this part was not written by this run; {remedy}.")
-    return counts
+    return counts if images in (None, content) else None
 
 
 def text_of(name: str | os.PathLike[str]) -> str:

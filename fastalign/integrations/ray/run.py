@@ -142,9 +142,11 @@ def score_collection(
         limits=limits,
     )
     claim = (1.0 if device.startswith("cuda") else 0.0) if gpus is None else gpus
-    counts, resumed, seconds = _run(
+    counts, resumed, again, seconds = _run(
         job, Pool(workers, threads, device, claim, address), progress or NoProgress()
     )
+    if again:
+        warning_texts.append(f"images changed after they were scored: {again} parts scored again")
     return BulkScores(
         out=out,
         scores=out / SCORES,
@@ -173,9 +175,11 @@ def _limits(model_file: Path, threshold: float | None) -> Thresholds:
     return Thresholds(stored.image if threshold is None else threshold, stored.pixel)
 
 
-def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, float]:
-    """Score what is missing: what all parts hold, the images that were there, and seconds."""
+def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, int, float]:
+    """Score what is missing: what all parts hold, the images that were there, the parts that are
+    scored again since their images changed, and seconds."""
     done = job.finished()
+    again = len(job.written()) - len(done)
     total = sum(done.values(), Counts(0, 0, 0))
     resumed = total.images
     missing = [part for part in range(job.parts) if part not in done]
@@ -190,7 +194,7 @@ def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, float]:
                     total += counts
                     progress.advance(counts.images)
         except KeyboardInterrupt:
-            there = sum(counts.images for counts in job.finished().values())
+            there = sum(counts.images for counts in job.finished(compare=False).values())
             raise KeyboardInterrupt(
                 f"interrupted: {there} of {job.images} images are scored; the same command "
                 "goes on from there"
@@ -198,7 +202,7 @@ def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, float]:
         job.forget_attempts()
     seconds = time.perf_counter() - began if missing else 0.0
     job.write_summary(total)
-    return total, resumed, seconds
+    return total, resumed, again, seconds
 
 
 def _score(job: Job, pool: Pool, parts: list[int]) -> Iterator[Counts]:

@@ -82,7 +82,8 @@ class PartScorer:
             InputError: the output cannot be written.
         """
         job, options = self._job, self._job.options
-        done = read_counts(part_path(job.out, part), part, job.identity)
+        content = job.content(part)
+        done = read_counts(part_path(job.out, part), part, job.identity, content)
         if done is not None:
             return done
         images = job.part(part)
@@ -98,7 +99,13 @@ class PartScorer:
             attempts.note(start, end)
             rows += self._score_batch(first, images[start:end], writer)
         counts = write_part(
-            job.out, part, rows, job=job.identity, model=job.model, outputs=options.outputs
+            job.out,
+            part,
+            rows,
+            job=job.identity,
+            model=job.model,
+            images=content,
+            outputs=options.outputs,
         )
         attempts.close()
         return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -203,11 +204,31 @@ def test_a_finished_part_is_not_scored_again(photos, make_job):
     assert list(job.finished()) == [1]
 
 
+def test_a_part_whose_images_changed_is_scored_again(listed, make_job, read_rows):
+    """Another photograph of the same name and size; uncompressed ones all have the same size."""
+    folder, text, names = listed
+    job = make_job(text)
+    score_all(job)
+    before = [part_path(job.out, part).stat().st_ino for part in range(3)]
+    old = read_rows(job.out)
+    content = (folder / names[9]).read_bytes()
+    other = (folder / names[3]).read_bytes()[: len(content)]
+    (folder / names[9]).write_bytes(other + bytes(len(content) - len(other)))
+    assert (list(job.finished()), job.written()) == ([0, 2], [0, 1, 2])
+    assert score_all(make_job(text)).images == 20
+    after = [part_path(job.out, part).stat().st_ino for part in range(3)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
+    rows = read_rows(job.out)
+    changed = [r["index"] for r, o in zip(rows, old, strict=True) if r["score"] != o["score"]]
+    assert changed == [9] and list(job.finished()) == [0, 1, 2]
+
+
 def test_a_half_written_part_does_not_count(photos, make_job):
     job = make_job(photos)
     folder = part_path(job.out, 0).parent
     folder.mkdir()
-    (folder / ".part-00000.parquet.0123456789ab.tmp").write_bytes(b"PAR1")
+    mark = hashlib.sha256(b"part-00000.parquet").hexdigest()[:12]
+    (folder / f".part-00000.parquet.{mark}.0.tmp").write_bytes(b"PAR1")
     assert job.finished() == {}
     assert score_all(job).images == 20
     assert sorted(p.name for p in folder.iterdir()) == [
