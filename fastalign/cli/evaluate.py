@@ -10,6 +10,7 @@ import typer
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.options import (
     BitDepth,
+    Category,
     Debug,
     Device,
     Layout,
@@ -17,6 +18,7 @@ from fastalign.cli.options import (
     ModelFile,
     SkipBad,
     Threads,
+    one_folder,
     set_threads,
 )
 from fastalign.cli.progress import make_progress
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 @guarded
 def evaluate(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="A category with test images.")],
+    directory: Category,
     model: ModelFile,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")],
     eval_size: Annotated[
@@ -68,7 +70,7 @@ def evaluate(
     with make_progress() as progress:
         progress.note(fitted.limit_memory(budget).describe())
         result = evaluate_category(
-            directory,
+            one_folder(directory),
             fitted,
             out,
             layout=layout,

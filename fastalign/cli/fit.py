@@ -12,12 +12,14 @@ import typer
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.options import (
     BitDepth,
+    Category,
     Debug,
     Device,
     Layout,
     MemoryBudget,
     SkipBad,
     Threads,
+    one_folder,
     parse_layers,
     parse_settings,
     parse_size,
@@ -46,9 +48,7 @@ def _training(flag: str, text: str, metavar: str | None = None) -> Any:
 
 @guarded
 def fit(
-    directory: Annotated[
-        str, typer.Argument(metavar="DIR", help="A category; a folder good/ is enough.")
-    ],
+    directory: Category,
     out: Annotated[
         str, typer.Option("--out", "-o", help="The model file to write.", metavar="FILE")
     ],
@@ -151,7 +151,7 @@ def fit(
             make_progress(silent=world.rank > 0) as progress,
         ):
             result = fit_category(
-                directory,
+                one_folder(directory),
                 out,
                 config=config,
                 layout=layout,

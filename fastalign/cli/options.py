@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,10 @@ _OWN_FLAG = (
     "threshold_quantile",
 )
 
+Category = Annotated[
+    list[str],
+    typer.Argument(metavar="DIR", help="A category: its folder; to fit, good/ in it is enough."),
+]
 Device = Annotated[
     str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", metavar="NAME")
 ]
@@ -70,6 +75,21 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def one_folder(given: list[str]) -> str:
+    """The one folder that a command takes.
+
+    Raises:
+        ConfigError: there are several, as of a pattern that the shell has replaced.
+    """
+    if len(given) > 1:
+        shown = ", ".join(given[:3]) + (", ..." if len(given) > 3 else "")
+        raise ConfigError(
+            f"DIR: {len(given)} paths were given ({shown}), as a shell makes them of a pattern; "
+            f"give the one folder that holds them, such as {os.path.dirname(given[0]) or '.'}."
+        )
+    return given[0]
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fastalign.data.masks import MASK_FOLDERS, MAYBE_MASK_FOLDERS
 from fastalign.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _FEW_COLOURS = 16
 _PROBED = 6
@@ -67,17 +71,24 @@ def looks_like_mask(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            if image.mode in ("1", "L", "P", "RGB", "RGBA", "LA"):
-                if image.getcolors(_FEW_COLOURS) is not None:
-                    return True
-                grey = np.asarray(image.convert("L"))
-                black, white = (grey <= _NEAR).mean(), (grey >= 255 - _NEAR).mean()
-                # A dark photograph has hardly anything but black, yet what it shows is not white.
-                return bool(black + white >= _EXTREME and white >= _WHITE * (1 - black))
-            return len(np.unique(np.asarray(image))) <= _FEW_COLOURS
+        # Of a very large picture Pillow warns without its name; whoever reads it does it better.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return _has_few_values(image)
     except Exception:  # noqa: BLE001  whatever a decoder raises, the file is told of when it is read
         return False
+
+
+def _has_few_values(image: Image) -> bool:
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA"):
+        return len(np.unique(np.asarray(image))) <= _FEW_COLOURS
+    if image.getcolors(_FEW_COLOURS) is not None:
+        return True
+    grey = np.asarray(image.convert("L"))
+    black, white = (grey <= _NEAR).mean(), (grey >= 255 - _NEAR).mean()
+    # A dark photograph has hardly anything but black, yet what it shows is not white.
+    return bool(black + white >= _EXTREME and white >= _WHITE * (1 - black))
 
 
 def _suspects(files: Sequence[Path], root: Path) -> Iterator[list[Suspect]]:

@@ -70,6 +70,38 @@ def test_a_missing_folder(fit, run, fitted, tmp_path, written):
     assert written() == []
 
 
+def test_a_pattern_in_the_place_of_a_folder(run, fitted, ring, tmp_path, written):
+    """Replaced by the shell, and in quotes."""
+    place = ring / "train" / "good"
+    shell = sorted(place.iterdir())
+    for command in (("fit", "-o", tmp_path / "out/m"), ("evaluate", "-m", fitted, "-o", tmp_path)):
+        refused(run(*command, *shell), 2, f"{len(shell)} paths", f"such as {place}")
+        refused(run(*command, f"{place}/*.png"), 3, "pattern", "give the folder")
+    assert written() == []
+
+
+def test_an_output_folder_that_is_a_file(run, fitted, ring, tmp_path):
+    taken = tmp_path / "results"
+    taken.write_text("mine")
+    for command in ("predict", "evaluate"):
+        outcome = run(command, ring, "-m", fitted, "-o", taken)
+        refused(outcome, 3, f"{taken} is a file where a folder is needed")
+    assert taken.read_text() == "mine"
+
+
+def test_masks_among_the_photographs_stop_it(run, fit, fitted, ring, tmp_path, written):
+    place = ring / "train" / "good"
+    names = sorted(place.iterdir())[:2]
+    for name in names:
+        mask = np.zeros((40, 48), np.uint8)
+        mask[5:9, 5:9] = 255
+        Image.fromarray(mask).save(place / f"{name.stem}-defect.png")
+    refused(fit(ring), 3, f"{names[0].stem}-defect.png", "look like masks", "ground_truth")
+    evaluated = run("evaluate", ring, "-m", fitted, "-o", tmp_path / "out")
+    refused(evaluated, 3, f"{names[0].stem}-defect.png", "look like masks")
+    assert written() == []
+
+
 def test_one_good_image_fits_without_a_threshold(fit, run, ring, tmp_path):
     for path in sorted((ring / "train" / "good").iterdir())[1:]:
         path.unlink()

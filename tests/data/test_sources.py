@@ -21,8 +21,8 @@ def found(source, root, **options):
 def test_a_folder_a_file_a_pattern_and_several(tree):
     root = tree(["x/1.png", "x/y/2.jpg", "x/y/3.png", "z/4.png"])
     (root / "x" / "notes.txt").write_text("no image")
-    (root / "x" / "5.heic").write_bytes(b"")
-    reasons = {"x/notes.txt": NO_IMAGE, "x/5.heic": UNREADABLE}
+    (root / "x" / "5.jxl").write_bytes(b"")
+    reasons = {"x/notes.txt": NO_IMAGE, "x/5.jxl": UNREADABLE}
     assert found(root / "x", root) == (["1.png", "y/2.jpg", "y/3.png"], reasons)
     assert found(root / "x/y/2.jpg", root) == (["2.jpg"], {})
     assert found(f"{root}/x/**/*.png", root) == (["1.png", "y/3.png"], {})
