@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastalign.data import load_image, prepare
+from fastalign.data import Depth, load_image, prepare
 from fastalign.errors import ArtifactError
 from fastalign.prepare import photograph
 
@@ -44,6 +44,16 @@ def test_deep_grey_photographs_are_not_cut_off(tmp_path):
     Image.fromarray(values).save(tmp_path / "deep.png")
     found = photograph(tmp_path / "deep.png", contract((20, 30), "uint8"))
     np.testing.assert_array_equal(found[0, 0], values >> 8)
+
+
+def test_deep_photographs_are_read_by_the_depth_of_the_model(tmp_path):
+    values = (noise(20, 30).astype(np.uint16) << 4) + 7
+    values[0, 0] = 4095
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    about = contract((20, 30), "uint8")
+    about["input"]["depth"] = Depth(12).record()
+    found = photograph(tmp_path / "deep.png", json.dumps(about))
+    np.testing.assert_array_equal(found[0, 0], values >> 4)
 
 
 def test_pixels_are_taken_as_they_are():

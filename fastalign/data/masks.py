@@ -34,6 +34,14 @@ def base_name(stem: str) -> str | None:
     return match["name"] if match else None
 
 
+def describe_mask_names() -> str:
+    """What a mask may be called, in words."""
+    return (
+        f"the image's name, in a folder of masks alone or with _{', _'.join(MARKERS)} behind it, "
+        "whatever the ending"
+    )
+
+
 def separate_masks(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Images, and the masks among them: ``x_mask.png`` or ``x_GT.png``, see :data:`MARKERS`, is one
     where there is an ``x`` as well."""

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 
 from fastalign.data import Depth, Sample, load_image, load_masks, open_category, prepare
+from fastalign.data.maskcheck import MaskCheck
+from fastalign.data.masks import describe_mask_names
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
@@ -97,7 +99,7 @@ def evaluate_category(
             progress.advance()
         load = meter.read()
         evaluation = _conclude(run, category.name)
-        evaluation.warnings[:0] = category.notes
+        evaluation.warnings[:0] = [*category.notes, *run.masks.notes()]
         evaluation.alignment = describe_alignment(model, run.images)
         evaluation.protocol = {
             "category": category.name,
@@ -133,6 +135,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
+        self.masks = MaskCheck()
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
@@ -187,11 +190,16 @@ class _Run:
         if sample.label != 1 or not self.has_masks:
             return None
         if not sample.mask_paths:
+            other = next(other for other in self.samples if other.mask_paths)
             raise InputError(
-                f"{sample.path}: this anomalous image has no mask although others have one; add "
-                "the mask, or leave the image out of the pixel figures with --skip-bad."
+                f"{sample.path}: this anomalous image has no mask although others have one, such "
+                f"as {other.mask_paths[0]} of {other.path}; add one named alike "
+                f"({sample.path.stem}_mask.png; {describe_mask_names()}), or leave the image out "
+                "of the pixel figures with --skip-bad."
             )
-        return load_masks(sample.mask_paths, size, image_path=sample.path)
+        mask = load_masks(sample.mask_paths, size, image_path=sample.path)
+        self.masks.add(sample.mask_paths[0], mask)
+        return mask
 
     def _time(self, batch: torch.Tensor) -> None:
         """Time of the model alone for one prepared image on its device, in milliseconds."""

@@ -121,6 +121,11 @@ def _checked(
                 f"{kind} image {index} has shape {list(image.shape)}, expected {list(expected)}; "
                 "resize it (fastalign.data.prepare does) or set image_size."
             )
+        if image.is_floating_point() and (bad := int((~image.isfinite()).sum())):
+            raise InputError(
+                f"{kind} image {index} has {bad} of {image.numel()} values NaN or infinite; "
+                "replace them by real values, or leave the image out."
+            )
         if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
             raise InputError(
                 f"{kind} image {index} has dtype {image.dtype} or values outside 0..1; give "

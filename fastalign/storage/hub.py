@@ -147,7 +147,7 @@ from fastalign import FYD
 from fastalign.data import load_image, prepare
 
 model = FYD.from_pretrained("this folder or repository")
-image = prepare(load_image("photo.png"), ({height}, {width}))
+image = prepare(load_image("photo.png", depth=model.depth), ({height}, {width}))
 score, score_map = model(image[None])
 anomalous = score > model.image_threshold
 ```

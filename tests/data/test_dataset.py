@@ -68,16 +68,26 @@ def test_prepare_at_the_own_size_is_exact_and_leaves_the_image_alone():
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("image", "remedy"),
     [
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((0, 4, 3), np.uint8),
+        (np.zeros((4, 4), np.uint8), "stack"),
+        (np.zeros((4, 4, 4), np.uint8), ""),
+        (np.zeros((3, 4, 4), np.uint8), "transpose"),
+        (np.zeros((4, 4, 3), np.float32), "image \\* 255"),
+        (np.full((4, 4, 3), 200.0), "rint\\(image\\)"),
+        (np.full((4, 4, 3), np.nan), "48 of its 48 values are NaN"),
+        (np.zeros((4, 4, 3), np.uint16), "bits - 8"),
+        (np.zeros((0, 4, 3), np.uint8), ""),
     ],
 )
-def test_prepare_refuses_other_arrays(image):
-    with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3\], got"):
+def test_prepare_refuses_other_arrays(image, remedy):
+    with pytest.raises(ValueError, match=rf"expected uint8 \[H, W, 3\], got .*{remedy}"):
+        prepare(image, SIZE)
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 4, 4), torch.zeros(4, 4, 3, dtype=torch.uint8)])
+def test_prepare_refuses_tensors(image):
+    with pytest.raises(ValueError, match=r"expected a numpy array.*got Tensor.*permute"):
         prepare(image, SIZE)
 
 

@@ -103,12 +103,22 @@ def test_no_masks_at_all(model, category):
 
 def test_one_missing_mask(model, category):
     (category / "ground_truth/scratch/1_mask.png").unlink()
-    with pytest.raises(InputError, match=r"test.scratch.1\.png.*no mask.*--skip-bad"):
+    expected = r"test.scratch.1\.png.*no mask.*such as .*0_mask\.png.*1_mask\.png;.*_gt.*--skip-bad"
+    with pytest.raises(InputError, match=expected):
         evaluate_category(category, model)
     result = evaluate_category(category, model, skip_bad=True)
     assert len(result.images) == 6 and result.metrics["pixel_auroc"] is not None
     assert result.counts["left_out_of_pixel_figures"] == 1
     assert [item.path for item in result.skipped] == ["test/scratch/1.png"]
+
+
+def test_odd_masks_are_named(model, category):
+    first, second = (category / f"ground_truth/scratch/{number}_mask.png" for number in (0, 1))
+    for path, change in ((first, lambda values: 255 - values), (second, np.zeros_like)):
+        Image.fromarray(change(np.asarray(Image.open(path)))).save(path)
+    text = "\n".join(evaluate_category(category, model).warnings)
+    assert "1 of 3 masks cover most" in text and str(first) in text
+    assert "1 of 3 masks of anomalous images are empty" in text and str(second) in text
 
 
 def test_a_mask_of_another_size(model, category):
