@@ -75,9 +75,9 @@ class TemplateAligner(nn.Module):
         )
         theta, correlation = theta.unflatten(0, (batch, count)), correlation.view(batch, count)
         # Edges place a pose best, descriptors tell better which of several it is.
-        best = (correlation + agreement).argmax(1)
-        each = torch.arange(batch, device=best.device)
-        return Pose(theta[each, best], correlation[each, best])
+        best = (correlation + agreement).argmax(1, keepdim=True)
+        chosen = theta.gather(1, best[..., None, None].expand(-1, 1, 2, 3))
+        return Pose(chosen.squeeze(1), correlation.gather(1, best).squeeze(1))
 
     def state(self) -> dict[str, Any]:
         """What :meth:`from_state` needs besides the tensors, JSON-able."""

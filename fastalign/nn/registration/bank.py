@@ -135,15 +135,20 @@ class TemplateBank(nn.Module):
         steps by parabolas, and ``[B,N]``, about -1 to 1.
         """
         scores = self.correlate(descriptors)
-        batch, turns, rows, columns = scores.shape
-        best, where = scores.flatten(2).max(2)
+        turns, rows, columns = scores.shape[1:]
+        surfaces = scores.flatten(2)
+        best, where = surfaces.max(2)
         chosen = self._peaks(best, min(candidates, turns))
         place = where.gather(1, chosen)
-        row, column = place // columns, place % columns
-        each = torch.arange(batch, device=scores.device)[:, None]
+        # Of whole numbers from 0 on the quotient needs no rounding down, which runtimes spell out
+        # in comparisons.
+        row = place.div(columns, rounding_mode="trunc")
+        column = place - row * columns
+        surfaces = surfaces.gather(1, chosen.unsqueeze(2).expand(-1, -1, rows * columns))
 
         def at(y: Tensor, x: Tensor) -> Tensor:
-            return scores[each, chosen, y.clamp(0, rows - 1), x.clamp(0, columns - 1)]
+            where = y.clamp(0, rows - 1) * columns + x.clamp(0, columns - 1)
+            return surfaces.gather(2, where.unsqueeze(2)).squeeze(2)
 
         peak = at(row, column)
         down = row + _vertex(at(row - 1, column), peak, at(row + 1, column))
@@ -153,7 +158,7 @@ class TemplateBank(nn.Module):
             [(right - columns // 2) * 2 / width, (down - rows // 2) * 2 / height], -1
         )
         turn = _vertex(
-            best.gather(1, (chosen - 1) % turns), peak, best.gather(1, (chosen + 1) % turns)
+            best.roll(1, 1).gather(1, chosen), peak, best.roll(-1, 1).gather(1, chosen)
         )
         angle = self.angles[chosen] + turn * self._step
         theta = affine.from_parameters(-angle.unsqueeze(-1), "rotation", self.aspect)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.smoothing import smooth
@@ -17,6 +18,9 @@ _DAMPING = 1e-3
 _RIDGE = 1e-9
 # A pose that leaves less of the template in sight than this is no pose.
 _LEAST_COVERED = 0.25
+# Correlations that differ by less are the same to rounding; of their poses the later one is nearer
+# to the optimum.
+_TIE = 1e-6
 
 
 def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -26,11 +30,9 @@ def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
     are. Ours.
     """
     blurred = smooth(resize(images, size).float(), _SIGMA, border="replicate")
-    strength = torch.zeros_like(blurred[:, :1])
-    strength[..., 1:-1] += (blurred[..., 2:] - blurred[..., :-2]).square().sum(1, keepdim=True)
-    strength[..., 1:-1, :] += (
-        (blurred[..., 2:, :] - blurred[..., :-2, :]).square().sum(1, keepdim=True)
-    )
+    across = (blurred[..., 2:] - blurred[..., :-2]).square().sum(1, keepdim=True)
+    down = (blurred[..., 2:, :] - blurred[..., :-2, :]).square().sum(1, keepdim=True)
+    strength = F.pad(across, (1, 1)) + F.pad(down, (0, 0, 1, 1))
     strength = smooth(0.5 * strength.sqrt(), _SIGMA, border="replicate")
     return strength / (smooth(strength, _NEIGHBOURHOOD, border="replicate") + _NOISE)
 
@@ -211,7 +213,7 @@ class GaussNewtonRefiner(nn.Module):
             if best is None:
                 best = correlation
             else:
-                better = correlation > best
+                better = correlation > best - _TIE
                 best = torch.where(better, correlation, best)
                 best_theta = torch.where(better[:, None, None], theta, best_theta)
             if iteration == self.iterations:
