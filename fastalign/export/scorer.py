@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastalign.errors import ConfigError
 from fastalign.ops.plain import plain_ops
 from fastalign.prepare import CONTRACT_VERSION, FORMAT
+from fastalign.verdict import judge_each
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -28,7 +29,9 @@ class Scorer(nn.Module):
     ``forward(images)`` takes RGB images ``[B,3,H,W]`` of the model's image size, float32 in 0..1 or
     uint8 in 0..255, and returns score ``[B]`` and map ``[B,H,W]`` as :class:`fastalign.FYD` does,
     float32, and label ``[B]`` int64: 1 where the score exceeds the model's image threshold, 0
-    where it does not, -1 for a model without threshold.
+    where it does not, -1 for a score that is not finite and for a model without threshold. An image
+    with a value that is NaN or infinite has NaN as score and in all of its map, whatever the
+    runtime makes of such values inside the network; the others of its batch do not notice.
 
     Arguments:
         model: a fitted model; it is not copied.
@@ -46,17 +49,18 @@ class Scorer(nn.Module):
             raise ConfigError("the model is not fitted; fit it, or load one that is.")
         self.model = model
         self.input_dtype = input_dtype
-        self.labels = not math.isnan(float(model.image_threshold))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.input_dtype == "uint8":
             images = images.float() / 255
-        score, maps = self.model(images)
-        if self.labels:
-            label = (score > self.model.image_threshold).long()
-        else:
-            label = torch.full_like(score, -1, dtype=torch.long)
-        return score, maps, label
+        given = _are_finite(images)
+        # The network never sees what is not finite: OpenVINO's Relu and Clip turn NaN into numbers,
+        # and poses from it would index outside of the image.
+        score, maps = self.model(torch.where(given[:, None, None, None], images, 0.5))
+        judged = given & _are_finite(maps)
+        score = torch.where(judged, score, torch.nan)
+        maps = torch.where(judged[:, None, None], maps, torch.nan)
+        return score, maps, judge_each(score, self.model.image_threshold).long()
 
     def example(self, batch: int = 2) -> Tensor:
         """An input of the right shape and dtype."""
@@ -103,12 +107,27 @@ class Scorer(nn.Module):
                 "map": {"dtype": "float32", "shape": ["batch", height, width]},
                 "label": {"dtype": "int64", "shape": ["batch"]},
             },
-            "labels": {"0": "good", "1": "anomaly", "-1": "the model has no threshold"},
+            "labels": {
+                "0": "good",
+                "1": "anomaly",
+                "-1": "not judged: no threshold or no score",
+            },
             "image_threshold": image,
             "pixel_threshold": pixel,
+            "openvino": {"INFERENCE_PRECISION_HINT": "f32"},
             "config": dataclasses.asdict(model.config),
         }
 
     def contract_text(self) -> str:
         """:meth:`contract` as one line of JSON."""
         return json.dumps(self.contract(), allow_nan=False)
+
+
+def _are_finite(values: Tensor) -> Tensor:
+    """Which of ``[B,...]`` are free of NaN and infinity, bool ``[B]``.
+
+    By sums and a difference, which hand NaN on in every runtime: a maximum passes over it in
+    onnxruntime, OpenVINO and OpenCV, and OpenVINO's ``Greater(NaN, 0)`` is true.
+    """
+    total = values.flatten(1).sum(1)
+    return total - total == 0

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from xml.etree import ElementTree
 
 import torch
 
 from fastalign.errors import BackendError
 from fastalign.export.scorer import OUTPUTS, Scorer
 
+if TYPE_CHECKING:
+    from onnx_ir import Graph
+
+# The mark of an operation of OpenVINO that keeps its precision, and its later name.
+_EXACT = ("precise", "DisablePrecisionConversion")
 # The key of the contract in the metadata of a file.
 KEY = "fastalign"
 # GridSample and Resize are complete from 16 and 18 on; older runtimes know no later ones.
@@ -92,13 +99,24 @@ def write_onnx(scorer: Scorer, path: Path) -> None:
         )
     assert program is not None
     model = program.model
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        assert value.shape is not None
-        value.shape[0] = "batch"
+    _name_batch(model.graph)
     # torch 2.11 leaves nodes before those whose results they take.
     model.graph.sort()
     model.metadata_props[KEY] = scorer.contract_text()
     program.save(path)
+
+
+def _name_batch(graph: Graph) -> None:
+    """Call the free dimension ``batch``, in the shapes of all values: readers compare its names."""
+    shape = graph.inputs[0].shape
+    assert shape is not None
+    old = re.compile(rf"\b{re.escape(str(shape[0]))}\b")
+    inside = [value for node in graph.all_nodes() for value in node.outputs]
+    for value in (*graph.inputs, *inside):
+        sizes = value.shape
+        for axis, size in enumerate(sizes or ()):
+            if sizes is not None and not isinstance(size, int):
+                sizes[axis] = old.sub("batch", str(size))
 
 
 def write_openvino(scorer: Scorer, path: Path) -> None:
@@ -112,8 +130,29 @@ def write_openvino(scorer: Scorer, path: Path) -> None:
     # float16 weights are OpenVINO's default, and are more than a score can bear.
     openvino.save_model(model, path, compress_to_fp16=False)
     del model
+    _keep_float32(path)
     for used in (draft, draft.with_name(draft.name + ".data")):
         used.unlink(missing_ok=True)
+
+
+def _keep_float32(path: Path) -> None:
+    """Mark every operation as one that is not to be computed in fewer bits.
+
+    OpenVINO takes bfloat16 or float16 by itself where the device is faster with it. No key of a
+    file forbids that for a model. The mark of an operation, which ``save_model`` itself writes for
+    those that it finds sensitive, holds unless the runtime replaces the operation by another one.
+    """
+    tree = ElementTree.parse(path)
+    for layer in tree.iter("layer"):
+        if layer.get("type") in ("Const", "Parameter", "Result"):
+            continue
+        info = layer.find("rt_info")
+        if info is None:
+            info = ElementTree.Element("rt_info")
+            layer.insert(0 if layer.find("data") is None else 1, info)
+        if all(mark.get("name") not in _EXACT for mark in info):
+            ElementTree.SubElement(info, "attribute", name=_EXACT[0], version="0")
+    tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -44,6 +44,20 @@ def _check(run, model, images: Tensor, dtype: str) -> None:
         np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4)
         np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4 * wanted[1].max())
         np.testing.assert_array_equal(found[2], wanted[2])
+    if dtype == "float32":
+        _check_what_cannot_be_judged(run, images.numpy())
+
+
+def _check_what_cannot_be_judged(run, images: np.ndarray) -> None:
+    """One pixel that is no number takes the verdict from its image, and nothing from the others."""
+    good = [np.array(value) for value in run(images)]
+    broken = images.copy()
+    broken[1, 0, 3, 4], broken[3, 2, -1, -1] = np.nan, -np.inf
+    score, maps, label = (np.array(value) for value in run(broken))
+    assert np.isnan(score[[1, 3]]).all() and np.isnan(maps[[1, 3]]).all()
+    assert label[[1, 3]].tolist() == [-1, -1]
+    for before, after in zip(good, (score, maps, label), strict=True):
+        np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
 
 
 def _check_contract(text: str, model, dtype: str) -> None:
@@ -80,14 +94,50 @@ def test_onnx_in_onnxruntime(case, onnx_file, batch):
     _check_contract(session.get_modelmeta().custom_metadata_map["fastalign"], *case)
 
 
-def test_onnx_holds_no_op_of_ours(onnx_file):
+def test_onnx_in_opencv(case, onnx_file, batch):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    if not hasattr(cv2.dnn, "ENGINE_NEW"):
+        pytest.skip(f"OpenCV {cv2.__version__} is not OpenCV 5")
+    if case[1] == "uint8":
+        pytest.skip("OpenCV's dnn takes float32 images")
+    net = cv2.dnn.readNetFromONNX(onnx_file, cv2.dnn.ENGINE_NEW)
+
+    def run(images):
+        net.setInput(images, "images")
+        return net.forward(["score", "map", "label"])
+
+    _check(run, case[0], batch, case[1])
+
+
+def test_onnx_in_the_reference_of_the_standard(case, onnx_file, batch):
+    from onnx.reference import ReferenceEvaluator
+
+    if case[0].aligner is not None:
+        pytest.skip("GridSample of onnx's reference is a loop in Python and takes minutes")
+    run = ReferenceEvaluator(str(onnx_file)).run
+    _check(lambda images: run(None, {"images": images}), case[0], batch, case[1])
+
+
+def test_onnx_is_what_the_page_says(onnx_file, repository):
     import onnx
 
     model = onnx.load(onnx_file)
     onnx.checker.check_model(model, full_check=True)
     assert {node.domain for node in model.graph.node} == {""} and not model.functions
     assert {(o.domain, o.version) for o in model.opset_import} == {("", 18)}
-    values = [*model.graph.input, *model.graph.output]
+    page = (repository / "docs" / "export.md").read_text(encoding="utf-8")
+    listed = re.search(r"^Operators: (.*?)\n\n", page, re.MULTILINE | re.DOTALL)[1]
+    assert {node.op_type for node in model.graph.node} <= set(re.findall(r"\w+", listed))
+    # What the storage of the density keeps in 16 bits is made float32 at once.
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    kinds = {value.type.tensor_type.elem_type for value in values}
+    kinds |= {tensor.data_type for tensor in graph.initializer}
+    double = [onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128]
+    assert not kinds & set(double)
+    sizes = [size for value in values for size in value.type.tensor_type.shape.dim]
+    assert {size.dim_param.replace("batch", "") for size in sizes if size.dim_param} <= {"", "3*"}
+    values = [*graph.input, *graph.output]
     assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 4
 
 
@@ -106,14 +156,23 @@ def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
     ]
     model = openvino.Core().read_model(path)
     # Else OpenVINO computes in bfloat16 where the processor can.
-    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    text = model.get_rt_info(["fastalign"]).astype(str)
+    compiled = openvino.compile_model(model, "CPU", json.loads(text)["openvino"])
 
     def run(images):
         results = compiled(images)
         return [results[name] for name in ("score", "map", "label")]
 
     _check(run, case[0], batch, case[1])
-    _check_contract(model.get_rt_info(["fastalign"]).astype(str), *case)
+    _check_contract(text, *case)
+    assert str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string()) == "f32"
+    marks = [
+        {mark.split("_")[0] for mark in op.get_rt_info()}
+        & {"precise", "DisablePrecisionConversion"}
+        for op in model.get_ordered_ops()
+        if op.get_type_name() not in ("Constant", "Parameter", "Result")
+    ]
+    assert len(marks) > 50 and all(marks)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 

@@ -157,9 +157,7 @@ class TemplateBank(nn.Module):
         shift = torch.stack(
             [(right - columns // 2) * 2 / width, (down - rows // 2) * 2 / height], -1
         )
-        turn = _vertex(
-            best.roll(1, 1).gather(1, chosen), peak, best.roll(-1, 1).gather(1, chosen)
-        )
+        turn = _vertex(best.roll(1, 1).gather(1, chosen), peak, best.roll(-1, 1).gather(1, chosen))
         angle = self.angles[chosen] + turn * self._step
         theta = affine.from_parameters(-angle.unsqueeze(-1), "rotation", self.aspect)
         return torch.cat([theta[..., :2], shift.unsqueeze(-1)], -1), peak
@@ -168,10 +166,11 @@ class TemplateBank(nn.Module):
         """Indices ``[B,count]`` of the largest local maxima over the angles."""
         if best.shape[1] == 1:
             return torch.zeros_like(best, dtype=torch.long)
-        before, after = best.roll(1, 1), best.roll(-1, 1)
-        if not self._is_full:
-            before[:, 0] = -torch.inf
-            after[:, -1] = -torch.inf
+        if self._is_full:
+            before, after = best.roll(1, 1), best.roll(-1, 1)
+        else:
+            before = F.pad(best[:, :-1], (1, 0), value=-torch.inf)
+            after = F.pad(best[:, 1:], (0, 1), value=-torch.inf)
         is_peak = (best >= before) & (best >= after)
         # Others come after every peak, in their own order.
         return (best + torch.where(is_peak, 1e3, 0.0)).topk(count, 1).indices
