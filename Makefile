@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# What pip installs of torch: auto is a build without CUDA where there is no GPU (tools/choose_torch.py).
+TORCH ?= auto
 PYTEST_ARGS ?=
 # One process for each core; tests/conftest.py says which tests stay together.
 PARALLEL ?= -n auto
@@ -12,20 +14,18 @@ GPU_CHECK_ARGS ?=
 TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
 
-# What the build needs (build-system.requires of pyproject.toml; a test compares the two), and
-# torchvision, so that pip chooses one pair of torch and torchvision in one go.
+# What the build needs (build-system.requires of pyproject.toml; a test compares the two).
 BUILD_REQUIRES := "setuptools>=77" "ninja" "torch>=2.11,<3"
-FIRST_STEP := $(BUILD_REQUIRES) wheel torchvision
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 CLANG_FORMAT := $(VENV)/bin/clang-format
 CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \))
-NATIVE := $(filter csrc/%,$(CPP))
+NATIVE := $(filter csrc/%,$(CPP)) setup.py $(wildcard tools/native_build/*.py)
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint format bench gpu-check sanitize sanitize-threads two-torches wheel \
-	clean distclean
+	looked-for-gpu clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
@@ -38,10 +38,11 @@ help:
 	@echo "make sanitize   run the native kernels under the sanitizers"
 	@echo "make sanitize-threads  look for races between the threads of the native kernels"
 	@echo "make two-torches  one wheel under several torch releases, which it downloads (TORCHES=...)"
-	@echo "make wheel      build wheel and sdist into dist/"
+	@echo "make setup      bring the environment and the native library up to date"
+	@echo "make wheel      build wheel and sdist into dist/, CUDA kernels for every architecture"
 	@echo "make clean      remove build products; make distclean removes $(VENV) too"
 
-setup: $(VENV)/.built
+setup: $(VENV)/.native $(VENV)/.built
 
 # 1. An empty environment with the large packages. A folder left by an interrupted run is replaced.
 $(VENV)/.torch:
@@ -52,24 +53,33 @@ $(VENV)/.torch:
 	  echo "error: '$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu install them" \
 	       "with: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear "$(VENV)"
-	$(PIP) install $(FIRST_STEP)
+	chosen="$(TORCH)"; [ "$$chosen" != auto ] || chosen="$$($(PY) tools/choose_torch.py)"; \
+	  $(PIP) install $$chosen
+	$(PIP) install $(BUILD_REQUIRES) wheel
 	@touch $@
 
-# 2. The project itself with its dependencies, and its native code. Again when either changes.
-$(VENV)/.built: $(VENV)/.torch pyproject.toml setup.py $(NATIVE)
+# 2. The native code: ninja makes what has changed, and shows it.
+$(VENV)/.native: $(VENV)/.torch $(NATIVE)
+	$(PY) setup.py build_ext --inplace
+	@touch $@
+
+# 3. The project itself with its dependencies; it finds the native code made.
+$(VENV)/.built: pyproject.toml setup.py | $(VENV)/.native
 	$(PIP) install --no-build-isolation --editable .
 	@touch $@
 
 # The extras of pyproject.toml. The installed project satisfies the name, so pip adds only what the
 # extra asks for and builds nothing again.
 $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.built pyproject.toml
+	$(if $(filter lint,$*),,@$(PY) -c "import torchvision" 2>/dev/null || \
+	  $(PIP) install --upgrade "torch>=2.11,<3" torchvision)
 	$(PIP) install "fastalign[$*]"
 	@touch $@
 
-demo: $(VENV)/.built
+demo: $(VENV)/.native $(VENV)/.built
 	$(PY) -m fastalign demo --out "$(DEMO_OUT)"
 
-test: $(VENV)/.test
+test: $(VENV)/.native $(VENV)/.test
 	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
@@ -84,11 +94,15 @@ format: $(VENV)/.lint
 	$(CLANG_FORMAT) -i $(CPP)
 
 # Single contestants; `fastalign bench` takes them in turns and writes tables, plots and a page.
-bench: $(VENV)/.bench
+bench: $(VENV)/.native $(VENV)/.bench
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-sort=fullname $(PYTEST_ARGS)
 
+# Before anything is installed for it.
+looked-for-gpu:
+	@$(if $(findstring --device,$(GPU_CHECK_ARGS)),true,$(PYTHON) tools/choose_torch.py --gpu)
+
 # VENV=none: the interpreter named by PYTHON as it is, which then has to hold torch and pytest.
-gpu-check: $(if $(filter none,$(VENV)),,$(VENV)/.test)
+gpu-check: $(if $(filter none,$(VENV)),,looked-for-gpu $(VENV)/.test)
 	$(if $(filter none,$(VENV)),$(PYTHON),$(PY)) tools/gpu_check.py $(GPU_CHECK_ARGS)
 
 # A copy of the project with an instrumented library; torch and Python themselves are not, so the
@@ -111,12 +125,14 @@ sanitize-threads: $(VENV)/.test
 two-torches: $(VENV)/.test
 	$(PY) tools/two_torches.py $(TORCHES)
 
-wheel: $(VENV)/.test
-	$(PY) -m build --no-isolation --outdir dist .
+# Releases hold every architecture, whatever GPU is here; FASTALIGN_BUILD_CUDA=0 leaves CUDA out.
+wheel: $(VENV)/.built
+	$(PIP) install build
+	FASTALIGN_BUILD_CUDA=$(or $(FASTALIGN_BUILD_CUDA),1) $(PY) -m build --no-isolation --outdir dist .
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	rm -f fastalign/*.so $(VENV)/.built
+	rm -f fastalign/*.so $(VENV)/.native $(VENV)/.built
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean

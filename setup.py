@@ -8,9 +8,13 @@ FASTALIGN_BUILD_NATIVE  auto (default): build the native library where a C++20 c
                         1: fail instead, with the compiler's output. 0: leave it out.
                         An editable installation never keeps the library of an earlier build: it
                         is replaced in one step, or removed where this build gives none.
-FASTALIGN_BUILD_CUDA    the same for the CUDA sources (csrc/cuda/*.cu), which need nvcc.
+FASTALIGN_BUILD_CUDA    auto (default): build the CUDA kernels (csrc/cuda/*.cu) where nvcc and a GPU
+                        are found, for this GPU's architecture, or where TORCH_CUDA_ARCH_LIST asks
+                        for some; else say why not in one line. 1: build them, for every
+                        architecture unless that variable names some, and fail where that cannot be
+                        done. 0: leave them out.
 TORCH_CUDA_ARCH_LIST    GPU architectures as torch's own extensions take them, for example
-                        "8.0;9.0+PTX"; default "8.0;9.0;10.0;12.0+PTX".
+                        "8.0;9.0+PTX"; every architecture is "8.0;9.0;10.0;12.0+PTX".
 FASTALIGN_SANITIZE      for example "address,undefined": an instrumented build for the tests.
 CXX, NVCC               compiler and CUDA compiler.
 MAX_JOBS                parallel compilations (default: by cores and free memory).
@@ -18,24 +22,32 @@ MAX_JOBS                parallel compilations (default: by cores and free memory
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from native_build.cuda import (  # noqa: E402
+    cuda_architectures,
+    cuda_targets,
+    nvcc,
+    toolkit,
+    without_cuda,
+)
+from native_build.graph import Graph  # noqa: E402
+from native_build.machine import Unavailable, compiler, switch, torch_root  # noqa: E402
+
 CSRC = ROOT / "csrc"
 LIBRARY = ROOT / "fastalign" / "_C.abi3.so"  # of an editable installation
 
@@ -74,9 +86,13 @@ CUDA_ARCHS = "8.0;9.0;10.0;12.0+PTX"
 
 BUILD_COMMANDS = {"bdist_wheel", "build", "build_ext", "develop", "editable_wheel", "install"}
 
-
-class Unavailable(Exception):
-    """The native code cannot be built here; the message is the one line that says why."""
+# What an editable installation puts on Python's path: a folder with a link to the package, and in
+# the package one to the kernels. Type checkers and editors follow links and not setuptools' finder.
+EDITABLE = ROOT / ".editable"
+LINKS = {
+    EDITABLE / "fastalign": ROOT / "fastalign",
+    ROOT / "fastalign" / "kernels": ROOT / "kernels",
+}
 
 
 def give_up(reason: Unavailable) -> None:
@@ -106,124 +122,47 @@ def packages() -> list[str]:
     kernels = ["fastalign.kernels"] + [
         f"fastalign.kernels.{name}" for name in find_packages("kernels")
     ]
-    return find_packages(include=["fastalign", "fastalign.*"]) + kernels
+    own = find_packages(
+        include=["fastalign", "fastalign.*"], exclude=["fastalign.kernels", "fastalign.kernels.*"]
+    )
+    return own + kernels
 
 
-def switch(name: str) -> str:
-    """Value of a build switch: auto, 0 or 1."""
-    value = os.environ.get(name, "auto").lower() or "auto"
-    if value not in ("auto", "0", "1"):
-        raise SystemExit(f"error: {name}={value!r}; use auto, 0 or 1")
-    return value
+def link(place: Path, target: Path) -> None:
+    """Make ``place`` lead to the folder ``target``.
+
+    Raises:
+        OSError: this system or file system does not allow it.
+    """
+    if place.exists() and place.resolve() == target:
+        return
+    if place.is_symlink():
+        place.unlink()
+    place.parent.mkdir(exist_ok=True)
+    if sys.platform == "win32":
+        # A junction, which needs no rights; it holds the whole path.
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(place))
+    else:
+        place.symlink_to(os.path.relpath(target, place.parent), target_is_directory=True)
 
 
-def jobs() -> int:
-    """Parallel compilations: MAX_JOBS, else one per core while each has 1.5 GB of free memory."""
-    if os.environ.get("MAX_JOBS"):
-        return max(1, int(os.environ["MAX_JOBS"]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        free = 4 << 30
-    return max(1, min(cores or 1, free // (3 << 29)))
-
-
-def torch_root() -> Path:
-    """Folder of the installed torch, found without importing it."""
-    spec = importlib.util.find_spec("torch")
-    root = Path(spec.origin).parent if spec and spec.origin else None
-    header = "include/torch/csrc/stable/library.h"
-    if root is None or not (root / header).exists():
-        version = ".".join(map(str, TORCH_TARGET))
-        raise Unavailable(f"torch >= {version} with its headers is missing")
-    return root
-
-
-def compiler() -> list[str]:
-    """A C++ compiler that accepts the flags, as a command line."""
-    named = os.environ.get("CXX")
-    for name in [named] if named else ["c++", "g++", "clang++"]:
-        command = shlex.split(name)
-        if shutil.which(command[0]) is None:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.cpp")
-            source.write_text("#include <Python.h>\n#include <atomic>\nint main() { return 0; }\n")
-            probe = [*command, *CXX_FLAGS, f"-I{sysconfig.get_path('include')}", "-c", source.name]
-            result = subprocess.run(probe, cwd=folder, capture_output=True, text=True)
-        if result.returncode == 0:
-            return command
-        said = first_error(result.stderr)
-        raise Unavailable(f"'{name}' cannot compile C++20 against Python's headers{said}")
-    raise Unavailable(f"no C++ compiler ({named or 'c++, g++ or clang++'}) was found")
-
-
-def first_error(said: str) -> str:
-    """The first line of a compiler's or linker's output that names an error, in brackets."""
-    lines = [line.strip() for line in said.splitlines() if "error" in line.lower()]
-    return f" ({lines[0][:200]})" if lines else ""
-
-
-def cuda_targets() -> list[str]:
-    """nvcc's flags for the architectures of TORCH_CUDA_ARCH_LIST."""
-    named = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHS
-    flags = []
-    for item in re.split(r"[;,\s]+", named.strip()):
-        found = re.fullmatch(r"(\d+)\.?(\d[af]?)(\+PTX)?", item)
-        if found is None:
-            raise SystemExit(
-                f"error: TORCH_CUDA_ARCH_LIST={named!r}: {item!r} is no architecture; write for "
-                'example "8.0;9.0+PTX"'
+def package_dir() -> dict[str, str]:
+    """Where the packages lie. For an editable installation: behind links, where they can be made,
+    so that one folder on the path says it all; else setuptools makes a finder."""
+    if "editable_wheel" in sys.argv:
+        try:
+            for place, target in LINKS.items():
+                link(place, target)
+            return {"": EDITABLE.name}
+        except OSError as error:
+            print(
+                f"fastalign: editors will not find this installation ({error})",
+                file=sys.stderr,
+                flush=True,
             )
-        number, ptx = found[1] + found[2], found[3]
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if ptx:
-            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    return flags
-
-
-def toolkit(nvcc: str) -> Path:
-    """The folder of the CUDA toolkit that ``nvcc`` belongs to; nvcc itself may be a script."""
-    said = subprocess.run([nvcc, "-dryrun", "x.o"], capture_output=True, text=True).stderr
-    found = re.search(r"_HERE_=(.*)", said)
-    return Path(found[1].strip() if found else Path(nvcc).resolve().parent).parent
-
-
-@dataclass
-class Step:
-    """One compilation."""
-
-    source: Path
-    target: Path
-    command: list[str] = field(default_factory=list)
-
-    @property
-    def record(self) -> Path:
-        """Holds the command line that the target was made with."""
-        return self.target.with_suffix(".command")
-
-    def stale(self, newest_header: float) -> bool:
-        newest = max(newest_header, self.source.stat().st_mtime)
-        if not self.target.exists() or self.target.stat().st_mtime < newest:
-            return True
-        return not self.record.exists() or self.record.read_text() != shlex.join(self.command)
-
-    def run(self, verbose: bool) -> None:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        if verbose:
-            print(shlex.join(self.command), flush=True)
-        command = [*self.command, "-o", str(self.target)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        said = result.stdout + result.stderr
-        if result.returncode == 0 or switch("FASTALIGN_BUILD_NATIVE") == "1":
-            sys.stderr.write(said)
-        if result.returncode != 0:
-            self.target.unlink(missing_ok=True)
-            raise Unavailable(
-                f"{self.source.relative_to(ROOT)} failed to compile{first_error(said)}"
-            )
-        self.record.write_text(shlex.join(self.command))
+    return {"fastalign.kernels": "kernels"}
 
 
 class BuildNative(build_ext):
@@ -262,118 +201,106 @@ class BuildNative(build_ext):
                 self.distribution.get_command_obj("bdist_wheel").root_is_pure = True
 
     def build_extension(self, ext: Extension) -> None:
-        cxx, torch = compiler(), torch_root()
-        self.link(cxx, torch, self.compile(cxx, torch), Path(self.get_ext_fullpath(ext.name)))
-
-    def compile(self, cxx: list[str], torch: Path) -> list[Path]:
-        """Brings all objects up to date and returns them."""
+        # In place the objects stay, so that the next build makes only what has changed; the folder
+        # of an editable installation's build is a new one each time.
+        build = ROOT / "build" / "native" if in_place() else Path(self.build_temp).resolve()
         sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
-        build = Path(self.build_temp).resolve() / (sanitize.replace(",", "-") or "release")
+        folder = build / (sanitize.replace(",", "-") or "release")
+        if self.force:
+            shutil.rmtree(folder, ignore_errors=True)
+        graph = Graph(folder, ROOT)
+        library = self.plan(graph, sanitize)
+        self.bring(graph, [library])
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(library, target)
+
+    def bring(self, graph: Graph, targets: Iterable[Path]) -> None:
+        loud = switch("FASTALIGN_BUILD_NATIVE") == "1"
+        graph.bring(targets, verbose=self.verbose > 1, loud=loud)
+
+    def plan(self, graph: Graph, sanitize: str) -> Path:
+        """All steps up to the library, which it returns; CUDA's kernels are compiled by then, since
+        the other steps depend on whether they could be."""
+        cxx, torch = compiler(CXX_FLAGS), torch_root(TORCH_TARGET)
+        common = [*cxx, *CXX_FLAGS]
+        if sanitize:
+            common += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
         torch_flags = [
             f"-DTORCH_TARGET_VERSION=0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000",
             f"-isystem{torch / 'include'}",
         ]
         python_flags = [f"-DPy_LIMITED_API={PYTHON_TARGET}", f"-I{sysconfig.get_path('include')}"]
-        common = [*CXX_FLAGS]
-        if sanitize:
-            common += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
         levels = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"isa_baseline": []}
-
-        def steps(folder: Path, pattern: str, variants: dict[str, list[str]]) -> list[Step]:
-            return [
-                Step(
-                    source,
-                    build / name / f"{source.stem}.o",
-                    [*cxx, *common, *flags, "-c", str(source)],
-                )
-                for source in sorted(folder.glob(pattern))
-                for name, flags in variants.items()
-            ]
-
-        per_level = {name: [f"-DFASTALIGN_ISA={name}", *fl] for name, fl in levels.items()}
-        host = steps(CSRC / "host", "*.cpp", {"common": torch_flags})
-        on_cuda = [step for step in host if step.source.stem.startswith("cuda_")]
-        first = [step for step in host if step not in on_cuda]
-        for step in steps(CSRC / "cpu", "*.cpp", {"common": []}):
-            if step.source.stem in PER_ISA:
-                first += steps(CSRC / "cpu", step.source.name, per_level)
+        objects = []
+        for source in sorted(CSRC.glob("cpu/*.cpp")):
+            if source.stem in PER_ISA:
+                for name, flags in levels.items():
+                    command = [*common, f"-DFASTALIGN_ISA={name}", *flags]
+                    objects.append(graph.compile(source, name, command))
             else:
-                first.append(step)
-        objects = self.run_steps(first)
-
-        # Last, what depends on whether the CUDA kernels could be compiled.
-        cuda = self.cuda_objects(build)
-        targets = " ".join(re.findall(r",code=(\w+)", shlex.join(cuda_targets()))) if cuda else ""
+                objects.append(graph.compile(source, "common", common))
+        host = sorted(CSRC.glob("host/*.cpp"))
+        on_cuda = [source for source in host if source.stem.startswith("cuda_")]
+        objects += [
+            graph.compile(source, "common", [*common, *torch_flags])
+            for source in host
+            if source not in on_cuda
+        ]
+        architectures = cuda_architectures(CUDA_ARCHS)
+        cuda: list[Path] = []
+        if architectures:
+            # What every build needs comes first: it takes less time to find out that it fails.
+            self.bring(graph, objects)
+            cuda = self.cuda_objects(graph, architectures)
+        codes = cuda_targets(architectures) if cuda else []
+        targets = " ".join(re.findall(r",code=(\w+)", " ".join(codes)))
         info = f"{shlex.join(cxx)}; levels {', '.join(n.removeprefix('isa_') for n in levels)}; "
         info += f"CUDA {targets or 'no'}" + (f"; sanitizers {sanitize}" if sanitize else "")
         words = [f'-DFASTALIGN_BUILD_INFO="{info}"', f'-DFASTALIGN_CUDA_TARGETS="{targets}"']
         with_cuda = ["-DFASTALIGN_WITH_CUDA"] if cuda else []
-        last = on_cuda if cuda else []
-        last += steps(CSRC, "module.cpp", {"common": [*python_flags, *words]})
-        last += steps(CSRC, "register.cpp", {"common": [*torch_flags, *with_cuda]})
-        return objects + cuda + self.run_steps(last)
+        objects += cuda
+        for source in on_cuda if cuda else ():
+            objects.append(graph.compile(source, "common", [*common, *torch_flags]))
+        for name, flags in (
+            ("module.cpp", [*python_flags, *words]),
+            ("register.cpp", [*torch_flags, *with_cuda]),
+        ):
+            objects.append(graph.compile(CSRC / name, "common", [*common, *flags]))
+        libraries = self.linked(torch, bool(cuda), sanitize)
+        return graph.link(graph.folder / LIBRARY.name, [*cxx, "-shared"], objects, libraries)
 
-    def run_steps(self, steps: list[Step]) -> list[Path]:
-        """Compiles what is out of date, several at a time, and returns the objects."""
-        headers = [*CSRC.rglob("*.h"), *CSRC.rglob("*.cuh")]
-        newest = max(header.stat().st_mtime for header in headers)
-        stale = [step for step in steps if self.force or step.stale(newest)]
-        with ThreadPoolExecutor(jobs()) as pool:
-            for _ in pool.map(lambda step: step.run(self.verbose > 1), stale):
-                pass
-        return [step.target for step in steps]
-
-    def cuda_objects(self, build: Path) -> list[Path]:
-        """Objects of csrc/cuda/*.cu; none, with one line, where they cannot be compiled."""
-        wanted = switch("FASTALIGN_BUILD_CUDA")
-        if wanted == "0":
-            return []
+    def cuda_objects(self, graph: Graph, architectures: str) -> list[Path]:
+        """Objects of csrc/cuda/*.cu, compiled; none, with one line, where they cannot be."""
         try:
-            return self.run_steps(self.cuda_steps(build))
+            tool = nvcc()
+            # The sources know neither torch nor Python: no version of theirs matters to nvcc.
+            command = [tool, "-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
+            command += ["-cudart=static", "--expt-relaxed-constexpr", *cuda_targets(architectures)]
+            objects = [
+                graph.compile(source, "cuda", command) for source in sorted(CSRC.glob("cuda/*.cu"))
+            ]
+            self.bring(graph, objects)
+            self.cuda_home = toolkit(tool)
+            return objects
         except Unavailable as reason:
-            if wanted == "1":
-                raise SystemExit(f"error: CUDA kernels: {reason}") from reason
-            print(f"fastalign: building without CUDA kernels: {reason}", file=sys.stderr)
+            without_cuda(str(reason))
             return []
 
-    def cuda_steps(self, build: Path) -> list[Step]:
-        """Compilations of csrc/cuda/*.cu."""
-        sources = sorted(CSRC.glob("cuda/*.cu"))
-        if not sources or sys.platform != "linux":
-            return []
-        nvcc = shutil.which(os.environ.get("NVCC", "nvcc"))
-        if nvcc is None:
-            raise Unavailable("nvcc was not found")
-        # The sources know neither torch nor Python, so that no version of theirs matters to nvcc.
-        flags = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
-        flags += ["-cudart=static", "--expt-relaxed-constexpr", *cuda_targets()]
-        steps = []
-        for source in sources:
-            target = build / "cuda" / f"{source.stem}.o"
-            command = [nvcc, *flags, "-c", str(source)]
-            steps.append(Step(source, target, command))
-        self.cuda_home = toolkit(nvcc)
-        return steps
-
-    def link(self, cxx: list[str], torch: Path, objects: list[Path], target: Path) -> None:
-        """Links the library; torch is resolved from the libraries already in the process."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        command = [*cxx, "-shared", *map(str, objects), "-o", str(target)]
-        command += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
+    def linked(self, torch: Path, cuda: bool, sanitize: str) -> list[str]:
+        """What is linked in; torch is resolved from the libraries already in the process."""
+        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu"]
         if sys.platform == "darwin":
-            command += ["-undefined", "dynamic_lookup"]
+            libraries += ["-undefined", "dynamic_lookup"]
         else:
-            command += ["-Wl,--as-needed", "-Wl,-O1", "-lm"]
-        if any(item.parent.name == "cuda" for item in objects):
-            command += [f"-L{self.cuda_home / folder}" for folder in ("lib64", "lib")]
-            command += [f"-L{folder}" for folder in self.cuda_home.glob("targets/*/lib")]
-            command += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-        sanitize = os.environ.get("FASTALIGN_SANITIZE", "")
+            libraries += ["-Wl,--as-needed", "-Wl,-O1", "-lm"]
+        if cuda:
+            libraries += [f"-L{self.cuda_home / folder}" for folder in ("lib64", "lib")]
+            libraries += [f"-L{folder}" for folder in self.cuda_home.glob("targets/*/lib")]
+            libraries += ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         if sanitize:
-            command.append(f"-fsanitize={sanitize}")
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode != 0:
-            raise Unavailable(f"linking {target.name} failed{first_error(result.stderr)}")
+            libraries.append(f"-fsanitize={sanitize}")
+        return libraries
 
 
 def native() -> tuple[list[Extension], dict[str, type]]:
@@ -391,8 +318,8 @@ def native() -> tuple[list[Extension], dict[str, type]]:
         try:
             if sys.platform == "win32":
                 raise Unavailable("they are not built on Windows")
-            compiler()
-            torch_root()
+            compiler(CXX_FLAGS)
+            torch_root(TORCH_TARGET)
         except Unavailable as reason:
             if in_place():
                 remove_stale(LIBRARY)
@@ -408,7 +335,7 @@ ext_modules, cmdclass = native()
 
 setup(
     packages=packages(),
-    package_dir={"fastalign.kernels": "kernels"},
+    package_dir=package_dir(),
     ext_modules=ext_modules,
     cmdclass=cmdclass,
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if ext_modules else {},

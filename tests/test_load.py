@@ -125,7 +125,7 @@ def test_what_counts_as_busy(busy, found):
 
 
 def watch_calls(monkeypatch, tasks: Path, waited: float, threads: int = 2, **environment: str):
-    """What a watch says twelve seconds of calls that wait ``waited`` of their time."""
+    """What a watch says to twelve seconds of calls that wait ``waited`` of their time."""
     for name in load.SETTINGS:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

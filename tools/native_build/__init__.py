@@ -1,0 +1,1 @@
+"""How setup.py builds the native library: what the machine offers, and the graph of its steps."""
