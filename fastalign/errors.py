@@ -8,6 +8,11 @@ operator stay plain ``ValueError`` and ``TypeError``, as everywhere in Python.
 from __future__ import annotations
 
 
+def extra(name: str) -> str:
+    """The line that installs an extra, from a checkout of the project."""
+    return f"pip install '.[{name}]' in fastalign's checkout"
+
+
 class FastalignError(Exception):
     """Base of all errors below; ``exit_code`` is what a command leaves with."""
 

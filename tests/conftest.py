@@ -6,6 +6,7 @@ import os
 
 # Before torch and its maths libraries are loaded; workers of pytest-xdist would fight for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -154,6 +154,8 @@ def main() -> int:
     parser.add_argument("--build-under", metavar="RELEASE", help="build with this torch")
     chosen = parser.parse_args()
     cuda = ["--cuda"] if shutil.which(os.environ.get("NVCC", "nvcc")) else []
+    if cuda:
+        os.environ.setdefault("FASTALIGN_BUILD_CUDA", "1")
     failed = []
     with tempfile.TemporaryDirectory(prefix="fastalign-") as name:
         folder = Path(name)

@@ -25,7 +25,7 @@ from fastalign.load import wait_passively
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 25
-_NATIVE = ("csrc", "setup.py")
+_NATIVE = ("csrc", "setup.py", "tools/native_build")
 # Only the library is another one: bench is loaded from here over whatever that tree has.
 _CHILD = """
 import importlib.util, sys

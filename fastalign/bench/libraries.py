@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from fastalign.bench.baselines import widened
+from fastalign.errors import extra
 
 INSTALL = {
     "kornia": "pip install kornia",
     "torchvision": "pip install torchvision",
-    "anomalib": 'pip install "fastalign[anomalib]"',
+    "anomalib": extra("anomalib"),
 }
 
 

@@ -9,7 +9,7 @@ from fastalign.bench.page import ratios
 
 
 def write(document: dict[str, Any], out: Path) -> bool:
-    """ops.png and models.png; False without matplotlib (``pip install "fastalign[bench]"``)."""
+    """ops.png and models.png; False without matplotlib (extra ``bench``)."""
     try:
         import matplotlib
     except ImportError:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from fastalign.errors import BackendError
+from fastalign.errors import BackendError, extra
 from fastalign.export.scorer import OUTPUTS, Scorer
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Format(NamedTuple):
         if missing:
             raise BackendError(
                 f"this export needs {' and '.join(missing)}, which is not installed; install it "
-                "with: pip install 'fastalign[export]'"
+                f"with: {extra('export')}"
             )
 
 

@@ -56,7 +56,10 @@ def _cannot_run(op: str, device: torch.device, dtype: torch.dtype) -> str | None
     packet = getattr(torch.ops.fastalign_native, op, None)
     if packet is None or not packet.default.has_kernel_for_dispatch_key(_KEYS[device.type]):
         if device.type == "cuda":
-            return "the native library was built without CUDA; rebuild it where nvcc is found"
+            return (
+                "the native library was built without CUDA; rebuild it with FASTALIGN_BUILD_CUDA=1 "
+                "where nvcc is found"
+            )
         return f"the native library has no {op}; reinstall fastalign"
     if device.type == "cuda":
         if dtype == torch.float64:

@@ -40,5 +40,5 @@ def test_what_is_refused(run, fitted, tmp_path, monkeypatch, model, out, code, w
 def test_without_the_extra(run, fitted, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     outcome = run("export", fitted, "--to", "onnx", "--out", tmp_path / "a.onnx")
-    assert outcome.code == 5 and "pip install 'fastalign[export]'" in outcome.err
+    assert outcome.code == 5 and "pip install '.[export]'" in outcome.err
     assert list(tmp_path.iterdir()) == []

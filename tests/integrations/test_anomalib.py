@@ -10,9 +10,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-pytest.importorskip(
-    "anomalib", reason="anomalib is not installed: pip install 'fastalign[anomalib]'"
-)
+pytest.importorskip("anomalib", reason="anomalib is not installed: pip install '.[anomalib]'")
 
 from anomalib import LearningType
 from anomalib.data import InferenceBatch
@@ -236,4 +234,4 @@ def test_without_anomalib_the_import_names_the_remedy():
     code = "import sys; sys.modules['anomalib'] = None; import fastalign.integrations.anomalib"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "pip install 'fastalign[anomalib]'" in done.stderr
+    assert "pip install '.[anomalib]'" in done.stderr

@@ -16,9 +16,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-pytest.importorskip(
-    "anomalib", reason="anomalib is not installed: pip install 'fastalign[anomalib]'"
-)
+pytest.importorskip("anomalib", reason="anomalib is not installed: pip install '.[anomalib]'")
 
 import anomalib.models
 
@@ -196,7 +194,7 @@ def test_torch_export_gives_the_same(fitted, photo_batch, tmp_path, monkeypatch)
 
 def _require(*names):
     for name in names:
-        pytest.importorskip(name, reason=f"{name} is missing: pip install 'fastalign[export]'")
+        pytest.importorskip(name, reason=f"{name} is missing: pip install '.[export]'")
 
 
 def _assert_same(outputs, expected, tolerance=1e-4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -108,6 +109,12 @@ def test_the_wheel_works_in_another_environment(elsewhere):
     assert Path(out[0]).is_relative_to(elsewhere)
     assert Path(out[1]).is_relative_to(elsewhere)
     assert out[2] == "True"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_the_wheel_holds_the_cuda_kernels_that_were_asked_for(elsewhere):
+    code = "from fastalign.ops import native; native.load(); import fastalign._C as library\n"
+    assert "sm_90" in run_there(elsewhere, "python", "-c", code + "print(library.cuda_targets())")
 
 
 def test_the_command_is_installed(elsewhere):

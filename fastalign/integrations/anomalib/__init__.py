@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from fastalign.errors import extra
+
 if find_spec("anomalib") is None:
     raise ImportError(
         "fastalign.integrations.anomalib needs anomalib, which is not installed; install it with: "
-        "pip install 'fastalign[anomalib]'"
+        + extra("anomalib")
     )
 
 from fastalign.integrations.anomalib.model import FydModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from fastalign.errors import BackendError
+from fastalign.errors import BackendError, extra
 
 
 def require() -> None:
@@ -19,5 +19,5 @@ def require() -> None:
         except ImportError as error:
             raise BackendError(
                 f"the ray engine needs Ray Data and pyarrow, and {name} cannot be imported "
-                f"({error}); install them with: pip install 'fastalign[ray]'"
+                f"({error}); install them with: {extra('ray')}"
             ) from error

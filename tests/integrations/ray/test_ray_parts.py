@@ -15,7 +15,7 @@ from fastalign.engine.scoring import Thresholds
 from fastalign.errors import ArtifactError, ConfigError, InputError
 
 pa = pytest.importorskip(
-    "pyarrow", reason="pyarrow is missing; install it with: pip install 'fastalign[ray]'"
+    "pyarrow", reason="pyarrow is missing; install it with: pip install '.[ray]'"
 )
 pq = pytest.importorskip("pyarrow.parquet")
 

@@ -20,7 +20,7 @@ import pytest
 
 from fastalign.errors import ArtifactError, ConfigError, DataWarning
 
-WHY = "Ray Data is missing; install it with: pip install 'fastalign[ray]'"
+WHY = "Ray Data is missing; install it with: pip install '.[ray]'"
 ray = pytest.importorskip("ray", reason=WHY)
 pytest.importorskip("ray.data", reason=WHY)
 pytest.importorskip("pyarrow", reason=WHY)
