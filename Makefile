@@ -71,8 +71,9 @@ $(VENV)/.built: pyproject.toml setup.py | $(VENV)/.native
 # The extras of pyproject.toml. The installed project satisfies the name, so pip adds only what the
 # extra asks for and builds nothing again.
 $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.built pyproject.toml
-	$(if $(filter lint,$*),,@$(PY) -c "import torchvision" 2>/dev/null || \
-	  $(PIP) install --upgrade "torch>=2.11,<3" torchvision)
+	$(if $(filter lint,$*),,@$(PY) -c "import torchvision" 2>/dev/null || { \
+	  echo "this torch has no torchvision that fits it, which the tests need: taking another pair"; \
+	  $(PIP) uninstall -y torch torchvision && $(PIP) install "torch>=2.11,<3" torchvision; })
 	$(PIP) install "fastalign[$*]"
 	@touch $@
 
