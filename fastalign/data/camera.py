@@ -27,12 +27,10 @@ _YUV422 = {
     "YUV422Packed": (1, 0, 3, 2),
     "YUV422_YUYV_Packed": (0, 1, 2, 3),
 }
-_OLD_NAMES = {
-    "RGB8Packed": "RGB8",
-    "BGR8Packed": "BGR8",
-    "RGBA8Packed": "RGBa8",
-    "BGRA8Packed": "BGRa8",
-}
+# Of GigE Vision before the naming convention; "packed" meant the colours side by side there.
+_OLD_NAMES = {f"{name}Packed": name for name in ("RGB8", "RGB10", "RGB12", "RGB16")}
+_OLD_NAMES |= {f"{name}Packed": name for name in ("BGR8", "BGR10", "BGR12", "BGR16")}
+_OLD_NAMES |= {"RGBA8Packed": "RGBa8", "BGRA8Packed": "BGRa8"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from fastalign.data.picture import Picture, Samples, turn_upright
+from fastalign.data.picture import Picture, Samples, alpha_of, turn_upright
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
@@ -91,19 +91,19 @@ def read_deep(path: Path, about: DeepFile, shown: Picture, orientation: int) -> 
     jpeg = about.kind == "JPEG2000"
     data = path.read_bytes()
     decoded = imagecodecs.jpeg2k_decode(data) if jpeg else imagecodecs.png_decode(data)
-    values, alpha = _split(decoded, about.peak.bit_length())
+    values, alpha = _split(decoded)
     values = turn_upright(values, orientation)
     # One colour may stand for transparency as well, which Pillow has worked out.
     alpha = shown.alpha if alpha is None else turn_upright(alpha, orientation)
     return Picture(values, alpha, about.peak, about.claim, not jpeg, lossy=jpeg, kind=about.kind)
 
 
-def _split(values: Samples, bits: int) -> tuple[Samples, Samples | None]:
+def _split(values: Samples) -> tuple[Samples, Samples | None]:
     """Colours and alpha of ``[H,W]`` or ``[H,W,C]`` uint16."""
     if values.ndim == 2:
         return values, None
     channels = values.shape[2]
-    alpha = (values[..., -1] >> (bits - 8)).astype(np.uint8) if channels in (2, 4) else None
+    alpha = alpha_of(values[..., -1]) if channels in (2, 4) else None
     return (values[..., 0] if channels < 3 else values[..., :3]), alpha
 
 

@@ -160,6 +160,19 @@ def _unit_range(path: Path, values: Samples) -> npt.NDArray[np.uint8]:
     return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
 
 
+def alpha_of(values: Samples) -> npt.NDArray[np.uint8]:
+    """A channel of transparency ``[H,W]`` as 8 bits. Of 16-bit samples the largest counts as opaque
+    where it is that of fewer bits: colours of 12 bits come with an alpha of 12 bits."""
+    if values.dtype == np.uint16:
+        top = int(values.max())
+        bits = top.bit_length()
+        full = top if bits >= 8 and top == (1 << bits) - 1 else 0xFFFF
+        return (values.astype(np.uint32) * 255 // full).astype(np.uint8)
+    if values.dtype.kind == "f":
+        return np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
+    return values
+
+
 def narrow(path: Path, values: Samples) -> Samples:
     """32-bit integers as the uint16 that they fit into; other types as they are.
 

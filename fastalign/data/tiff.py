@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastalign.data.picture import Picture, Samples, turn_upright
+from fastalign.data.picture import Picture, Samples, alpha_of, turn_upright
 
 # It reports oddities of a file there, without the file's name.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -163,7 +163,7 @@ def _interpret(page: Any, photometric: int, values: Samples) -> Picture:
     if extra:
         # Values that were multiplied by their alpha are already those over black.
         if transparent and kinds[0] == 2:
-            alpha = _alpha(values[..., base])
+            alpha = alpha_of(values[..., base])
         values = values[..., :base] if base == 3 else values[..., 0]
     negative = photometric == _WHITE_IS_ZERO
     if negative and values.dtype.kind != "u":
@@ -184,14 +184,6 @@ def _whole_bytes(values: Samples, bits: int) -> tuple[Samples, int]:
     if values.dtype == np.uint16:
         return values, (1 << bits) - 1
     return values, 0xFFFF if values.dtype.kind in "iu" and values.dtype.itemsize > 1 else 255
-
-
-def _alpha(values: Samples) -> Samples:
-    if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
-    if values.dtype.kind == "f":
-        return np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
-    return values
 
 
 def _palette_colours(page: Any, values: Samples) -> Samples:

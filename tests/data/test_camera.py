@@ -103,6 +103,34 @@ def test_mosaics_against_opencv(rng, pattern):
     assert np.array_equal(ours[1:-1, 1:-1], theirs[1:-1, 1:-1])
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "pack"),
+    [
+        ("Mono10p", "Mono10p", stream),
+        ("Mono12p", "Mono12p", stream),
+        ("Mono12Packed", "Mono12packed", pairs),
+        ("BayerRG12p", "BayerRG12p", stream),
+        ("BayerGR12p", "BayerGR12p", stream),
+        ("BayerGB12Packed", "BayerGB12Packed", pairs),
+        ("BayerBG12Packed", "BayerBG12Packed", pairs),
+    ],
+)
+def test_packed_samples_against_pylon(rng, name, theirs, pack):
+    pylon = pytest.importorskip("pypylon.pylon", reason="pypylon is not installed")
+    bits, mosaic = (10 if "10" in name else 12), name.startswith("Bayer")
+    # Its interpolation is another one, which a mosaic of one colour does not show.
+    tile = rng.integers(0, 2**bits, (2, 2) if mosaic else (16, 64))
+    samples = np.tile(tile, (8, 32) if mosaic else (1, 1))
+    data = pack(samples, bits)
+    image, convert = pylon.PylonImage(), pylon.ImageFormatConverter()
+    image.AttachBytesObject(data, getattr(pylon, f"PixelType_{theirs}"), 64, 16, 0)
+    convert.OutputPixelFormat = pylon.PixelType_RGB8packed
+    expected = convert.Convert(image).GetArray()
+    # The two greens of a tile are not alike, and it takes one of them.
+    inside = np.s_[2:-2, 2:-2, [0, 2] if mosaic else slice(None)]
+    assert np.array_equal(from_camera(data, name, (16, 64))[inside], expected[inside])
+
+
 def test_colours(rng):
     pixels = rng.integers(0, 256, (3, 4, 4), np.uint8)
     rgb = pixels[..., :3]
@@ -114,6 +142,7 @@ def test_colours(rng):
     deep = (rgb.astype("<u2") << 4) | 9
     assert np.array_equal(from_camera(deep.tobytes(), "RGB12", (3, 4)), rgb)
     assert np.array_equal(from_camera(deep[..., ::-1], "BGR12", (3, 4)), rgb)
+    assert np.array_equal(from_camera(deep, "RGB12Packed", (3, 4)), rgb)
     assert np.array_equal(from_camera(stream(deep, 12), "RGB12p", (3, 4)), rgb)
 
 

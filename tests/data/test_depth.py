@@ -88,6 +88,20 @@ def test_without_a_set_a_dark_file_is_warned_about(tmp_path, bits, colour):
     assert np.array_equal(loaded.max(), (2**bits - 1) >> 8)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("alpha", [0, 4095, 65535])
+def test_a_fourth_channel_of_deep_colours(tmp_path, suffix, alpha):
+    """Empty, opaque at the depth of the colours, opaque."""
+    values = picture(12, colour=True)
+    with_alpha = np.concatenate([values, np.full((4, 12, 1), alpha, np.uint16)], axis=2)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".tif":
+        tifffile.imwrite(path, with_alpha, photometric="rgb", extrasamples=["unassalpha"])
+    else:
+        path.write_bytes(pytest.importorskip("imagecodecs").png_encode(with_alpha))
+    assert np.array_equal(load_image(path, depth=Depth(12)), values >> 4)
+
+
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("bits", [8, 10, 12])
 def test_significant_bits_of_png(tmp_path, bits, scaled):
