@@ -27,8 +27,9 @@ def photograph(
 ) -> npt.NDArray[Any]:
     """What to give to an exported model for one photograph: ``[1,3,H,W]``, contiguous.
 
-    The same values as :func:`fastalign.data.load_image` and :func:`fastalign.data.prepare` give the
-    model itself; ``numpy.concatenate`` makes a batch of several.
+    The same values as :func:`fastalign.data.load_image`, with the depth of the model's training
+    images, and :func:`fastalign.data.prepare` give the model itself; ``numpy.concatenate`` makes a
+    batch of several.
 
     Args:
         source: the file, or its pixels, uint8 ``[h,w,3]`` RGB of any size.
@@ -39,7 +40,7 @@ def photograph(
         float32 in 0..1 or uint8 in 0..255, as the file's input is.
 
     Raises:
-        InputError: the photograph cannot be read.
+        InputError: the photograph cannot be read, or contradicts the depth.
         ArtifactError: ``contract`` is not what ``fastalign export`` writes, or of a later version.
         ValueError: pixels of another shape or dtype.
     """

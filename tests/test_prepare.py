@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fastalign.data import Depth, load_image, prepare
-from fastalign.errors import ArtifactError
+from fastalign.errors import ArtifactError, InputError
 from fastalign.prepare import photograph
 
 
@@ -37,6 +37,18 @@ def test_it_is_what_the_library_prepares(demo_data, size):
     pixels = photograph(path, contract(size, "uint8"))
     assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous
     np.testing.assert_array_equal(pixels, np.rint(wanted * 255))
+
+
+def test_the_depth_is_that_of_the_training_images(tmp_path):
+    # 12 bits in the lower end of 16, as a camera's own software saves them.
+    values = (noise(20, 30).astype(np.uint16) << 4) + 7
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    about = contract((20, 30), "uint8")
+    about["input"]["depth"] = Depth(12, source="23 files").record()
+    np.testing.assert_array_equal(photograph(tmp_path / "deep.png", about)[0, 0], values >> 4)
+    about["input"]["depth"] = Depth(8, source="23 files").record()
+    with pytest.raises(InputError, match=r"deep\.png: uses values up to"):
+        photograph(tmp_path / "deep.png", about)
 
 
 def test_deep_grey_photographs_are_not_cut_off(tmp_path):

@@ -66,6 +66,7 @@ def _check_contract(text: str, model, dtype: str) -> None:
     assert contract["input"]["dtype"] == dtype
     assert contract["input"]["shape"] == ["batch", 3, *model.config.image_size]
     assert contract["image_threshold"] == (None if math.isnan(limit) else limit)
+    assert contract["input"]["depth"] == (model.depth and model.depth.record())
     assert list(contract["outputs"]) == ["score", "map", "label"]
 
 
@@ -126,7 +127,7 @@ def test_onnx_is_what_the_page_says(onnx_file, repository):
     assert {node.domain for node in model.graph.node} == {""} and not model.functions
     assert {(o.domain, o.version) for o in model.opset_import} == {("", 18)}
     page = (repository / "docs" / "export.md").read_text(encoding="utf-8")
-    listed = re.search(r"^Operators: (.*?)\n\n", page, re.MULTILINE | re.DOTALL)[1]
+    listed = re.search(r"^Operators .*?: (.*?)\n\n", page, re.MULTILINE | re.DOTALL)[1]
     assert {node.op_type for node in model.graph.node} <= set(re.findall(r"\w+", listed))
     # What the storage of the density keeps in 16 bits is made float32 at once.
     graph = onnx.shape_inference.infer_shapes(model).graph
