@@ -22,7 +22,10 @@ from fastalign.data.suspects import looks_like_mask, refuse_masks
 from fastalign.errors import InputError
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "rgb")
-"""Names of a folder of photographs that lies beside one of masks or of depths."""
+"""Names of a folder of photographs that lies beside one of masks."""
+
+SHAPE_FOLDERS = ("xyz", "depth", "depths", "pcd", "pointcloud", "point_cloud", "normals")
+"""Names of a folder of what else a camera for shapes gives of each photograph."""
 
 _READERS = 4
 _SHOWN = 3
@@ -164,15 +167,13 @@ class Parts:
         """The photographs of a folder and their masks, which lie in ``mask_folder``, in a folder
         within, or beside the photographs."""
         masks_within = mask_folder_in(folder)
+        shapes = [f for f in subfolders(folder) if f.name.casefold() in SHAPE_FOLDERS]
+        self.leave(shapes, "shapes and no photographs")
+        aside = {*shapes, masks_within}
+        files = [path for path in list_images(folder) if aside.isdisjoint(path.parents)]
         photographs = find_folder(folder, IMAGE_FOLDERS)
-        if photographs is None or list_images(folder, below=False):
+        if photographs is None or any(photographs not in path.parents for path in files):
             photographs = folder
-        else:
-            aside = [f for f in subfolders(folder) if f not in (photographs, masks_within)]
-            self.leave(aside, f"beside the photographs in {photographs.name}")
-        files = list_images(photographs)
-        if masks_within is not None:
-            files = [path for path in files if masks_within not in path.parents]
         images, beside = separate_masks(files)
         looked_in = mask_folder or masks_within
         masks, unused = match_masks(images, photographs, looked_in, beside)

@@ -106,6 +106,28 @@ def test_images_and_masks_inside_the_folder_of_a_defect(tree):
     ]
 
 
+def test_images_in_a_folder_of_that_name_and_in_others(tree):
+    root = tree(["good/images/0.png", "good/day2/0.png", "good/1.png"])
+    train, _, passed = described(open_category(root))
+    assert (train, passed) == (["good/1.png", "good/day2/0.png", "good/images/0.png"], {})
+
+
+def test_bmad(tree):
+    root = tree(
+        ["train/good/0.png", "test/good/img/1.png", "test/Ungood/img/2.png"]
+        + ["valid/good/img/3.png", "valid/Ungood/img/4.png"],
+        marked=["test/Ungood/label/2.png", "valid/Ungood/label/4.png"],
+        blank=["test/good/label/1.png"],
+    )
+    train, test, passed = described(category := open_category(root))
+    assert train == ["train/good/0.png"] and len(category.validation) == 1
+    assert test == [
+        ("test/Ungood/img/2.png", ANOMALY, ["test/Ungood/label/2.png"]),
+        ("test/good/img/1.png", GOOD, []),
+    ]
+    assert set(passed) == {"valid/Ungood/img/4.png", "valid/Ungood/label/4.png"}
+
+
 def test_mvtec_3d(tree):
     root = tree(
         ["train/good/rgb/000.png", "validation/good/rgb/000.png"]
@@ -125,7 +147,7 @@ def test_mvtec_3d(tree):
         ("test/good/rgb/000.png", GOOD, []),
         ("test/hole/rgb/000.png", ANOMALY, ["test/hole/gt/000.png"]),
     ]
-    assert passed["test/hole/xyz/000.tiff"] == "beside the photographs in rgb"
+    assert passed["test/hole/xyz/000.tiff"] == "shapes and no photographs"
     assert len(passed) == 4
 
 
