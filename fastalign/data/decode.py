@@ -202,4 +202,4 @@ def _explain(path: Path, noun: str, error: Exception) -> str:
 
 def _names_a_kind(reason: str) -> bool:
     words = ("unsupported", "not supported", "not implemented", "cannot handle", "not available")
-    return any(word in reason.lower() for word in words)
+    return any(word in reason.lower() for word in (*words, "unknown pixel mode", "compression."))

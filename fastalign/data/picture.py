@@ -145,6 +145,9 @@ def _eight_bits(path: Path, picture: Picture, bits: int | None) -> npt.NDArray[n
             f"{path}: holds samples up to {picture.largest}, but states that {picture.peak} is the "
             "largest one; write it again."
         )
+    bits = picture.peak.bit_length()
+    if picture.peak == (1 << bits) - 1:
+        return (values >> (bits - 8)).astype(np.uint8)
     return (values.astype(np.uint32) * 256 // (picture.peak + 1)).astype(np.uint8)
 
 

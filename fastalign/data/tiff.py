@@ -63,6 +63,7 @@ def read_tiff(path: Path, check_size: Callable[[int, int], None]) -> Picture:
         check_size(page.imagewidth, page.imagelength)
         _check_single(file, pages)
         tags = page.tags
+        _check_samples(page)
         photometric = int(page.photometric)
         if photometric == _YCBCR and int(page.compression) != _JPEG:
             raise NeedsPillow
@@ -95,6 +96,19 @@ def states_depth(path: Path) -> bool:
     with TiffFile(path) as file:
         page: Any = file.pages[0]
         return page.bitspersample < 16 or page.dtype is None or page.dtype.kind not in "iu"
+
+
+def _check_samples(page: Any) -> None:
+    """Refuse what would be read as something else."""
+    if 262 not in page.tags:
+        raise Unsupported("it does not state whether 0 is black (photometric interpretation)")
+    bits = page.bitspersample
+    if not isinstance(bits, int):
+        raise Unsupported(f"its channels have {'-'.join(map(str, bits))} bits; save it with 8 each")
+    if bits > 16 and bits not in (32, 64):
+        raise Unsupported(f"it has {bits} bits per sample; save it with 8 or 16")
+    if int(page.photometric) == _YCBCR and bits != 8:
+        raise Unsupported(f"it holds YCbCr colours of {bits} bits; save it as RGB")
 
 
 def _check_single(file: Any, pages: list[Any]) -> None:

@@ -503,8 +503,8 @@ class FYD(nn.Module):
     # State -----------------------------------------------------------------------------------
 
     def extra_metadata(self) -> dict[str, Any]:
-        """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``images``, ``alignment``
-        with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
+        """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``depth``, ``images``,
+        ``alignment`` with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
         ``threshold_source`` in words."""
         return dict(self._metadata)
 

@@ -157,11 +157,18 @@ def test_a_fourth_channel(tmp_path, kind):
         (basic(2, 1, 8, RGB, 6), "6 channels"),
         (basic(2, 1, 16, WHITE_IS_ZERO, t339=("H", [2])), "0 is white.*int16"),
         (basic(2, 1, 32, WHITE_IS_ZERO, t339=("H", [3])), "0 is white.*float32"),
+        (basic(2, 1, 24, BLACK_IS_ZERO), "24 bits per sample"),
+        (basic(2, 1, 16, YCBCR, 3), "YCbCr colours of 16 bits"),
+        (basic(2, 1, 8, RGB, 3, t258=("H", [5, 6, 5])), "5-6-5 bits"),
+        (basic(2, 1, 8, BLACK_IS_ZERO, t259=("H", [34676])), "COMPRESSION.*not supported"),
+        (basic(2, 1, 64, BLACK_IS_ZERO, t339=("H", [6])), "complex numbers"),
+        ({**basic(2, 1, 8, 0), 262: None}, "does not state whether 0 is black"),
         (basic(2, 1, 8, BLACK_IS_ZERO, t254=("I", [1])), "first directory is a reduced picture"),
     ],
 )
 def test_kinds_that_are_refused_by_name(tmp_path, tags, reason):
     samples, bits = tags[277][1][0], tags[258][1][0]
+    tags = {code: value for code, value in tags.items() if value is not None}
     (tmp_path / "x.tif").write_bytes(tiff_file(tags, [bytes(2 * samples * bits // 8)]))
     for load in (load_image, load_mask):
         with pytest.raises(InputError, match=rf"x\.tif: .*{reason}") as caught:
