@@ -177,14 +177,20 @@ class SpinWatch:
         self._inside = False
         self._spent = 0.0
         self._rest_until = 0.0
-        self._done = not spins()
+        self._done = False
+        self._looked = False
 
     def __call__(self, work: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
         """``work``, watched; inside a graph that is being captured it is ``work`` itself."""
 
         @functools.wraps(work)
         def watched(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-            if _captured() or self._done or self._inside:
+            if _captured():
+                return work(*args, **kwargs)
+            if not self._looked:
+                # Not when this was made: a command sets the policy after its imports.
+                self._looked, self._done = True, not spins()
+            if self._done or self._inside:
                 return work(*args, **kwargs)
             began = self._begin()
             try:

@@ -128,13 +128,14 @@ def watch_calls(monkeypatch, tasks: Path, waited: float, threads: int = 2, **env
     """What a watch says to twelve seconds of calls that wait ``waited`` of their time."""
     for name in load.SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     clock = [0.0]
     stat = tasks / "main" / "schedstat"
     monkeypatch.setattr(load.time, "perf_counter", lambda: clock[0])
     said: list[str] = []
     watch = SpinWatch(lambda: threads, said.append)
+    # After the watch is made, as the command does it.
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
     @watch
     def inner() -> None:
