@@ -1,5 +1,5 @@
 """What a backend has to do beside right numbers: compile, be captured, repeat itself, follow the
-current stream, address more than 2^31 elements.
+current stream, address more than 2^31 elements; and what it relies on of the chip's arithmetic.
 
 ``python -m gpucheck.behaviour --backend cuda --device cuda --out FILE``
 """
@@ -23,7 +23,7 @@ from op_support.cases import CASES, Case, Inputs, as_tuple  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from fastalign import ops  # noqa: E402
-from gpucheck import large  # noqa: E402
+from gpucheck import arithmetic, large  # noqa: E402
 
 REPEATS = 20
 # Blocks of several warps, a part of a tile left over.
@@ -198,6 +198,7 @@ def checks(backend: str, device: str) -> dict[str, Callable[[], Any]]:
     result: dict[str, Callable[[], Any]] = {
         "training step, CUDA graph": partial(training_step_replays, backend, device),
         "deterministic switch": partial(deterministic, backend, device),
+        **arithmetic.checks(backend, device),
     }
     for case in first:
         result[f"repeated {REPEATS} times: {case}"] = partial(repeats, case, backend, device)
