@@ -6,9 +6,13 @@ import hashlib
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from fastalign import artifact
 from fastalign.engine.scoring import Thresholds
@@ -131,6 +135,22 @@ def test_a_column_that_holds_no_paths(tmp_path, values, message):
     pq.write_table(pa.table({"path": values}), tmp_path / "l.parquet")
     with pytest.raises(InputError, match=message):
         list_collection(tmp_path / "l.parquet")
+
+
+def test_deep_images_are_read_by_the_depth_that_is_given(make_job, photos, tmp_path, read_rows):
+    pixels = np.asarray(Image.open(next((photos / "good").iterdir())).convert("RGB"))
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "flat.png")
+    deep = (pixels.astype(np.uint16) << 4) | 15
+    tifffile.imwrite(tmp_path / "in" / "deep.tif", deep, photometric="rgb")
+    job = make_job(tmp_path / "in", outputs=())
+    score_all(job)
+    refused, flat = read_rows(job.out)
+    # The model has seen 8 bits alone, and does not guess.
+    assert refused["score"] is None and "--bit-depth 12" in refused["error"]
+    job = make_job(tmp_path / "in", tmp_path / "told", outputs=())
+    score_all(replace(job, options=replace(job.options, bit_depth="12")))
+    assert [row["score"] for row in read_rows(tmp_path / "told")] == [flat["score"]] * 2
 
 
 # Parts -------------------------------------------------------------------------------------------
