@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -210,14 +211,21 @@ def _rows(
 
 def _unpack(rows: npt.NDArray[np.uint8], bits: int, number: int) -> npt.NDArray[np.uint16]:
     """Samples ``[H, number]`` of a stream of bits, lowest bits first."""
-    places = np.arange(number, dtype=np.int64) * bits
-    first, shift = places // 8, (places % 8).astype(np.uint32)
-    last = rows.shape[1] - 1
-    words = rows[:, first].astype(np.uint32)
-    for step in (1, 2):
-        # Beyond the last byte nothing is used.
-        words |= rows[:, np.minimum(first + step, last)].astype(np.uint32) << (8 * step)
-    return ((words >> shift) & ((1 << bits) - 1)).astype(np.uint16)
+    # So many samples fill so many whole bytes: 4 in 5 at 10 bits, 2 in 3 at 12, 4 in 7 at 14.
+    period = 8 // math.gcd(8, bits)
+    size = bits * period // 8
+    groups = -(-number // period)
+    missing = max(0, groups * size - rows.shape[1])
+    data = np.pad(rows[:, : groups * size], ((0, 0), (0, missing)))
+    data = data.reshape(len(rows), groups, size)
+    samples = np.empty((len(rows), groups, period), np.uint16)
+    for index in range(period):
+        first, shift = divmod(index * bits, 8)
+        words = data[..., first].astype(np.uint32)
+        for step in range(1, min(3, size - first)):
+            words |= data[..., first + step].astype(np.uint32) << (8 * step)
+        samples[..., index] = (words >> shift) & ((1 << bits) - 1)
+    return samples.reshape(len(rows), -1)[:, :number]
 
 
 def _unpack_pairs(rows: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint16]:
