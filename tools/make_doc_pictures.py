@@ -34,8 +34,9 @@ def chosen(scores: Path) -> list[str]:
     """Paths below the data folder, by the rule above."""
     with scores.open(newline="", encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: row["path"])
-    defective = [row["path"] for row in rows if row["label"] == "1"]
-    good = max((r for r in rows if r["label"] == "0"), key=lambda row: float(row["score"]))
+    good_ones = [row for row in rows if Path(row["path"]).parent.name == "good"]
+    defective = [row["path"] for row in rows if row not in good_ones]
+    good = max(good_ones, key=lambda row: float(row["score"]))
     return [defective[0], defective[-1], good["path"]]
 
 

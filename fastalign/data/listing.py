@@ -23,7 +23,7 @@ WRITTEN = "written by `fastalign predict`"
 OUTPUT_FOLDERS = ("maps", "masks", "overlays")
 """Folders of pictures in the output folder of ``fastalign predict``."""
 
-_OUTPUT_TABLES = ("predictions.json", "job.json")
+_OUTPUT_MARKS = ("predictions.json", "job.json", ".fastalign-run")
 _SHOWN = 3
 
 
@@ -131,7 +131,7 @@ def _walk(folder: Path, entered: set[str], below: bool) -> Iterator[tuple[Path, 
 
 def holds_outputs(folder: Path) -> bool:
     """Whether ``fastalign predict`` wrote into this folder."""
-    return any((folder / name).is_file() for name in _OUTPUT_TABLES)
+    return any((folder / name).is_file() for name in _OUTPUT_MARKS)
 
 
 def kind_of(path: Path) -> str | None:
