@@ -25,7 +25,7 @@ from typing import Any
 
 from fastalign.bench.setting import commit, describe
 from fastalign.engine.environment import versions
-from fastalign.load import POLICY, SETTINGS, LoadMeter, cores
+from fastalign.load import POLICY, SETTINGS, average, cores
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "fastalign" / "demo_data" / "screw_plate"
@@ -38,18 +38,20 @@ from statistics import median
 import torch
 import fastalign
 from fastalign.data import load_image, prepare
+from fastalign.load import LoadMeter
 model = fastalign.FYD.load(sys.argv[1])
 image = prepare(load_image(sys.argv[2]), model.config.image_size)[None]
 times, end = [], None
 with torch.inference_mode():
     for _ in range(3):
         model(image)
+    meter = LoadMeter()
     end = time.perf_counter() + float(sys.argv[3])
     while len(times) < 3 or time.perf_counter() < end:
         began = time.perf_counter()
         model(image)
         times.append(time.perf_counter() - began)
-print(median(times))
+print(median(times), meter.read().waited)
 """
 
 
@@ -78,8 +80,11 @@ def environment(waiting: str) -> dict[str, str]:
     return found
 
 
-def timed(work: str, folder: Path, waiting: str, seconds: float, limit: float) -> float | None:
-    """Seconds that ``work`` takes; None where the limit was reached."""
+def timed(
+    work: str, folder: Path, waiting: str, seconds: float, limit: float
+) -> tuple[float | None, float | None]:
+    """Seconds that ``work`` takes, None where the limit was reached; and for single images the
+    share of the time in which their threads waited for a core."""
     model = folder / "model.safetensors"
     started = [sys.executable, "-m", "fastalign"]
     command = {
@@ -100,8 +105,11 @@ def timed(work: str, folder: Path, waiting: str, seconds: float, limit: float) -
             check=True,
         )
     except subprocess.TimeoutExpired:
-        return None
-    return float(done.stdout) if work == "one image" else time.perf_counter() - began
+        return None, None
+    if work != "one image":
+        return time.perf_counter() - began, None
+    taken, waited = done.stdout.split()
+    return float(taken), None if waited == "None" else float(waited)
 
 
 def lay_out(folder: Path, images: int) -> None:
@@ -119,7 +127,8 @@ def lay_out(folder: Path, images: int) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All times by work, way to wait and state of the machine, and the loads they were taken at."""
     times: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in WORK}
-    loads: dict[str, Any] = {}
+    loads: dict[str, float | None] = {}
+    waits: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lay_out(folder, options.images)
@@ -131,15 +140,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             check=True,
         )
         for state, count in (("quiet", 0), ("busy", options.neighbours)):
-            meter = LoadMeter()
             with neighbours(count):
                 for work in WORK:
                     for waiting in (OURS, DEFAULT):
-                        taken = timed(work, folder, waiting, options.seconds, options.limit)
+                        taken, waited = timed(work, folder, waiting, options.seconds, options.limit)
+                        if waited is not None and waiting == OURS:
+                            waits[state] = waited
                         times[work].setdefault(waiting, {})[state] = taken
                         shown = f"over {options.limit:g}" if taken is None else f"{taken:.3f}"
                         print(f"{state}, {work}, {waiting}: {shown} s", flush=True)
-            loads[state] = meter.read().to_json()
+                loads[state] = average()
     return {
         "device": describe("cpu"),
         "cores": cores(),
@@ -148,7 +158,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "images": options.images,
         "neighbours": options.neighbours,
         "limit_s": options.limit,
-        "load": loads,
+        "priority": os.nice(0) if hasattr(os, "nice") else 0,
+        "load_average": loads,
+        "waited": waits,
         "seconds": times,
     }
 
@@ -159,6 +171,21 @@ def over(times: dict[str, float | None], below: float | None, limit: float) -> s
     if below is None:
         return "-"
     return f"over {limit / below:.0f}x" if busy is None else f"{busy / below:.2f}x"
+
+
+def how(found: dict[str, Any]) -> list[str]:
+    """The machine at the end of each part, in words."""
+    words = []
+    for state, load in found["load_average"].items():
+        words.append(f"{state}: load average {'unknown' if load is None else format(load, '.1f')}")
+        if state in found["waited"]:
+            words[-1] += f", one image waited for a core {100 * found['waited'][state]:.0f} %"
+            words[-1] += " of the time"
+    if found["priority"]:
+        words.append(
+            f"the machine had other work, before which all of this came (nice {found['priority']})"
+        )
+    return words
 
 
 def table(found: dict[str, Any]) -> str:
@@ -174,9 +201,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"`benchmarks/busy_machine.py`, commit {found['commit']}, {found['device']}, "
         f"{found['cores']} cores, {found['neighbours']} processes that never rest, "
-        f"{found['images']} photographs. One run. Load average at the end of the quiet part "
-        f"{found['load']['quiet']['load_average']}, of the busy part "
-        f"{found['load']['busy']['load_average']}.",
+        f"{found['images']} photographs. One run. " + "; ".join(how(found)) + ".",
         "",
         f"| | busy over quiet, {OURS} | busy over quiet, {DEFAULT} | quiet, {OURS} over default |"
         f" quiet, {OURS} | busy, {OURS} | quiet, default | busy, default |",
