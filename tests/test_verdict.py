@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
+from fastalign.engine.scoring import Thresholds
 from fastalign.verdict import Verdict, judge, judge_each
 
 SCORES = [-math.inf, 0.0, 1.0, 1.5, math.inf, math.nan]
@@ -36,3 +40,51 @@ def test_arrays_and_tensors_are_judged_as_single_scores_are(dtype):
         judge_each(torch.from_numpy(array), torch.tensor(1.0)).numpy(),
     ):
         assert judged.dtype == np.int8 and judged.tolist() == [EXPECTED, EXPECTED]
+
+
+def test_a_mask_tells_good_from_not_judged():
+    scores = np.array([[0.0, 2.0, math.nan]], np.float32)
+    assert Thresholds(1.0, 1.0).mask(scores).tolist() == [[0, 255, 128]]
+    assert Thresholds(1.0, None).mask(scores).tolist() == [[128, 128, 128]]
+
+
+# The source ---------------------------------------------------------------------------------------
+
+# A name of a score or a threshold, in any spelling: `scores`, `self._threshold`, `limits.image`.
+NAMES = re.compile(r"(?<![a-z])(scores?|\w*thresholds?|limits?\.(image|pixel))\b(?!_quantile)")
+CALLS = {"gt", "ge", "lt", "le", "greater", "greater_equal", "less", "less_equal"}
+
+
+def comparisons(tree: ast.AST) -> Iterator[ast.expr]:
+    """Ordered comparisons of something called a score or a threshold with what is no constant."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            ordered = any(isinstance(op, (ast.Gt, ast.GtE, ast.Lt, ast.LtE)) for op in node.ops)
+            operands = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            ordered, operands = node.func.attr in CALLS, [node.func.value, *node.args]
+        else:
+            continue
+        if not ordered or any(isinstance(one, ast.Constant) for one in operands):
+            continue
+        if any(NAMES.search(ast.unparse(operand)) for operand in operands):
+            yield node
+
+
+def test_nobody_else_compares_a_score_with_a_threshold(repository):
+    package = repository / "fastalign"
+    found = {
+        f"{path.relative_to(package).as_posix()}: {ast.unparse(node)}"
+        for path in package.rglob("*.py")
+        if path.name != "verdict.py"
+        for node in comparisons(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["score > self.image", "x > limits.pixel", "model.image_threshold < x", "torch.gt(scores, t)"],
+)
+def test_such_a_comparison_would_be_noticed(source):
+    assert list(comparisons(ast.parse(source)))

@@ -175,7 +175,9 @@ def fit(
     for skipped in result.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:
-        warn(message)
+        # The fit has warned of some itself, before it took its time.
+        if message not in result.details["warnings"]:
+            warn(message)
     if result.depth is not None:
         typer.echo(f"16-bit files are read as {result.depth}; --bit-depth says otherwise")
     typer.echo(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         iterate_batches,
         prepare,
     )
+    from fastalign.data.twins import glance, group_twins
 
 __all__ = [
     "ANOMALY",
@@ -54,6 +55,8 @@ __all__ = [
     "find_photographs",
     "fingerprint",
     "from_camera",
+    "glance",
+    "group_twins",
     "is_image_file",
     "iterate_batches",
     "list_folder",
@@ -81,8 +84,12 @@ _DATASET = (
     "prepare",
 )
 
+_TWINS = ("glance", "group_twins")
+
 
 def __getattr__(name: str) -> Any:
+    if name in _TWINS:
+        return getattr(importlib.import_module("fastalign.data.twins"), name)
     if name in _DATASET:
         return getattr(importlib.import_module("fastalign.data.dataset"), name)
     raise AttributeError(f"module 'fastalign.data' has no attribute {name!r}")

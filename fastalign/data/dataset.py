@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from fastalign.data.depth import Depth
 from fastalign.data.images import ImageArray, load_image
 from fastalign.data.resize import check_size, resize_image
 from fastalign.data.samples import Sample
+from fastalign.data.twins import glance
 from fastalign.errors import ConfigError, DataWarning, InputError
 
 _WORKERS = max(1, min(4, os.cpu_count() or 1))
@@ -112,6 +114,7 @@ class ImageDataset(Dataset[Item]):
         self.samples = list(samples)
         self.skipped: list[SkippedFile] = []
         self._cache: list[Tensor | None] | None = [None] * len(self.samples) if cache else None
+        self._glances: list[Tensor | None] = [None] * len(self.samples)
         if not self.samples:
             raise InputError("no images: an image dataset needs at least one sample.")
         if skip_bad:
@@ -145,15 +148,45 @@ class ImageDataset(Dataset[Item]):
                 f"none of the {len(problems)} images can be read; the first: "
                 f"{self.skipped[0].reason}"
             )
-        self.samples = [self.samples[index] for index in kept]
-        if self._cache is not None:
-            self._cache = [self._cache[index] for index in kept]
+        self._keep(kept)
         warnings.warn(
             f"{len(self.skipped)} of {len(problems)} images cannot be read and are left out; the "
             f"first: {self.skipped[0].reason}",
             DataWarning,
             stacklevel=3,
         )
+
+    def _keep(self, indices: Sequence[int]) -> None:
+        self.samples = [self.samples[index] for index in indices]
+        self._glances = [self._glances[index] for index in indices]
+        if self._cache is not None:
+            self._cache = [self._cache[index] for index in indices]
+
+    def subset(self, indices: Sequence[int]) -> ImageDataset:
+        """A data set of these images, in this order, with all that is known of them; ``skipped`` is
+        empty."""
+        part = copy.copy(self)
+        part.skipped = []
+        part._keep(indices)
+        return part
+
+    def glances(self, advance: Callable[[], None] | None = None) -> Tensor:
+        """What :func:`fastalign.data.glance` keeps of each image, ``[N,D]``; images that were not
+        read so far are read, and ``advance`` is called after each of these.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        missing = [index for index, seen in enumerate(self._glances) if seen is None]
+        for _ in iterate_batches(self, 1, indices=missing, ahead=_WORKERS):
+            if advance is not None:
+                advance()
+        return torch.stack([seen for seen in self._glances if seen is not None])
+
+    @property
+    def unseen(self) -> int:
+        """How many images were not read so far."""
+        return sum(seen is None for seen in self._glances)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -169,6 +202,8 @@ class ImageDataset(Dataset[Item]):
         if self._cache is not None and (kept := self._cache[index]) is not None:
             return kept
         pixels = _resize(load_image(self.samples[index].path, depth=self.depth), self.image_size)
+        if self._glances[index] is None:
+            self._glances[index] = glance(_to_float(pixels)[None])[0]
         if self._cache is not None:
             self._cache[index] = pixels
         return pixels

@@ -11,19 +11,23 @@ from fastalign.errors import ConfigError, DataWarning, InputError
 
 
 def split_validation(
-    samples: Sequence[Sample], fraction: float, seed: int
+    samples: Sequence[Sample], fraction: float, seed: int, groups: Sequence[int] | None = None
 ) -> tuple[list[Sample], list[Sample]]:
     """Split normal training images into training and validation images.
 
     The choice depends on ``seed``, the number of images and their order by path, so not on the
     order in which a disk lists them, nor on where the folder lies, nor on the version of a random
     generator. ``round(fraction * n)`` images go to validation, but at least one and so many that
-    two remain to train on: of one or two images none are kept apart, and a warning says so.
+    two remain to train on: of one or two images none are kept apart, and a warning says so. Where
+    some images are twins, this holds for groups of twins in place of images, and none is torn
+    apart.
 
     Args:
         samples: good training images, in any order.
         fraction: share for validation, ``0 <= fraction < 1``; 0 keeps none apart.
         seed: any integer.
+        groups: the number of each sample's group, as :func:`fastalign.data.group_twins` gives
+            them; None: each is one of its own.
 
     Returns:
         ``(train, validation)``, both sorted by path.
@@ -42,18 +46,27 @@ def split_validation(
                 f"{sample.path}: label {sample.label}, split {sample.split!r}; validation images "
                 "are taken from normal training images only."
             )
-    ordered = sorted(samples, key=lambda sample: sample.path.as_posix())
-    chosen = validation_indices(len(ordered), fraction, seed)
-    train = [sample for index, sample in enumerate(ordered) if index not in chosen]
-    return train, [ordered[index] for index in sorted(chosen)]
+    order = sorted(range(len(samples)), key=lambda index: samples[index].path.as_posix())
+    sorted_groups = None if groups is None else [groups[index] for index in order]
+    chosen = validation_indices(len(order), fraction, seed, sorted_groups)
+    train = [samples[index] for place, index in enumerate(order) if place not in chosen]
+    return train, [samples[order[place]] for place in sorted(chosen)]
 
 
-def validation_indices(count: int, fraction: float, seed: int) -> set[int]:
-    """The choice of :func:`split_validation` among ``count`` images in the order of their paths.
+def validation_indices(
+    count: int, fraction: float, seed: int, groups: Sequence[int] | None = None
+) -> set[int]:
+    """The choice of :func:`split_validation` among ``count`` images in the order of their paths,
+    with their groups in that order.
 
     Raises:
         ConfigError: ``fraction`` is out of range.
     """
+    if groups is not None:
+        # By their first images, whatever their numbers are.
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        picked = validation_indices(len(places), fraction, seed)
+        return {index for index, group in enumerate(groups) if places[group] in picked}
     if not 0 <= fraction < 1:
         raise ConfigError(f"validation fraction {fraction}: choose 0 <= fraction < 1.")
     if fraction == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -15,17 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Depth, Sample, load_image, load_masks, open_category, prepare
+from fastalign.data import Depth, Sample, glance, load_image, load_masks, open_category, prepare
 from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.engine.environment import peak_rss_mb
+from fastalign.engine.leakage import find_seen, tell_seen
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
 from fastalign.engine.scoring import (
     NO_THRESHOLD,
+    NOT_JUDGED,
     Thresholds,
     aligned_picture,
     alignment_of,
+    listed,
     map_at,
     stored_depth,
     thresholds,
@@ -99,6 +103,7 @@ def evaluate_category(
             progress.advance()
         load = meter.read()
         evaluation = _conclude(run, category.name)
+        tell_seen(evaluation, find_seen(model, run.images, run.glances))
         evaluation.warnings[:0] = [*category.notes, *run.masks.notes()]
         evaluation.alignment = describe_alignment(model, run.images)
         evaluation.protocol = {
@@ -132,6 +137,7 @@ class _Run:
     unmasked: list[Skipped] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     alignment_times: list[float] = field(default_factory=list)
+    glances: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
@@ -164,6 +170,13 @@ class _Run:
             detail = self.model.predict_detail(batch)
         scores = detail.map[0]
         score = float(detail.score[0])
+        if not math.isfinite(score):
+            problem = f"{sample.path}: could not be judged: {NOT_JUDGED}"
+            if not self.skip_bad:
+                raise InputError(problem)
+            self.skipped.append(Skipped(name, problem))
+            return
+        self.glances.append(glance(batch).cpu())
         if self.has_masks and truth is not None:
             at_mask = map_at(scores, image.shape[:2]) if self.size is None else scores.float()
             self.pixels.update(at_mask, truth, name)
@@ -261,6 +274,13 @@ def _conclude(run: _Run, category: str) -> Evaluation:
         )
     if run.limits.image is None:
         warnings.append(NO_THRESHOLD)
+    hidden = [item.path for item in images if run.limits.remark(item.alignment.covered)]
+    if hidden:
+        warnings.append(
+            f"{len(hidden)} of {len(images)} test images are covered by alignment to less than "
+            f"{run.limits.covered:.0%}, the least of the normal images; what was left out was not "
+            f"judged: {listed(hidden)}"
+        )
     for reason in dict.fromkeys(reasons.values()):
         empty = ", ".join(name for name in reasons if reasons[name] == reason)
         warnings.append(f"{reason}, so these figures are left empty: {empty}")

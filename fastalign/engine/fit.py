@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from fastalign.data import (
     Sample,
     SkippedFile,
     fingerprint,
+    group_twins,
     open_category,
     settle_depth,
     split_validation,
@@ -137,18 +139,30 @@ def fit_category(
             "good parts into train/good, or give a folder that has them in good/."
         )
     world.once(lambda: check_writable(out), "looking at the output")
+    progress = progress or NoProgress()
     training, validation = list(category.train), list(category.validation or ())
-    if not validation:
-        training, validation = split_validation(training, validation_fraction, seed)
-    training_files, validation_files = world.once(
-        lambda: tuple(
-            fingerprint([sample.path for sample in samples]) for samples in (training, validation)
-        ),
-        "looking at the images",
-    )
     if depth is None:
         photographs = [sample.path for sample in (*training, *validation)]
         depth = world.once(lambda: settle_depth(photographs), "looking at the depth of samples")
+    # Where prepared images are read more than once or twice they are kept, if that takes little.
+    held = 3 * math.prod(config.image_size) * len(training)
+    often = config.align != "none" and config.epochs > 0
+    cache = (often or memory_budget is None) and held <= _CACHE_BYTES
+    every = open_samples(world, training, config.image_size, skip_bad, cache, depth)
+    train_set, validation_set = every, None
+    if validation:
+        validation_set = open_samples(world, validation, config.image_size, skip_bad, depth=depth)
+    elif validation_fraction:
+        apart = partial(keep_apart, every, validation_fraction, seed, progress)
+        kept, held_out = world.once(apart, "keeping images apart")
+        train_set, validation_set = every.subset(kept), every.subset(held_out) if held_out else None
+    training_files, validation_files = world.once(
+        lambda: tuple(
+            fingerprint([sample.path for sample in dataset.samples] if dataset else [])
+            for dataset in (train_set, validation_set)
+        ),
+        "looking at the files",
+    )
     settings = {
         "depth": depth.record(),
         "config": dataclasses.asdict(config),
@@ -162,16 +176,6 @@ def fit_category(
     checkpoint = checkpoint_path(out)
     goes_on = partial(_goes_on, checkpoint, settings, resume=resume, restarted=restarted())
     resumed = world.once(goes_on, "looking at the checkpoint")
-    # Where prepared images are read in every epoch they are kept, if that takes little.
-    height, width = config.image_size
-    held = 3 * height * width * len(training)
-    cache = config.align != "none" and config.epochs > 0 and held <= _CACHE_BYTES
-    train_set = open_samples(world, training, config.image_size, skip_bad, cache, depth)
-    validation_set = (
-        open_samples(world, validation, config.image_size, skip_bad, depth=depth)
-        if validation
-        else None
-    )
     model = FYD(config).to(target)
     model.fit(
         train_set,
@@ -180,7 +184,7 @@ def fit_category(
         checkpoint=checkpoint,
         resume=resumed,
         settings=settings,
-        progress=progress or NoProgress(),
+        progress=progress,
         memory_budget=memory_budget,
     )
 
@@ -191,12 +195,13 @@ def fit_category(
     world.once(write, "writing the model")
     skipped = [
         Skipped(str(item.path), item.reason)
-        for dataset in (train_set, validation_set)
+        for dataset in (every, validation_set)
         if dataset is not None
         for item in dataset.skipped
     ]
     limits = thresholds(model)
-    warnings = list(category.notes)
+    details = model.extra_metadata()
+    warnings = [*category.notes, *details["warnings"]]
     if limits.image is None:
         warnings.append(NO_THRESHOLD)
     return FitOutcome(
@@ -212,8 +217,22 @@ def fit_category(
         depth=None if depth.bits is None else depth.describe(),
         skipped=skipped,
         warnings=warnings,
-        details=model.extra_metadata(),
+        details=details,
     )
+
+
+def keep_apart(
+    dataset: ImageDataset, fraction: float, seed: int, progress: Progress
+) -> tuple[list[int], list[int]]:
+    """Positions of the training and the validation images that :func:`split_validation` makes of a
+    data set, twins together."""
+    if dataset.unseen:
+        progress.start("looking at the photographs", dataset.unseen)
+    groups = group_twins(dataset.glances(progress.advance))
+    parts = split_validation(dataset.samples, fraction, seed, groups)
+    place = {sample.path: index for index, sample in enumerate(dataset.samples)}
+    train, validation = ([place[sample.path] for sample in part] for part in parts)
+    return train, validation
 
 
 def open_samples(

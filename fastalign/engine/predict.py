@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +25,13 @@ from fastalign.errors import ConfigError, InputError
 from fastalign.io import atomic_write
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.report.heat import heat_overlay
+from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 MAP_FORMATS = ("tiff", "npy")
 OUTPUTS = ("map", "mask", "overlay")
-LABELS = {None: None, 0: "good", 1: "anomaly"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def predict_paths(
 
     Written below ``out``: ``maps/``, ``masks/`` and ``overlays/`` with the folder tree of the
     source, then ``scores.csv`` and ``predictions.json``. Maps are float32 and unclamped; a mask is
-    255 where the map exceeds the pixel threshold. All have the size and the frame of their image,
-    upright as its EXIF orientation says.
+    255 where the map exceeds the pixel threshold, 128 where it could not be judged, else 0. All
+    have the size and the frame of their image, upright as its EXIF orientation says.
 
     Args:
         model: a fitted model; the device it is on is used.
@@ -86,7 +86,7 @@ def predict_paths(
     depth = depth or stored_depth(model)
     inputs = find_inputs(source, exclude=out)
     stored = thresholds(model)
-    limits = Thresholds(stored.image if threshold is None else threshold, stored.pixel)
+    limits = stored if threshold is None else replace(stored, image=threshold)
     progress = progress or NoProgress()
     progress.start("scoring", len(inputs))
     warnings = []
@@ -109,6 +109,11 @@ def predict_paths(
             for (item, image), score, scored in zip(images, scores.tolist(), maps, strict=True):
                 rows.append(writer.write(item, image, score, scored))
         progress.advance(len(batch))
+    if unjudged := [row for row in rows if row.label == Verdict.NOT_JUDGED.text]:
+        warnings.append(
+            f"{len(unjudged)} of {len(rows)} images could not be judged, since their scores are "
+            f"not finite; the first: {unjudged[0].path}"
+        )
     if not rows:
         raise InputError(
             f"{source}: none of the {len(inputs)} images could be read; "
@@ -235,12 +240,13 @@ class PictureWriter:
             data = _encode_map(scores, self._map_format)
             written["map"] = self._save("maps", item, f".{self._map_format}", data)
         if "mask" in self._outputs and self._limits.pixel is not None:
-            mask = Image.fromarray((scores > self._limits.pixel).astype(np.uint8) * 255)
+            mask = Image.fromarray(self._limits.mask(scores))
             written["mask"] = self._save("masks", item, ".png", encode_png(mask))
         if "overlay" in self._outputs:
             overlay = Image.fromarray(heat_overlay(image, scores, self._limits.pixel_or_nan))
             written["overlay"] = self._save("overlays", item, ".png", encode_png(overlay))
-        return Prediction(item.name, score, LABELS[self._limits.label(score)], **written)
+        label = None if self._limits.image is None else self._limits.verdict(score).text
+        return Prediction(item.name, score, label, **written)
 
     def _save(self, folder: str, item: Input, suffix: str, data: bytes) -> Path:
         path = self._out / folder / item.stem.with_name(item.stem.name + suffix)

@@ -89,7 +89,11 @@ class FitOutcome:
 
 @dataclass
 class Evaluation:
-    """A finished ``evaluate``; a metric that is None has its reason in ``reasons``."""
+    """A finished ``evaluate``; a metric that is None has its reason in ``reasons``.
+
+    ``seen_in_training``: test images that the model was fitted on, with their names there;
+    ``without_seen``: the figures of images without them.
+    """
 
     category: str
     metrics: dict[str, float | None]
@@ -106,6 +110,8 @@ class Evaluation:
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     curves: dict[str, Any] = field(default_factory=dict)
+    seen_in_training: list[tuple[str, str]] = field(default_factory=list)
+    without_seen: dict[str, float | None] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -123,6 +129,10 @@ class Evaluation:
             "counts": self.counts,
             "alignment": self.alignment,
             "protocol": self.protocol,
+            "seen_in_training": [
+                {"path": path, "training_image": name} for path, name in self.seen_in_training
+            ],
+            "without_seen": self.without_seen,
             "skipped": [asdict(item) for item in self.skipped],
             "warnings": self.warnings,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from fastalign.data import Depth
 from fastalign.engine.results import Alignment
+from fastalign.verdict import Verdict, judge, judge_each
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD, Detail
@@ -22,22 +24,56 @@ NO_THRESHOLD = (
     "labelled; fit with more good images to get one, or give --threshold to predict"
 )
 
+NOT_JUDGED = (
+    "its features are not finite, or alignment left nothing of it to compare; look at the image, "
+    "and leave it out if it does not show the part"
+)
+_LISTED = 5
+# By the number of a verdict; -1, not judged, is the last.
+_MASK_VALUES = np.array([0, 255, 128], np.uint8)
+
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The model's thresholds; None where it was fitted without validation images."""
+    """The model's thresholds; None where it was fitted without validation images.
+
+    ``covered``: the share of the aligned frame that every normal image covered; 0: not known.
+    """
 
     image: float | None
     pixel: float | None
+    covered: float = 0.0
+
+    def verdict(self, score: float) -> Verdict:
+        """What an image of this score is."""
+        return judge(score, self.image)
 
     def label(self, score: float) -> int | None:
-        """1 above the image threshold, 0 otherwise, None without a threshold."""
-        return None if self.image is None else int(score > self.image)
+        """1 for an anomaly, 0 for good, None for an image that was not judged."""
+        verdict = self.verdict(score)
+        return None if verdict is Verdict.NOT_JUDGED else int(verdict)
+
+    def remark(self, covered: float) -> str:
+        """What to say of an image that covers this share of the aligned frame; empty: nothing."""
+        # The limit is the mean of some thousand yes and no, in single precision.
+        if not covered < self.covered - 1e-6:
+            return ""
+        return f"alignment covers {covered:.0%} of the part, every normal image {self.covered:.0%}"
+
+    def mask(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """A map ``[h, w]`` as a mask: 255 for an anomaly, 0 for good, 128 where not judged."""
+        return _MASK_VALUES[judge_each(scores, self.pixel)]
 
     @property
     def pixel_or_nan(self) -> float:
         """The pixel threshold, NaN where there is none."""
         return math.nan if self.pixel is None else self.pixel
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many follow."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def thresholds(model: FYD) -> Thresholds:
@@ -47,7 +83,11 @@ def thresholds(model: FYD) -> Thresholds:
         number = float(buffer)
         return None if math.isnan(number) else number
 
-    return Thresholds(value(model.image_threshold), value(model.pixel_threshold))
+    return Thresholds(
+        value(model.image_threshold),
+        value(model.pixel_threshold),
+        float(model.extra_metadata().get("least_covered") or 0.0),
+    )
 
 
 def stored_depth(model: FYD) -> Depth | None:
@@ -71,7 +111,9 @@ def aligned_picture(
     detail: Detail, index: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """The aligned image, uint8 ``[h, w, 3]``, and which of it the photograph covers, ``[h, w]``."""
-    aligned = detail.aligned[index].detach().float().clamp(0, 1).mul(255).round().byte()
+    aligned = (
+        detail.aligned[index].detach().float().nan_to_num().clamp(0, 1).mul(255).round().byte()
+    )
     picture = aligned.permute(1, 2, 0).cpu().numpy()
     valid = detail.valid[index][None, None].float()
     covered = F.interpolate(valid, picture.shape[:2], mode="nearest")[0, 0] > 0.5

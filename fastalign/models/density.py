@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,12 +69,17 @@ class Samples:
         together._features, together._valid, together._positions = ([p[order]] for p in every)
         return together
 
-    def curve(self, shrinkage: float, seed: int) -> CountCalibration | None:
+    def curve(self, shrinkage: float, seed: int, groups: Sequence[int]) -> CountCalibration | None:
         """The calibration, at the best seen half of the places and on the images that show all of
-        them; None where that leaves fewer than three images."""
+        them, of twins (``groups`` by position) the first alone; None where that leaves fewer than
+        three images."""
         if not self._features:
             return None
         features, valid = torch.cat(self._features), torch.cat(self._valid)
+        positions = torch.cat(self._positions).tolist()
+        first = list({groups[p]: i for i, p in reversed(list(enumerate(positions)))}.values())
+        if len(first) < len(positions):
+            features, valid = features[sorted(first)], valid[sorted(first)]
         ranked = valid.sum(0).argsort(descending=True, stable=True)
         # Fewer places where many images miss one of them.
         for count in (len(ranked) // 2, len(ranked) // 4, len(ranked) // 8, 1):
@@ -98,6 +104,7 @@ class GaussianFit:
     Args:
         model: its density is reset here.
         seed: of the calibration.
+        groups: the number of each image's group of twins, in the order in which they are added.
         world: the processes that fit together; None: this one.
         group: images whose features enter the Gaussians at once.
 
@@ -105,8 +112,16 @@ class GaussianFit:
         number: images so far in this band, those of the other processes included.
     """
 
-    def __init__(self, model: FYD, seed: int, world: World | None = None, group: int = 16) -> None:
+    def __init__(
+        self,
+        model: FYD,
+        seed: int,
+        groups: Sequence[int],
+        world: World | None = None,
+        group: int = 16,
+    ) -> None:
         self._model, self._seed, self._group = model, seed, group
+        self._groups = groups
         self._world = world or World()
         self._samples = Samples(model.feature_size)
         self._rows = slice(0, 0)
@@ -164,7 +179,9 @@ class GaussianFit:
         band so far; None where there are too few to tell."""
         config, world = self._model.config, self._world
         samples = self._samples.gathered(world, self._model.density.channels)
-        return world.once(lambda: samples.curve(config.shrinkage, self._seed), "the calibration")
+        return world.once(
+            lambda: samples.curve(config.shrinkage, self._seed, self._groups), "the calibration"
+        )
 
     def _flush(self) -> None:
         if len(self._waiting):
@@ -232,9 +249,11 @@ def support_of(count: Tensor, number: int, share: float) -> Tensor | None:
     return None if bool(support.all()) else support
 
 
-def calibration(curve: CountCalibration | None, count: Tensor, wanted: bool) -> Tensor:
-    """Factors of distances ``[h,w]`` for counts ``[h,w]``; 1 where there is no curve or none is
-    wanted."""
+def calibration(
+    curve: CountCalibration | None, count: Tensor, wanted: bool, distinct: float
+) -> Tensor:
+    """Factors of distances ``[h,w]`` for counts ``[h,w]``, of which the share ``distinct`` is of
+    different images; 1 where there is no curve or none is wanted."""
     if curve is None or not wanted:
         return torch.ones(count.shape, device=count.device)
-    return curve.factor(count.cpu()).to(count.device)
+    return curve.factor(count.cpu() * distinct).to(count.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign.distributed import current
-from fastalign.errors import ConfigError
+from fastalign.errors import ConfigError, DataWarning
 from fastalign.models.memory import MemoryPlan, plan_fitting, release_unused
 from fastalign.models.names import below
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.models.source import ImageSource, spread
+from fastalign.models.survey import few_images, look_at
 from fastalign.models.thresholds import fit_density, turns
 from fastalign.models.training import Trainer
 from fastalign.nn.registration.choose import (
@@ -75,16 +77,29 @@ class Fitting:
         self.settings = settings
         self.progress = progress or NoProgress()
         self.world = current()
+        self.survey = self.world.once(
+            lambda: look_at(self.train, self.validation, self.progress), "looking at the images"
+        )
+        self.turns = turns(self.survey, self.config.refit)
+        self.warnings = self._warn()
         self.plan = self._plan(memory_budget)
+
+    def _warn(self) -> list[str]:
+        """Tell what the user has to know about the images, before anything takes its time."""
+        scored = self.survey.distinct_of(self.turns or self.survey.held_out)
+        few = few_images(self.survey.distinct(), scored)
+        texts = [*self.survey.warnings, *([] if few is None else [few])]
+        if self.world.rank == 0:
+            for text in texts:
+                warnings.warn(text, DataWarning, stacklevel=4)
+        return texts
 
     def _plan(self, budget: int | None) -> MemoryPlan:
         number = 0 if self.validation is None else len(self.validation)
-        taking_turns = turns(len(self.train), number, self.config.refit)
+        cached = sum(s.cached_bytes for s in (self.train, self.validation) if s is not None)
         # What building the network has left.
         release_unused()
-        plan = plan_fitting(
-            self.model, len(self.train), number, taking_turns, budget, self.train.cached_bytes
-        )
+        plan = plan_fitting(self.model, len(self.train), number, len(self.turns), budget, cached)
         self.model.backbone.limit_memory(plan.pass_bytes)
         self.progress.note(plan.describe())
         return plan
@@ -133,10 +148,19 @@ class Fitting:
         else:
             model.ica = model.fca = None
         release_unused()
-        fit_density(
-            model, self.train, self.validation, self.seed, self.progress, self.world, self.plan
+        self.warnings += fit_density(
+            model,
+            self.train,
+            self.validation,
+            self.survey,
+            self.seed,
+            self.progress,
+            self.world,
+            self.plan,
         )
         model._metadata |= {
+            "warnings": self.warnings,
+            "known_images": self.survey.record(),
             "seed": self.seed,
             "images": {
                 "train": len(self.train),

@@ -60,7 +60,8 @@ class Detail(NamedTuple):
     aligned frame that the image covers; aligned ``[B,3,H,W]``; residual_before and residual_after
     ``[B]``, 1 minus the correlation of edges with the mean of the training images, NaN without
     alignment; shift as a fraction of the image, rotation in degrees, scale as a factor, each
-    ``[B]``.
+    ``[B]``. Of an image that cannot be judged (see :meth:`FYD.forward`) all figures are NaN and no
+    location is valid.
     """
 
     score: Tensor
@@ -292,7 +293,11 @@ class FYD(nn.Module):
 
         Returns:
             scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` in the frame of the
-            images, float32: the Mahalanobis distance, smoothed.
+            images, float32: the Mahalanobis distance, smoothed. An image that cannot be judged,
+            because a value of it or of its features is NaN or infinite or alignment left nothing
+            of it to compare, has NaN as score and in all of its map; the others of its batch have
+            the same bits as without it. :func:`fastalign.verdict.judge` compares a score with a
+            threshold.
 
         Raises:
             ValueError: images of another shape.
@@ -303,8 +308,10 @@ class FYD(nn.Module):
 
     def align(self, images: Tensor) -> Tensor:
         """theta ``[B,2,3]`` of the image-level alignment, the identity where there is none."""
-        theta = self.find_pose(self._prepare(images))
-        return affine.identity(len(images), device=images.device) if theta is None else theta
+        images = self._prepare(images)
+        theta = self.find_pose(images)
+        theta = affine.identity(len(images), device=images.device) if theta is None else theta
+        return _where(_are_finite(images), theta)
 
     def predict_detail(self, images: Tensor) -> Detail:
         """As :meth:`forward`, with everything that was found on the way."""
@@ -317,11 +324,14 @@ class FYD(nn.Module):
             edges = self.edges(images)
             before = 1 - template.correlation(edges, identity)
             after = 1 - template.correlation(edges, pose)
-        theta = identity if theta is None else theta
+        score = maps.amax((1, 2))
+        judged = score.isfinite()
+        before, after = _where(judged, before), _where(judged, after)
+        theta = _where(judged, identity if theta is None else theta)
         valid = affine.valid_mask(theta, self.config.image_size, self.feature_size)
         magnitude = affine.magnitude(theta, self.aspect)
         return Detail(
-            score=maps.amax((1, 2)),
+            score=score,
             map=maps,
             theta=theta,
             valid=valid,
@@ -340,7 +350,9 @@ class FYD(nn.Module):
         stages, theta = (compiled or self.encode)(aligned, pose)
         distance = self._distance(stages) * self.calibration
         support = None if self.density.supported_everywhere else self.density.support
-        return self.map_from(distance, theta, support), aligned, pose, theta
+        maps = self.map_from(distance, theta, support)
+        judged = _are_finite(images) & _are_finite(maps)
+        return _where(judged, maps), aligned, pose, theta
 
     def _distance(self, stages: Sequence[Tensor]) -> Tensor:
         """Distances ``[B,h,w]``; where one image's features are large, in bands of rows, since all
@@ -353,7 +365,7 @@ class FYD(nn.Module):
     def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
         moved back in one step, and without what came from outside the image, or from locations
-        ``[h,w]`` without support (None: all have it)."""
+        ``[h,w]`` without support (None: all have it). An image of which nothing is left is NaN."""
         size = self.config.image_size
         if theta is None and support is None:
             maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
@@ -367,7 +379,8 @@ class FYD(nn.Module):
         both = torch.stack([distance * evidence, evidence], 1)
         both = smooth(warp_affine(both, affine.invert(theta), size=size), self.config.sigma)
         maps, share = both.unbind(1)
-        return torch.where(share > _LEAST_EVIDENCE, maps / share.clamp_min(1e-6), 0)
+        maps = torch.where(share > _LEAST_EVIDENCE, maps / share.clamp_min(1e-6), 0)
+        return _where(share.amax((1, 2)) > _LEAST_EVIDENCE, maps)
 
     def _prepare(self, images: Tensor) -> Tensor:
         size = self.config.image_size
@@ -448,10 +461,14 @@ class FYD(nn.Module):
 
         Raises:
             ConfigError: the budget is too small.
-            InputError: images that cannot be used.
+            InputError: images that cannot be used, of a single grey all of them, or copies of one.
             ArtifactError: the checkpoint cannot be read.
             ConfigError: the processes of a group were given different things.
             ProcessError: another process of the group failed or did not answer in time.
+
+        Warns:
+            DataWarning: images that hardly differ, fewer than 20 different ones, or twins: copies
+                and frames of one burst, which count as one image where the thresholds are set.
         """
         from fastalign.models.fitting import Fitting
 
@@ -505,7 +522,9 @@ class FYD(nn.Module):
     def extra_metadata(self) -> dict[str, Any]:
         """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``depth``, ``images``,
         ``alignment`` with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
-        ``threshold_source`` in words."""
+        ``threshold_source`` in words, ``least_covered`` by each normal image of the aligned frame,
+        ``warnings`` in sentences, and ``known_images``, by which
+        :func:`fastalign.models.survey.known_images` knows the images of the fit again."""
         return dict(self._metadata)
 
     def stored(self) -> StoredModel:
@@ -636,6 +655,18 @@ class FYD(nn.Module):
             self.fca = self.make_fca(self.aspect).to(device)
         if parts.get("fa"):
             self.adapters = self.make_adapters().to(device)
+
+
+def _are_finite(values: Tensor) -> Tensor:
+    """Which of ``[B,...]`` are free of NaN and infinity, bool ``[B]``: by a sum, which is one pass
+    and, unlike a maximum, hands NaN on in every runtime of exported files."""
+    total = values.flatten(1).sum(1)
+    return total - total == 0
+
+
+def _where(known: Tensor, values: Tensor) -> Tensor:
+    """Values ``[B,...]`` of the images that are ``known [B]``, NaN for the others."""
+    return torch.where(known.view(-1, *[1] * (values.dim() - 1)), values, torch.nan)
 
 
 def _settle_again(model: FYD, _: object) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import InputError
+from fastalign.models.progress import Progress
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
@@ -41,6 +42,7 @@ class ImageSource:
         from fastalign.data import ImageDataset
 
         self.device = device
+        self._kind = kind
         self._image_size = image_size
         self._dataset = images if isinstance(images, ImageDataset) else None
         self._tensors: Sequence[Tensor] = ()
@@ -90,6 +92,22 @@ class ImageSource:
             images = torch.zeros(0, 3, *self._image_size, device=self.device)
             return images, torch.zeros(0, dtype=torch.int64)
         return next(self.batches(len(indices), indices))
+
+    def name(self, index: int) -> str:
+        """What messages call an image: its file, or its number."""
+        if self._dataset is None:
+            return f"{self._kind} image {index}"
+        return str(self._dataset.samples[index].path)
+
+    def glances(self, progress: Progress) -> Tensor:
+        """What :func:`fastalign.data.glance` keeps of each image, ``[N,D]`` on the CPU."""
+        from fastalign.data import glance
+
+        if self._dataset is None:
+            return torch.cat([glance(image[None]).cpu() for image in self._tensors])
+        if self._dataset.unseen:
+            progress.start("looking at the photographs", self._dataset.unseen)
+        return self._dataset.glances(progress.advance)
 
     def aspect(self, image_size: tuple[int, int]) -> float:
         """Width over height: the median of the first photographs, or that of the tensors."""

@@ -23,6 +23,7 @@ from fastalign.models.density import (
 from fastalign.models.memory import MemoryPlan, split_rows
 from fastalign.models.progress import Progress
 from fastalign.models.source import ImageSource, spread
+from fastalign.models.survey import FEW, Survey
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fastalign.nn.gaussian import DenseGaussian
 
 # From so many validation images on, their scores are a threshold's basis by themselves.
-ENOUGH = 20
+ENOUGH = FEW
 _FOLDS = 5
 # Images that take turns: their features, or those of a band of rows, are held in memory.
 _MOST = 100
@@ -50,12 +51,17 @@ class _Encoded:
         return _Encoded(self.features[:, :, rows].contiguous(), self.theta, valid)
 
 
-def turns(train: int, validation: int, refit: bool) -> int:
-    """How many images take turns for the thresholds; 0 where validation images are enough by
-    themselves, or where there are none."""
-    if validation == 0 or validation >= ENOUGH or not refit:
-        return 0
-    return min(train, _MOST - validation) + validation
+def turns(survey: Survey, refit: bool) -> list[int]:
+    """Positions of the images that take turns for the thresholds; none where validation images are
+    enough by themselves, or where there are none."""
+    train, validation = survey.train, len(survey.groups) - survey.train
+    if validation == 0 or not refit or survey.distinct() < 2:
+        return []
+    if survey.distinct_of(survey.held_out) >= ENOUGH:
+        return []
+    # More than these are twins of each other or of training images.
+    held_out = spread(validation, ENOUGH - 1)
+    return spread(train, _MOST - len(held_out)) + [train + index for index in held_out]
 
 
 @torch.no_grad()
@@ -63,35 +69,44 @@ def fit_density(
     model: FYD,
     train: ImageSource,
     validation: ImageSource | None,
+    survey: Survey,
     seed: int,
     progress: Progress,
     world: World,
     plan: MemoryPlan,
-) -> None:
+) -> list[str]:
     """Fit the Gaussians of a model whose alignment is settled, and set its thresholds.
 
     The thresholds are a quantile of the scores that normal images get from a density that has not
     seen them: validation images from the density of the training images, or, where they are few
     and join the density in the end anyway (``refit``), all images in turn. Distances shrink with
-    the number of images a density is fitted to, and the thresholds shrink by as much.
+    the number of images a density is fitted to, and the thresholds shrink by as much. Twins count
+    as one image: no density that scores one has seen another, and of their scores the largest
+    counts.
 
     Several processes share out the images; where all images take turns, which they do only where
     they are few, the first process does it for all.
+
+    Returns:
+        what the user has to know, in sentences.
     """
     config = model.config
     course = _Course(model, progress, world, plan)
     source = "none: fitted without normal validation images"
     scores, fitted = torch.empty(0, dtype=torch.float64), torch.empty(0)
-    few = validation is not None and turns(len(train), len(validation), config.refit) > 0
+    taking_turns = turns(survey, config.refit)
+    few = validation is not None and len(taking_turns) > 0
+    positions: list[int] = []
     if validation is not None and few:
+        positions = taking_turns
         scores, fitted = world.once(
-            partial(_in_turn, course, train, validation, seed), "the thresholds"
+            partial(_in_turn, course, train, validation, survey, positions, seed), "the thresholds"
         )
-        source = f"{len(scores)} normal images, each scored without itself"
-    fit = GaussianFit(model, seed, world, plan.group)
+        source = "{} normal images, each scored without itself"
+    fit = GaussianFit(model, seed, survey.groups, world, plan.group)
     held_out = None
     if validation is not None and not few:
-        held_out = _HeldOut(course, validation, train)
+        held_out = _HeldOut(course, validation, survey)
     for rows in split_rows(model.feature_size[0], plan.bands):
         fit.open(rows)
         course.add(fit, train)
@@ -102,21 +117,47 @@ def fit_density(
             held_out.look(fit, rows)
         fit.close()
     if held_out is not None:
-        scores, fitted = held_out.scores()
-        source = f"{len(scores)} normal validation images"
+        positions = survey.held_out
+        of_validation = torch.tensor(positions, dtype=torch.long) - survey.train
+        scores, fitted = (values[of_validation] for values in held_out.scores())
+        source = "{} normal validation images"
+    distinct = survey.distinct(fit.number)
     curve = fit.curve()
     assert model.density.count is not None
-    model.calibration.copy_(calibration(curve, model.density.count, config.calibrate))
+    model.calibration.copy_(
+        calibration(curve, model.density.count, config.calibrate, distinct / fit.number)
+    )
+    if len(scores) and config.refit and curve is not None:
+        scores = scores * curve.ratio(torch.tensor(distinct), fitted).to(scores)
+    scores, lost = _one_of_twins(scores, [survey.groups[position] for position in positions])
     threshold = math.nan
     if len(scores):
-        if config.refit and curve is not None:
-            now = curve.distance(torch.tensor(fit.number))
-            scores = scores * (now / curve.distance(fitted).clamp_min(1e-12)).to(scores)
         threshold = float(scores.quantile(config.threshold_quantile))
-        source = f"quantile {config.threshold_quantile:g} of {source}"
+        source = f"quantile {config.threshold_quantile:g} of {source.format(len(scores))}"
+    else:
+        source = "none: fitted without normal validation images"
     for buffer in (model.image_threshold, model.pixel_threshold):
         buffer.fill_(threshold)
     model._metadata["threshold_source"] = source
+    model._metadata["least_covered"] = course.least_covered()
+    if not lost:
+        return []
+    return [
+        f"{lost} normal images could not be judged and have no part in the thresholds: alignment "
+        "left nothing of them to compare, or their features are not finite."
+    ]
+
+
+def _one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:
+    """The largest score of each group, and how many scores are left out as not finite."""
+    best: dict[int, float] = {}
+    lost = 0
+    for score, group in zip(scores.tolist(), groups, strict=True):
+        if math.isfinite(score):
+            best[group] = max(score, best.get(group, score))
+        else:
+            lost += 1
+    return scores.new_tensor(list(best.values())), lost
 
 
 class _Course:
@@ -125,6 +166,7 @@ class _Course:
     def __init__(self, model: FYD, progress: Progress, world: World, plan: MemoryPlan) -> None:
         self.model, self.progress, self.world, self.plan = model, progress, world, plan
         self._told: set[str] = set()
+        self._covered = 1.0
 
     def add(self, fit: GaussianFit, source: ImageSource) -> None:
         """All images of ``source`` into the band that ``fit`` has open."""
@@ -151,14 +193,22 @@ class _Course:
         for images, _ in source.batches(self.plan.images, indices):
             pose = model.find_pose(images)
             stages, theta = model.encode(model.warp(images, pose), pose)
-            yield _Encoded(model.describe(stages), theta, model.valid(theta))
+            valid = model.valid(theta)
+            if valid is not None:
+                self._covered = min(self._covered, float(valid.float().mean((1, 2)).min()))
+            yield _Encoded(model.describe(stages), theta, valid)
             self.progress.advance(len(images))
+
+    def least_covered(self) -> float:
+        """The share of the aligned frame that each normal image covered at least."""
+        own = torch.tensor([self._covered], dtype=torch.float64)
+        return float(self.world.gather_rows(own, "the coverage of normal images").min())
 
 
 class _HeldOut:
     """Scores of validation images by the density of the training images, a band at a time."""
 
-    def __init__(self, course: _Course, validation: ImageSource, train: ImageSource) -> None:
+    def __init__(self, course: _Course, validation: ImageSource, survey: Survey) -> None:
         self._course, self._validation = course, validation
         self._share = course.world.share(len(validation))
         rows, columns = course.model.feature_size
@@ -167,7 +217,8 @@ class _HeldOut:
         self._count = torch.zeros((rows, columns), dtype=torch.int64, device=device)
         self._theta: list[Tensor | None] = [None] * len(self._share)
         self._curve: CountCalibration | None = None
-        self._number = len(train)
+        self._number = survey.train
+        self._distinct = survey.distinct(survey.train)
 
     def look(self, fit: GaussianFit, rows: slice) -> None:
         """Score the open band of ``fit``, and let the images join it where that is wanted."""
@@ -197,10 +248,12 @@ class _HeldOut:
             fit.settle()
 
     def scores(self) -> tuple[Tensor, Tensor]:
-        """Scores of all validation images, and to how many images the density was fitted."""
+        """Scores of all validation images, and to how many different images the density was
+        fitted."""
         model, world = self._course.model, self._course.world
         config = model.config
-        factor = calibration(self._curve, self._count, config.calibrate)
+        share = self._distinct / self._number
+        factor = calibration(self._curve, self._count, config.calibrate, share)
         support = support_of(self._count, self._number, config.min_share)
         own = torch.empty(len(self._share), dtype=torch.float64, device=self._distance.device)
         with world.together("scoring the validation images"):
@@ -209,20 +262,26 @@ class _HeldOut:
             ):
                 own[index] = model.map_from((distance * factor)[None], theta, support).amax()
         scores = world.gather_rows(own, "the scores of validation images")
-        return scores, torch.full_like(scores, self._number)
+        return scores, torch.full_like(scores, self._distinct)
 
 
 def _in_turn(
-    course: _Course, train: ImageSource, validation: ImageSource, seed: int
+    course: _Course,
+    train: ImageSource,
+    validation: ImageSource,
+    survey: Survey,
+    positions: Sequence[int],
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Scores of all normal images, each from a density of the others, and how many these were.
-
-    Where there are many training images, some stand for all of them.
-    """
+    """Scores of the normal images at ``positions``, each from a density of the others that are no
+    twins of it, and how many different ones these were."""
     model, config = course.model, course.model.config
-    share = spread(len(train), _MOST - len(validation))
-    number = len(share) + len(validation)
-    folds = min(_FOLDS, number)
+    share = [position for position in positions if position < survey.train]
+    held_out = [position - survey.train for position in positions if position >= survey.train]
+    groups = [survey.groups[position] for position in positions]
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    number, folds = len(positions), min(_FOLDS, len(places))
+    fold_of = [places[group] % folds for group in groups]
     height, width = model.feature_size
     device = model.selection.device
     distance = torch.zeros((number, height, width), device=device)
@@ -234,35 +293,37 @@ def _in_turn(
     course.progress.start("thresholds", number * len(bands))
     for rows in bands:
         images: list[_Encoded] = []
-        for one in _one_by_one(course, (train, share), (validation, None)):
+        for one in _one_by_one(course, (train, share), (validation, held_out)):
             if rows.start == 0:
                 picked.append(samples.pick(one.features, one.valid))
                 theta.append(one.theta)
             images.append(one if len(bands) == 1 else one.rows(rows))
         for fold in range(folds):
             density = model.density.band(rows)
-            kept = [one for index, one in enumerate(images) if index % folds != fold]
+            kept = [one for index, one in enumerate(images) if fold_of[index] != fold]
             _update(density, kept, course.plan.group)
             density.min_count = least_count(len(kept), config.min_share)
             density.finalize()
             assert density.count is not None
             count[fold, rows] = density.count
-            for index in range(fold, number, folds):
+            for index in (index for index in range(number) if fold_of[index] == fold):
                 distance[index, rows] = density(images[index].features)[0]
     scores = torch.empty(number, dtype=torch.float64)
     fitted = torch.empty(number)
     for fold in range(folds):
-        kept_places = [one for index, one in enumerate(picked) if index % folds != fold]
+        kept_groups = [group for index, group in enumerate(groups) if fold_of[index] != fold]
+        kept_places = [one for index, one in enumerate(picked) if fold_of[index] != fold]
         curve_samples = Samples(model.feature_size)
-        for position, (features, places) in enumerate(kept_places):
-            curve_samples.put(features, places, position)
-        curve = curve_samples.curve(config.shrinkage, seed)
-        factor = calibration(curve, count[fold], config.calibrate)
+        for position, (features, valid) in enumerate(kept_places):
+            curve_samples.put(features, valid, position)
+        curve = curve_samples.curve(config.shrinkage, seed, kept_groups)
+        distinct = len(set(kept_groups))
+        factor = calibration(curve, count[fold], config.calibrate, distinct / len(kept_groups))
         support = support_of(count[fold], len(kept_places), config.min_share)
-        for index in range(fold, number, folds):
+        for index in (index for index in range(number) if fold_of[index] == fold):
             maps = model.map_from((distance[index] * factor)[None], theta[index], support)
             scores[index] = maps.amax().double()
-            fitted[index] = len(kept_places)
+            fitted[index] = distinct
     return scores, fitted
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 _GROWTH = 1.4
 _REPEATS = 4
 _HELD_OUT = 24
+# In standard deviations: a mean distance below it is rounding, or that of an image from its copy.
+_MEASURED = 1e-6
 
 
 class CountCalibration:
@@ -67,11 +69,17 @@ class CountCalibration:
         share = (position - axis[lower]) / (axis[upper] - axis[lower])
         return torch.lerp(self.distances[lower], self.distances[upper], share)
 
+    def ratio(self, count: Tensor, other: Tensor) -> Tensor:
+        """Distances at ``count`` over those at ``other``, float64; 1 where one of the two was not
+        measured: images without any difference have no curve."""
+        above, below = self.distance(count), self.distance(other)
+        measured = torch.minimum(above, below) > _MEASURED
+        return torch.where(measured, above / below.clamp_min(_MEASURED), 1.0)
+
     def factor(self, count: Tensor) -> Tensor:
         """What to multiply distances with so that they compare with those at the largest count:
         float32, at most 1."""
-        reference = self.distance(count.max())
-        return (reference / self.distance(count).clamp_min(1e-12)).clamp_max(1).float()
+        return self.ratio(count.max(), count).clamp_max(1).float()
 
 
 def _mean_distance(given: Tensor, held_out: Tensor, shrinkage: float) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from fastalign.report.contour import outline
 from fastalign.report.heat import heat_rgba, scale_limits
+from fastalign.verdict import Verdict, judge_each
 
 _SIDE = 320
 _HEAT_SIDE = 160
@@ -74,7 +75,7 @@ class Gallery:
         low, high = scale_limits(self._threshold, scores)
         heat_size = fit_inside(width, height, _HEAT_SIDE)
         heat = heat_rgba(_resize(scores, *heat_size), low, high)
-        found = at_thumbnail > self._threshold
+        found = judge_each(at_thumbnail, self._threshold) == Verdict.ANOMALY
         item = GalleryItem(
             width=width,
             height=height,

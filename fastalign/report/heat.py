@@ -14,6 +14,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from fastalign.verdict import Verdict, judge_each
+
 FOOT = 0.5
 TOP = 2.0
 THRESHOLD_POSITION = (1.0 - FOOT) / (TOP - FOOT)
@@ -98,7 +100,7 @@ def heat_overlay(
         rgba = heat_rgba(scores[band], low, high)
         alpha = rgba[..., 3:].astype(np.float32) / 255
         mixed[band] = (image[band] * (1 - alpha) + rgba[..., :3] * alpha).round()
-    found = scores > threshold
+    found = judge_each(scores, threshold) == Verdict.ANOMALY
     if found.any():
         width = max(1, round(max(found.shape) / 400))
         # Dark outside, bright inside: visible on any background.

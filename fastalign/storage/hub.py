@@ -145,11 +145,12 @@ and shows where, in the photograph's own frame.
 ```python
 from fastalign import FYD
 from fastalign.data import load_image, prepare
+from fastalign.verdict import judge
 
 model = FYD.from_pretrained("this folder or repository")
 image = prepare(load_image("photo.png", depth=model.depth), ({height}, {width}))
 score, score_map = model(image[None])
-anomalous = score > model.image_threshold
+verdict = judge(score, model.image_threshold)  # GOOD, ANOMALY or NOT_JUDGED
 ```
 
 ## Limits

@@ -1,17 +1,23 @@
 import csv
 import itertools
 import json
+import math
 import shutil
 import weakref
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
+from fastalign.data import ImageDataset, open_category
 from fastalign.engine.evaluate import evaluate_category, roc_curve
 from fastalign.engine.results import METRICS
 from fastalign.errors import ConfigError, InputError
+from fastalign.models.progress import NoProgress
+from fastalign.models.source import ImageSource
+from fastalign.models.survey import look_at
 
 KEYS = (*METRICS, "ms_per_image", "peak_rss_mb", "reasons", "protocol", "image_threshold")
 
@@ -192,3 +198,59 @@ def test_roc_curve_equals_sklearn_with_ties():
     expected = sklearn_roc_curve(labels, scores, drop_intermediate=False)
     np.testing.assert_allclose(false, expected[0])
     np.testing.assert_allclose(true, expected[1])
+
+
+# What makes figures better than they should be ----------------------------------------------------
+
+
+def test_test_images_that_were_trained_on_are_named(
+    tmp_path, model, category, make_photo, save_image
+):
+    """Encoded again under other names; the figures keep them and are given without them too."""
+    save_image(category / "test/good/2.png", make_photo(64, 64, (30, 30, 20, 20)))
+    for name, photograph in (("a.png", "good/2.png"), ("b.png", "scratch/0.png")):
+        image = Image.open(category / "test" / photograph)
+        image.save(category / "train/good" / name)
+        (category / "test" / photograph).unlink()
+        image.save(category / "test" / photograph.replace(".png", ".jpg"), quality=80)
+    samples = [sample for sample in open_category(category).train if sample.path.stem in "ab"]
+    source = ImageSource(ImageDataset(samples, (32, 48)), (32, 48), torch.device("cpu"))
+    record = look_at(source, None, NoProgress()).record()
+    model.extra_metadata = lambda: {"known_images": record}
+    result = evaluate_category(category, model, tmp_path / "out")
+    assert result.seen_in_training == [
+        ("test/good/2.jpg", "a.png"),
+        ("test/scratch/0.jpg", "b.png"),
+    ]
+    told = result.warnings[0]
+    assert told.startswith("2 test images") and "test/good/2.jpg = a.png" in told
+    assert "without them the image AUROC is 1.0000" in told
+    assert len(result.images) == 6 and result.metrics["image_auroc"] < 1
+    found = document(tmp_path / "out")
+    assert {"path": "test/scratch/0.jpg", "training_image": "b.png"} in found["seen_in_training"]
+    assert found["without_seen"]["image_auroc"] == 1.0 and told in found["warnings"]
+
+
+def test_images_that_alignment_covers_less_than_any_normal_one_are_named(model, category):
+    """The stand-in covers eleven twelfths."""
+    for least, expected in ((11 / 12 + 0.01, 6), (11 / 12, 0), (None, 0)):
+        model.extra_metadata = lambda least=least: {"least_covered": least}
+        told = [text for text in evaluate_category(category, model).warnings if "covered" in text]
+        assert len(told) == bool(expected)
+        if expected:
+            assert told[0].startswith("6 of 6 test images") and "test/good/0.png" in told[0]
+
+
+def test_an_image_that_could_not_be_judged_is_an_error_or_left_out(model, category):
+    def detail(images, real=model.predict_detail):
+        found = real(images)
+        if images.max() > 0.99:
+            found.score[:] = math.nan
+        return found
+
+    model.predict_detail = detail
+    with pytest.raises(InputError, match=r"scratch/0\.png: could not be judged"):
+        evaluate_category(category, model)
+    result = evaluate_category(category, model, skip_bad=True)
+    assert [item.path for item in result.images] == [f"test/good/{index}.png" for index in range(3)]
+    assert len(result.skipped) == 3

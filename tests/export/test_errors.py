@@ -38,7 +38,7 @@ def test_an_unfitted_model():
 def test_a_missing_package(model, tmp_path, monkeypatch, to):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     path = tmp_path / f"a{writers.FORMATS[to].suffix}"
-    with pytest.raises(BackendError, match=r"onnx.*pip install 'fastalign\[export\]'"):
+    with pytest.raises(BackendError, match=r"onnx.*pip install '\.\[export\]'"):
         export_model(model, path, to)
 
 

@@ -13,8 +13,9 @@ import torch
 pytest.importorskip("anomalib", reason="anomalib is not installed: pip install '.[anomalib]'")
 
 from anomalib import LearningType
-from anomalib.data import InferenceBatch
+from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -24,6 +25,7 @@ from fastalign.engine import fit_category
 from fastalign.errors import ConfigError, InputError
 from fastalign.integrations.anomalib import Fyd
 from fastalign.integrations.anomalib.images import NormalImages
+from fastalign.integrations.anomalib.post_processor import JudgingPostProcessor
 from fastalign.integrations.anomalib.progress import BarProgress
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -235,3 +237,33 @@ def test_without_anomalib_the_import_names_the_remedy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "pip install '.[anomalib]'" in done.stderr
+
+
+def test_what_could_not_be_judged_is_never_labelled_good():
+    """Eagerly, for a batch of the trainer, and in an exported file; anomalib's own says good."""
+    judging, plain = JudgingPostProcessor(), PostProcessor()
+    for processor in (judging, plain):
+        for name in ("image", "pixel"):
+            getattr(processor, f"_{name}_threshold").fill_(0.5)
+            getattr(processor, f"{name}_min").fill_(0.0)
+            getattr(processor, f"{name}_max").fill_(1.0)
+    maps = torch.tensor([0.2, 0.8, float("nan")]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
+    given = InferenceBatch(pred_score=maps.amax((1, 2, 3)), anomaly_map=maps)
+    assert plain(given).pred_label.tolist() == [False, True, False]
+    found = judging(given)
+    assert found.pred_label.tolist() == [False, True, True]
+    assert found.pred_mask.flatten(1).all(1).tolist() == [False, True, True]
+    assert found.pred_score[2].isnan()
+    batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=maps.amax((1, 2, 3)))
+    batch.anomaly_map = maps[:, 0]
+    judging.post_process_batch(batch)
+    assert batch.pred_label.flatten().tolist() == [False, True, True]
+    exported = torch.export.export(judging, (given,), strict=False).module()
+    assert exported(given).pred_label.tolist() == [False, True, True]
+
+
+def test_an_image_that_is_not_finite_is_refused_with_its_name():
+    batch = ImageBatch(image=torch.zeros(2, 3, 4, 4), image_path=["a.png", "b.png"])
+    batch.image[1, 0, 0, :3] = float("inf")
+    with pytest.raises(InputError, match=r"b\.png: 3 values are NaN or infinite"):
+        Fyd().validation_step(batch)

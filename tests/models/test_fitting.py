@@ -385,10 +385,14 @@ def test_feature_warps_move_the_maps_with_the_features():
 
 
 def test_collapse_is_warned_of_where_all_images_are_one():
-    """At 16 px the last map is a single place; equal images then have one direction."""
+    """At 16 px the last map is a single place; equal images, which a fit refuses, then have one
+    direction."""
     model = FYD(**{**TRAINED, "align": "fa", "image_size": 16, "epochs": 1})
+    model.adapters = model.make_adapters()
+    images = photographs(1)[:, :, 8:24, 8:24].repeat(6, 1, 1, 1)
+    trainer = Trainer(model, ImageSource(images, (16, 16), torch.device("cpu")), None, 0)
     with pytest.warns(CollapseWarning, match="epoch 1: the projected features have collapsed"):
-        model.fit(photographs(1)[:, :, 8:24, 8:24].repeat(6, 1, 1, 1))
+        trainer.epoch(0)
 
 
 def test_a_warp_that_runs_away_is_warned_of():

@@ -1,5 +1,6 @@
 """The model on small tensors: fitting, scoring, the frame of the maps, saving, resuming."""
 
+import copy
 import math
 import warnings
 
@@ -11,6 +12,7 @@ from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWa
 from fastalign.models.training import Trainer, Watch
 from fastalign.ops import affine, warp_affine
 from fastalign.storage import checkpoint as checkpoint_file
+from fastalign.verdict import Verdict, judge
 
 SIZE = 64
 QUICK = {"image_size": (SIZE, SIZE), "channels": 12, "epochs": 1, "batch_size": 4}
@@ -99,6 +101,44 @@ def test_what_lies_outside_the_aligned_frame_scores_nothing(turned):
     assert not detail.valid.all()
     reached = affine.valid_mask(affine.invert(detail.theta), (SIZE, SIZE), (SIZE, SIZE), margin=-14)
     assert (detail.map[~reached] == 0).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_image_that_is_not_finite_is_not_judged_and_leaves_the_others_alone(turned, value):
+    model, images, _ = turned
+    batch = images[:4].clone()
+    broken, others = batch.clone(), [0, 1, 3]
+    broken[2, 1, 5, 7] = value
+    score, maps = model(broken)
+    assert score[2].isnan() and maps[2].isnan().all()
+    assert torch.equal(score[others], model(batch)[0][others])
+    assert torch.equal(maps[others], model(batch)[1][others])
+    assert judge(score[2], model.image_threshold) is Verdict.NOT_JUDGED
+    detail, whole = model.predict_detail(broken), model.predict_detail(batch)
+    for name in ("score", "map", "theta", "residual_before", "residual_after", "shift", "scale"):
+        assert getattr(detail, name)[2].isnan().all(), name
+        assert torch.equal(getattr(detail, name)[others], getattr(whole, name)[others]), name
+    assert not detail.valid[2].any() and detail.valid[others].any()
+    assert model.align(broken)[2].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["density.mean", "density.whitener", "calibration"])
+def test_a_model_of_numbers_that_are_none_judges_nothing(turned, name):
+    model = copy.deepcopy(turned[0])
+    height, width = model.feature_size
+    middle = height // 2 * width + width // 2
+    state = model.state_dict()[name]
+    (state[middle] if name == "density.whitener" else state.flatten(-2)[..., middle]).fill_(
+        math.nan
+    )
+    assert model(turned[1][:2])[0].isnan().all()
+
+
+def test_an_image_of_which_alignment_leaves_nothing_is_not_judged(turned):
+    model = turned[0]
+    away = affine.from_parameters(torch.tensor([[8.0, 0.0], [0.0, 0.0]]), "translation")
+    maps = model.map_from(torch.ones(2, *model.feature_size), away, None)
+    assert maps[0].isnan().all() and maps[1].isfinite().all()
 
 
 def test_detail_says_what_was_done(turned):

@@ -131,3 +131,12 @@ def test_the_same_seed_gives_the_same_curve_and_leaves_other_random_numbers_alon
 def test_too_few_images_or_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"shape \[.*expected \[N, L, C\] with N at least 3"):
         CountCalibration(torch.zeros(shape), 0.01)
+
+
+def test_a_curve_that_was_not_measured_changes_nothing():
+    """Images without a difference: what is left of their distances is rounding."""
+    curve = CountCalibration(samples(1).expand(20, -1, -1), 0.01)
+    assert float(curve.distances[-1]) < 1e-6
+    count = torch.tensor([0, 1, 2, 5, 19, 40])
+    assert torch.equal(curve.factor(count), torch.ones(6))
+    assert torch.equal(curve.ratio(torch.tensor(19), count), torch.ones(6).double())

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from fastalign.data import load_image, validation_indices
+from fastalign.data import glance, group_twins, load_image, validation_indices
 from fastalign.errors import InputError
 
 # What interpolation in floating point may leave of 0..1.
@@ -57,12 +57,13 @@ class NormalImages:
         """Training and validation images, each in the order of their names.
 
         So neither depends on the order in which the data loader gave them. The choice is that of
-        :func:`fastalign.data.split_validation`.
+        :func:`fastalign.data.split_validation`, twins together.
         """
         places = [Path(name).as_posix() for name in self._names]
         order = sorted(range(len(places)), key=places.__getitem__)
         images = [self._images[index] for index in order]
-        chosen = validation_indices(len(images), fraction, seed)
+        groups = group_twins(torch.cat([glance(image[None]) for image in images]))
+        chosen = validation_indices(len(images), fraction, seed, groups)
         return (
             [image for index, image in enumerate(images) if index not in chosen],
             [images[index] for index in sorted(chosen)],

@@ -18,10 +18,11 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError
+from fastalign.errors import ConfigError, InputError
 from fastalign.export import plain_ops
 from fastalign.integrations.anomalib.images import NormalImages
 from fastalign.integrations.anomalib.model import FydModel
+from fastalign.integrations.anomalib.post_processor import JudgingPostProcessor
 from fastalign.integrations.anomalib.pre_processor import ResizePreProcessor, normalises
 from fastalign.integrations.anomalib.progress import BarProgress
 from fastalign.models.config import FYDConfig
@@ -170,8 +171,21 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         logger.info("%s (%s)", alignment["summary"], alignment["reason"])
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Any:
-        """The batch with scores and maps."""
+        """The batch with scores and maps.
+
+        Raises:
+            InputError: an image holds NaN or infinity, by which no threshold can be set.
+        """
         del args, kwargs
+        lost = (~batch.image.isfinite()).flatten(1).sum(1).tolist()
+        if any(lost):
+            first = next(index for index, count in enumerate(lost) if count)
+            name = f"image {first} of a batch"
+            if batch.image_path is not None:
+                name = batch.image_path[first]
+            raise InputError(
+                f"{name}: {lost[first]} values are NaN or infinite; mend it or leave it out."
+            )
         return batch.update(**self.model(batch.image)._asdict())
 
     # Checkpoints -----------------------------------------------------------------------------
@@ -221,8 +235,9 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         return ResizePreProcessor(image_size or FYDConfig().image_size)
 
     def configure_post_processor(self) -> PostProcessor:
-        """anomalib's own: thresholds and normalisation from its validation set."""
-        return PostProcessor()
+        """anomalib's own: thresholds and normalisation from its validation set. What could not be
+        judged is labelled an anomaly."""
+        return JudgingPostProcessor()
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -172,7 +172,7 @@ def _check_resources(workers: int, threads: int, gpus: float | None) -> None:
 def _limits(model_file: Path, threshold: float | None) -> Thresholds:
     """The thresholds in force. Loading the model here shows a bad one before Ray is started."""
     stored = thresholds(artifact.load(model_file))
-    return Thresholds(stored.image if threshold is None else threshold, stored.pixel)
+    return stored if threshold is None else replace(stored, image=threshold)
 
 
 def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, int, float]:

@@ -1,0 +1,179 @@
+"""A look at the normal images before a fit: what they cannot teach, and which of them are twins."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastalign.data import group_twins
+from fastalign.data.twins import (
+    NEAR,
+    NO_CONTENT,
+    STILL,
+    distances,
+    members,
+    pictures,
+    typical_distance,
+)
+from fastalign.errors import InputError
+from fastalign.models.progress import Progress
+from fastalign.models.source import ImageSource
+
+# With fewer photographs than this, all limits of the normal are guesses.
+FEW = 20
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the normal images of a fit, those to train on first.
+
+    Attributes:
+        train: number of training images; the others are validation images.
+        groups: the number of each image's group of twins.
+        warnings: what the user has to know, in sentences.
+        signatures: small pictures ``[N,D]`` float16, by which an image is known again.
+        typical: how far the pictures of different images lie apart.
+        names: of the images, without their folders.
+    """
+
+    train: int
+    groups: list[int]
+    warnings: list[str]
+    signatures: Tensor
+    typical: float
+    names: list[str]
+
+    def distinct(self, end: int | None = None) -> int:
+        """How many of the images (up to ``end``) are no twins of each other."""
+        return len(set(self.groups[:end]))
+
+    def distinct_of(self, positions: Sequence[int]) -> int:
+        """How many of the images at these positions are no twins of each other."""
+        return len({self.groups[position] for position in positions})
+
+    @property
+    def held_out(self) -> list[int]:
+        """Positions of the validation images that are no twins of a training image."""
+        learned = set(self.groups[: self.train])
+        return [p for p in range(self.train, len(self.groups)) if self.groups[p] not in learned]
+
+    def record(self) -> dict[str, Any]:
+        """The part of a model's metadata by which images are known again, JSON-able; see
+        :func:`known_images`."""
+        data = self.signatures.contiguous().numpy().tobytes()
+        return {
+            "names": self.names,
+            "typical": self.typical,
+            "pictures": base64.b64encode(data).decode("ascii"),
+        }
+
+
+def look_at(train: ImageSource, validation: ImageSource | None, progress: Progress) -> Survey:
+    """Look at all images once.
+
+    Raises:
+        InputError: values that are not finite; images that show nothing, or no difference.
+    """
+    sources = [train] if validation is None else [train, validation]
+    parts = [source.glances(progress) for source in sources]
+    glances = torch.cat(parts)
+    paths = [source.name(index) for source in sources for index in range(len(source))]
+    lost = [path for path, seen in zip(paths, glances, strict=True) if not seen.isfinite().all()]
+    if lost:
+        raise InputError(
+            f"{_listed(lost)}: values that are NaN or infinite; mend the images or leave them out."
+        )
+    warnings = _check_content(paths, parts[0], glances)
+    groups = group_twins(glances)
+    small = pictures(glances)
+    names = [path.replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
+    warnings += _about_twins(names, groups)
+    return Survey(len(train), groups, warnings, small.half(), typical_distance(small), names)
+
+
+def _check_content(paths: list[str], train: Tensor, glances: Tensor) -> list[str]:
+    empty = [path for path, seen in zip(paths, glances, strict=True) if seen[-1] < NO_CONTENT]
+    if len(empty) == len(paths):
+        raise InputError(
+            f"the images to learn from show nothing: {_listed(empty)} and all others are of a "
+            "single grey or black. Give photographs of good parts; where they look right in a "
+            "viewer, their values may span a small part of the file's range."
+        )
+    found = []
+    if empty:
+        found.append(
+            f"{len(empty)} of {len(paths)} images to learn from are of a single grey and show "
+            f"nothing: {_listed(empty)}; take them out, or defects that hide the part are normal."
+        )
+    spread = (train - train[0]).abs()
+    if len(train) > 1 and not spread.any():
+        raise InputError(
+            f"the {len(train)} images to learn from show no difference: {_listed(paths)} are "
+            "copies of one. What is normal is learned from differences: photograph several good "
+            "parts."
+        )
+    if len(train) > 1 and bool((spread[:, :-1].square().mean(1).sqrt() < STILL).all()):
+        found.append(
+            f"the {len(train)} images to learn from hardly differ (by less than half a grey level "
+            f"once noise is averaged out): {_listed(paths)}. They show one part that lay still, or "
+            "the camera repeats a frame; other good parts will be called anomalies. Photograph "
+            "several good parts."
+        )
+    return found
+
+
+def _about_twins(names: list[str], groups: list[int]) -> list[str]:
+    several = members(groups)
+    if not several:
+        return []
+    distinct = len(set(groups))
+    examples = [" = ".join(names[p] for p in group[:_NAMED]) for group in several[:_NAMED]]
+    more = "" if len(several) <= _NAMED else f"; and {len(several) - _NAMED} more groups"
+    return [
+        f"{len(names) - distinct} of {len(names)} images are copies or nearly copies of others, so "
+        f"{distinct} are different ones ({'; '.join(examples)}{more}). They count as one where the "
+        "thresholds are set; take them out, since the model cannot learn from them."
+    ]
+
+
+def few_images(distinct: int, scores: int) -> str | None:
+    """What fewer than 20 different images mean, in a sentence; None: they are enough."""
+    if distinct >= FEW:
+        return None
+    images = "image" if distinct == 1 else "different images"
+    meaning = (
+        f"the thresholds rest on {scores} scores, which lie high and far apart when so little is "
+        "known of what is normal: defects may stay below them without a word"
+        if scores
+        else "little is known of what is normal"
+    )
+    return (
+        f"{distinct} {images} of good parts only, fewer than {FEW}: {meaning}. Give {FEW} or more, "
+        "and look at the scores of some defects before you rely on a verdict."
+    )
+
+
+def known_images(record: dict[str, Any], glances: Tensor) -> list[str | None]:
+    """For each glance ``[N,D]`` of other images the name of the image that :meth:`Survey.record`
+    was made of and whose twin it is, or None."""
+    names: Sequence[str] = record["names"]
+    data = bytearray(base64.b64decode(record["pictures"]))
+    known = torch.frombuffer(data, dtype=torch.float16).view(len(names), -1).float()
+    gaps, where = distances(pictures(glances), known).min(1)
+    # Half precision keeps 11 bits; of one image there is no typical distance.
+    near = max(NEAR * float(record["typical"]), 1e-3)
+    return [
+        names[place] if gap <= near else None
+        for gap, place in zip(gaps.tolist(), where.tolist(), strict=True)
+    ]
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = "" if len(paths) <= _NAMED else f" and {len(paths) - _NAMED} more"
+    return ", ".join(paths[:_NAMED]) + more
