@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 _schemas: list[torch.library.Library] = []
+_MISSING = re.compile(r"operator torchvision::\w+ does not exist")
+_DESCRIBED = re.compile(r"""register_fake\(\s*["']torchvision::(\w+)["']""")
+# Nobody calls them; what they are described to take and give does not matter.
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def load_timm() -> Any:
@@ -16,18 +23,31 @@ def load_timm() -> Any:
 
     So it is with a torch without CUDA beside the torchvision that pip takes for it, which is built
     with CUDA: torchvision cannot load its library, and then cannot be imported, since it describes
-    an operator that the library would have defined. timm needs the part of torchvision that is
-    written in Python; with the operator's schema declared, that part is imported.
+    operators that the library would have defined. timm needs the part of torchvision that is
+    written in Python; with those operators declared, that part is imported.
     """
     try:
         return importlib.import_module("timm")
     except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
+        if not _MISSING.search(str(error)):
             raise
     for name in [n for n in sys.modules if n.partition(".")[0] in ("timm", "torchvision")]:
         del sys.modules[name]
     if not _schemas:
         library = torch.library.Library("torchvision", "FRAGMENT")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _schemas.append(library)  # it takes the schema along when it goes
+        for name in _described():
+            library.define(name + _SCHEMA)
+        _schemas.append(library)  # it takes the schemas along when it goes
     return importlib.import_module("timm")
+
+
+def _described() -> list[str]:
+    """Operators that torchvision describes whether its library is there or not."""
+    spec = importlib.util.find_spec("torchvision")
+    folders = (spec.submodule_search_locations if spec is not None else None) or []
+    texts = (
+        path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in sorted(Path(folder).glob("*.py"))
+    )
+    return sorted({name for text in texts for name in _DESCRIBED.findall(text)})

@@ -17,6 +17,12 @@ import torch
 def shape(dets, scores, iou_threshold):
     return scores
 
+@torch.library.register_fake(
+    "torchvision::other"
+)
+def other_shape(dets, scores, iou_threshold):
+    return scores
+
 class transforms: pass
 """
 CHECK = """
@@ -27,7 +33,8 @@ for turn in range(2):
 
 
 def test_timm_is_imported_without_torchvisions_library(tmp_path):
-    (tmp_path / "torchvision.py").write_text(TORCHVISION)
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(TORCHVISION)
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("from torchvision import transforms\n")
     code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{CHECK}"
