@@ -47,7 +47,7 @@ class Ours:
         self.model = FYD(FYDConfig(image_size=(size, size), channels=CHANNELS, **options))
         self.gaussian_s = 0.0
         self.fitted = self.model
-        density = self.model.density
+        density = self.model.density.gaussians
         for name in ("update", "finalize"):
             setattr(density, name, self._timed(getattr(density, name)))
 

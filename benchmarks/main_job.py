@@ -57,7 +57,7 @@ def one_image(model: FYD, image: torch.Tensor) -> dict[str, float]:
         return alternate(
             {
                 "align": lambda: model.align(image),
-                "backbone": lambda: model.backbone(image),
+                "backbone": lambda: model.features.backbone(image),
                 "score": lambda: model(image),
             }
         )

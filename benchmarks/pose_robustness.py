@@ -56,7 +56,7 @@ def nearest_neighbour(images: Images, seed: int) -> dict[str, Any]:
 
     def vectors(batch: Tensor) -> Tensor:
         # PatchCore's neighbourhood of 3 x 3.
-        described = model.describe(model.encode(batch, None).stages)
+        described = model.density.describe(model.features(batch).stages)
         return F.avg_pool2d(described, 3, 1, 1).permute(0, 2, 3, 1)
 
     generator = torch.Generator().manual_seed(seed)

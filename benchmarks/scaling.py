@@ -35,8 +35,8 @@ from torch.nn import functional as F
 from fastalign import FYD, distributed, ops
 from fastalign.data import ImageDataset, collect, open_category
 from fastalign.engine.environment import peak_rss_mb
-from fastalign.models.source import ImageSource
-from fastalign.models.training import Trainer
+from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.training import Trainer
 from fastalign.nn import DenseGaussian
 
 RESULTS = Path(__file__).parent / "results"
@@ -259,10 +259,11 @@ def training_step(rounds: int) -> tuple[dict[str, Any], list[int]]:
     """One step on a whole batch; sizes of the tensors that are trained."""
     world = distributed.current()
     model = FYD(epochs=1, batch_size=BATCH)
-    model.fca, model.adapters = model.make_fca(1.0), model.make_adapters()
+    features = model.features
+    features.install(fca=features.make_fca(1.0), adapters=features.make_adapters())
     images = torch.rand(BATCH, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     source = ImageSource(images, (256, 256), torch.device("cpu"))
-    trainer = Trainer(model, source, None, 0, world)
+    trainer = Trainer(model.config, model.pose, features, source, None, 0, world)
     seconds, counter = [], None
     for _ in range(rounds):
         counter = Counter() if world.size > 1 else None
@@ -277,7 +278,7 @@ def training_step(rounds: int) -> tuple[dict[str, Any], list[int]]:
         watches = len(STAGES)
         found["calls"] = counter.calls - watches
         found["counted"] = counter.sent - watches * 4 * 3 * 2 * (world.size - 1) / world.size
-    return found, [parameter.numel() for parameter in trainer._parameters()]
+    return found, [parameter.numel() for parameter in trainer.parameters()]
 
 
 def fit_seconds(images: int) -> dict[str, float]:

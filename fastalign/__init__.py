@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastalign import nn, ops
-    from fastalign.models.fyd import FYD, FYDConfig
+    from fastalign.models.config import FYDConfig
+    from fastalign.models.fyd import FYD
 
 __version__ = "0.1.0"
 
 __all__ = ["FYD", "FYDConfig", "__version__", "nn", "ops"]
 
 _SUBMODULES = ("nn", "ops")
-_MODEL = ("FYD", "FYDConfig")
+_MODEL = {"FYD": "fastalign.models.fyd", "FYDConfig": "fastalign.models.config"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"fastalign.{name}")
     if name in _MODEL:
-        return getattr(importlib.import_module("fastalign.models.fyd"), name)
+        return getattr(importlib.import_module(_MODEL[name]), name)
     raise AttributeError(f"module 'fastalign' has no attribute {name!r}")
 
 

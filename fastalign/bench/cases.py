@@ -12,47 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from fastalign.bench.problem import CHANNELS_LAST, CONTIGUOUS, FORMATS, Problem
 from fastalign.bench.works import BACKWARD, BOTH, FORWARD, KINDS, LOSS, MODES, Results, Work
-
-CONTIGUOUS, CHANNELS_LAST = "contiguous", "channels_last"
-_FORMATS = {CONTIGUOUS: torch.contiguous_format, CHANNELS_LAST: torch.channels_last}
-
-
-def short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
-class Case:
-    """One row of the tables."""
-
-    op: str
-    work: str
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype = torch.float32
-    layout: str = CONTIGUOUS
-    storage: torch.dtype = torch.float32  # of mahalanobis' whitener
-    small: bool = False  # shows the overhead of a call
-
-    @property
-    def name(self) -> str:
-        words = [self.op, self.work, "x".join(map(str, self.shape)), short(self.dtype)]
-        if self.layout != CONTIGUOUS:
-            words.append(self.layout)
-        if self.storage != torch.float32:
-            words.append(f"{short(self.storage)} factors")
-        return ", ".join(words)
+class Case(Problem):
+    """One row of the tables: a problem, with what is compared on it."""
 
     @property
     def mode(self) -> str:
         """forward, backward or both."""
         return MODES[self.work]
-
-    def random(self, generator: torch.Generator, device: str) -> Tensor:
-        x = torch.randn(self.shape, generator=generator).to(self.dtype).to(device)
-        return x.contiguous(memory_format=_FORMATS[self.layout])
 
     def inputs(self, device: str, seed: int = 0) -> Results:
         return KINDS[self.op, self.work].inputs(self, device, seed)
@@ -122,7 +94,7 @@ def _grid(chosen: Sequence[Case]) -> list[Case]:
         for op, work in KINDS
         for shape in SHAPES[op]
         for dtype in DTYPES
-        for layout in _FORMATS
+        for layout in FORMATS
     ]
     return [*chosen, *(case for case in every if case not in chosen)]
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from fastalign.bench import gate, memory, timing
-from fastalign.bench.cases import Case, short
+from fastalign.bench.cases import Case
 from fastalign.bench.libraries import Absent
+from fastalign.bench.problem import short
 from fastalign.bench.works import Results
 
 OURS = "fastalign"

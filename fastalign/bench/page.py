@@ -22,13 +22,13 @@ _MODEL_FIGURES = (
 
 def render(document: dict[str, Any]) -> str:
     """The page; it loads nothing from anywhere."""
-    from fastalign.report.page import _environment
+    from fastalign.report.page import templates
 
     style = files("fastalign.report").joinpath("page.css").read_text(encoding="utf-8")
     own = files("fastalign.bench")
     template = own.joinpath("page.html.j2").read_text(encoding="utf-8")
     return (
-        _environment()
+        templates()
         .from_string(template)
         .render(
             document=document,

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastalign import ops
 from fastalign.bench import baselines, libraries
-
-if TYPE_CHECKING:
-    from fastalign.bench.cases import Case
+from fastalign.bench.problem import Problem
 
 Results = tuple[Tensor, ...]
 Work = Callable[..., Results]
@@ -80,17 +78,17 @@ class Kind:
     """
 
     way: str
-    inputs: Callable[[Case, str, int], Results]
+    inputs: Callable[[Problem, str, int], Results]
     function: Callable[[str | None], Function]
     baselines: Callable[[], dict[str, Function]]
-    libraries: Callable[[Case], dict[str, Function]]
-    bytes: Callable[[Case], int]
+    libraries: Callable[[Problem], dict[str, Function]]
+    bytes: Callable[[Problem], int]
     whole: Callable[[], dict[str, Work]] = dict
 
     def ours(self, backend: str | None) -> Work:
         return _WAYS[self.way](self.function(backend))
 
-    def others(self, case: Case) -> dict[str, Work]:
+    def others(self, case: Problem) -> dict[str, Work]:
         found = {name: _WAYS[self.way](f) for name, f in self.baselines().items()}
         found |= {name: _WAYS[self.way](f) for name, f in self.libraries(case).items()}
         return {**found, **self.whole()}
@@ -100,29 +98,29 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _map_bytes(case: Case) -> int:
+def _map_bytes(case: Problem) -> int:
     return math.prod(case.shape) * case.dtype.itemsize
 
 
-def _pixels(case: Case) -> int:
+def _pixels(case: Problem) -> int:
     batch, _, height, width = case.shape
     return batch * height * width
 
 
-def _upstream(case: Case, generator: torch.Generator, device: str) -> Tensor:
+def _upstream(case: Problem, generator: torch.Generator, device: str) -> Tensor:
     """Gradient of a map ``[B,H,W]``, which the ops return in float32."""
     batch, _, height, width = case.shape
     return torch.randn(batch, height, width, generator=generator).to(device)
 
 
-def _none(case: Case) -> dict[str, Function]:
+def _none(case: Problem) -> dict[str, Function]:
     return {}
 
 
 # dense_similarity ----------------------------------------------------------------------------
 
 
-def _similarity_inputs(case: Case, device: str, seed: int) -> Results:
+def _similarity_inputs(case: Problem, device: str, seed: int) -> Results:
     generator = _generator(seed)
     p, z = (case.random(generator, device) for _ in range(2))
     if case.work == FORWARD:
@@ -164,7 +162,7 @@ def _similarity_maps() -> dict[str, Function]:
 # warp_affine ---------------------------------------------------------------------------------
 
 
-def _warp_inputs(case: Case, device: str, seed: int) -> Results:
+def _warp_inputs(case: Problem, device: str, seed: int) -> Results:
     generator = _generator(seed)
     x = case.random(generator, device)
     angle = math.radians(DEGREES)
@@ -180,7 +178,7 @@ def _warp_baselines() -> dict[str, Function]:
     return {"compiled": compiled(baselines.grid_warp), "eager": baselines.grid_warp}
 
 
-def _warp_libraries(case: Case) -> dict[str, Function]:
+def _warp_libraries(case: Problem) -> dict[str, Function]:
     found: dict[str, Function] = {"kornia": libraries.kornia_warp}
     # Its angle and shift are numbers, which have no gradient, and it takes pixels as square.
     if case.work == FORWARD and case.shape[2] == case.shape[3]:
@@ -191,7 +189,7 @@ def _warp_libraries(case: Case) -> dict[str, Function]:
 # pairwise_distance ---------------------------------------------------------------------------
 
 
-def _distance_inputs(case: Case, device: str, seed: int) -> Results:
+def _distance_inputs(case: Problem, device: str, seed: int) -> Results:
     generator = _generator(seed)
     h = case.random(generator, device)
     if case.work == FORWARD:
@@ -221,7 +219,7 @@ def _distance_maps() -> dict[str, Function]:
 # mahalanobis ---------------------------------------------------------------------------------
 
 
-def _mahalanobis_inputs(case: Case, device: str, seed: int) -> Results:
+def _mahalanobis_inputs(case: Problem, device: str, seed: int) -> Results:
     generator = _generator(seed)
     _, channels, height, width = case.shape
     x = case.random(generator, device)
@@ -244,11 +242,11 @@ def _mahalanobis_baselines() -> dict[str, Function]:
     }
 
 
-def _mahalanobis_libraries(case: Case) -> dict[str, Function]:
+def _mahalanobis_libraries(case: Problem) -> dict[str, Function]:
     return {"anomalib": lambda x, mean, _, inverse: libraries.anomalib_distance(x, mean, inverse)}
 
 
-def _mahalanobis_bytes(case: Case) -> int:
+def _mahalanobis_bytes(case: Problem) -> int:
     batch, channels, height, width = case.shape
     factors = height * width * (channels * (channels + 1) // 2) * case.storage.itemsize
     forward = _map_bytes(case) + 4 * height * width * (channels + batch) + factors
@@ -268,7 +266,7 @@ _MAPS = {
 }
 
 
-def _bytes(case: Case) -> int:
+def _bytes(case: Problem) -> int:
     maps, results = _MAPS[case.op][case.work]
     return maps * _map_bytes(case) + 4 * results * _pixels(case)
 

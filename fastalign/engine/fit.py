@@ -34,7 +34,7 @@ from fastalign.models.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from fastalign.distributed import World
-    from fastalign.models.fyd import FYDConfig
+    from fastalign.models.config import FYDConfig
 
 _CACHE_BYTES = 1 << 28
 
@@ -53,7 +53,7 @@ def build_config(**options: Any) -> FYDConfig:
     Raises:
         ConfigError: an option has no such value.
     """
-    from fastalign.models.fyd import FYDConfig
+    from fastalign.models.config import FYDConfig
 
     known = {field.name for field in dataclasses.fields(FYDConfig)}
     unknown = sorted(set(options) - known)
@@ -121,7 +121,8 @@ def fit_category(
         ProcessError: another process of the group failed or did not answer in time.
     """
     from fastalign.distributed import current, own_device, restarted
-    from fastalign.models.fyd import FYD, FYDConfig
+    from fastalign.models.config import FYDConfig
+    from fastalign.models.fyd import FYD
 
     began = time.perf_counter()
     out = Path(out)

@@ -10,7 +10,7 @@ import torch
 from fastalign.engine.results import Evaluation, ImageResult
 from fastalign.engine.scoring import listed
 from fastalign.metrics import image_metrics
-from fastalign.models.survey import known_images
+from fastalign.models.fitting.survey import known_images
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
+from fastalign.models.maps import are_finite
 from fastalign.ops.plain import plain_ops
 from fastalign.prepare import CONTRACT_VERSION, FORMAT
 from fastalign.verdict import judge_each
@@ -53,11 +54,11 @@ class Scorer(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.input_dtype == "uint8":
             images = images.float() / 255
-        given = _are_finite(images)
+        given = are_finite(images)
         # The network never sees what is not finite: OpenVINO's Relu and Clip turn NaN into numbers,
         # and poses from it would index outside of the image.
         score, maps = self.model(torch.where(given[:, None, None, None], images, 0.5))
-        judged = given & _are_finite(maps)
+        judged = given & are_finite(maps)
         score = torch.where(judged, score, torch.nan)
         maps = torch.where(judged[:, None, None], maps, torch.nan)
         return score, maps, judge_each(score, self.model.image_threshold).long()
@@ -66,7 +67,7 @@ class Scorer(nn.Module):
         """An input of the right shape and dtype."""
         shape = (batch, 3, *self.model.config.image_size)
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(shape, generator=generator).to(self.model.selection.device)
+        noise = torch.rand(shape, generator=generator).to(self.model.density.device)
         return noise if self.input_dtype == "float32" else (noise * 255).to(torch.uint8)
 
     def trace(self) -> torch.export.ExportedProgram:
@@ -121,13 +122,3 @@ class Scorer(nn.Module):
     def contract_text(self) -> str:
         """:meth:`contract` as one line of JSON."""
         return json.dumps(self.contract(), allow_nan=False)
-
-
-def _are_finite(values: Tensor) -> Tensor:
-    """Which of ``[B,...]`` are free of NaN and infinity, bool ``[B]``.
-
-    By sums and a difference, which hand NaN on in every runtime: a maximum passes over it in
-    onnxruntime, OpenVINO and OpenCV, and OpenVINO's ``Greater(NaN, 0)`` is true.
-    """
-    total = values.flatten(1).sum(1)
-    return total - total == 0

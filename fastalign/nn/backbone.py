@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError, InputError
+from fastalign.errors import ConfigError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
-from fastalign.nn.networks import load_timm
+from fastalign.nn.stages import (
+    chain_of,
+    create_network,
+    features_network,
+    resolve_layers,
+    sample_size,
+    split,
+)
 from fastalign.nn.tiling import Tiler, peak_bytes
-
-# Defaults take the last output at each of these strides: the three PaDiM uses.
-_STRIDES = (4, 8, 16)
 
 
 class Normalise(nn.Module):
@@ -79,8 +81,8 @@ class FeatureBackbone(nn.Module):
             weight_files.require_embedded(name)
         # Weights that are replaced at once must not use up the caller's random numbers.
         with nullcontext() if weights is None else torch.random.fork_rng(devices=[]):
-            network, mean, std = _create(name, weights)
-        self._sample_size = _sample_size(name)
+            network, mean, std = create_network(name, weights)
+        self._sample_size = sample_size(name)
         self.name = name
         self.trainable = trainable
         self.channels_last = channels_last
@@ -94,15 +96,15 @@ class FeatureBackbone(nn.Module):
             info["module"]: (info["num_chs"], info["reduction"])
             for info in network.feature_info.info
         }
-        chain = _chain(network, list(available))
-        self.layers = _resolve(name, layers, available, list(chain or available))
+        chain = chain_of(network, list(available))
+        self.layers = resolve_layers(name, layers, available, list(chain or available))
         if chain is not None:
-            self._stages = _split(chain, self.layers, Normalise(mean, std))
+            self._stages = split(chain, self.layers, Normalise(mean, std))
         else:
             indices = [list(available).index(layer) for layer in self.layers]
             with torch.random.fork_rng(devices=[]):
                 state = network.state_dict()
-                network = _timm_features(name, out_indices=indices)
+                network = features_network(name, out_indices=indices)
                 network.load_state_dict(state, strict=False)
             self._normalise = Normalise(mean, std)
             self._whole = network
@@ -251,125 +253,3 @@ class FeatureBackbone(nn.Module):
             layer: (output.shape[1], self._sample_size[0] // output.shape[2])
             for layer, output in zip(self.layers, outputs, strict=True)
         }
-
-
-def _timm_features(name: str, **options: Any) -> Any:
-    timm = load_timm()
-
-    try:
-        return timm.create_model(name, features_only=True, **options)
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        if timm.is_model(name):
-            raise ConfigError(
-                f"backbone {name} does not offer intermediate features ({error}); choose another "
-                "timm network"
-            ) from error
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see timm.list_models()"
-        raise ConfigError(f"backbone {name!r} is not a timm network; {hint}") from error
-
-
-def _create(name: str, weights: str | Path | None) -> tuple[Any, Sequence[float], Sequence[float]]:
-    """timm's features network with its weights, and the mean and std of its input."""
-    timm = load_timm()
-
-    network = _timm_features(name, pretrained=False)
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    mean = settings.mean if settings else timm.data.IMAGENET_DEFAULT_MEAN
-    std = settings.std if settings else timm.data.IMAGENET_DEFAULT_STD
-    if weights is None:
-        return network, mean, std
-    if weights == "hub":
-        try:
-            return timm.create_model(name, features_only=True, pretrained=True), mean, std
-        except Exception as error:
-            # Hub clients raise their own kinds for a missing network, a proxy, a missing file.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"pretrained weights of {name} cannot be downloaded ({reason}); download them "
-                "elsewhere and give them with --weights FILE"
-            ) from error
-    whole = timm.create_model(name, pretrained=False)
-    if weights == "embedded":
-        tensors = weight_files.embedded_tensors(whole)
-        weight_files.load_into(network, whole, tensors, "the embedded weights file")
-        return network, weight_files.EMBEDDED_MEAN, weight_files.EMBEDDED_STD
-    path = Path(weights)
-    tensors = weight_files.read_tensors(path)
-    weight_files.load_into(network, whole, tensors, f"weights file {path}")
-    return network, mean, std
-
-
-def _sample_size(name: str) -> tuple[int, int]:
-    """Height and width of images to try a network on: small, unless it takes one size only."""
-    timm = load_timm()
-
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if settings is None or not settings.fixed_input_size:
-        return 64, 64
-    return settings.input_size[1], settings.input_size[2]
-
-
-def _chain(network: Any, layers: list[str]) -> dict[str, nn.Module] | None:
-    """The network as modules called one after the other, by their name in timm's whole network;
-    None where it is no such chain, or where a feature is taken from inside one of them."""
-    from timm.models import FeatureListNet
-
-    chain: dict[str, nn.Module] = {}
-    if type(network) is FeatureListNet:
-        if "NHWC" in str(network.output_fmt).upper():
-            return None
-        outputs = dict(zip(network.return_layers, layers, strict=True))
-        chain = {outputs.get(key, key): module for key, module in network.items()}
-    elif all(hasattr(network, part) for part in ("conv_stem", "bn1", "blocks")):
-        if getattr(network, "feature_hooks", None) is not None:
-            return None
-        chain = {"conv_stem": network.conv_stem, "bn1": network.bn1}
-        chain |= {f"blocks.{index}": block for index, block in enumerate(network.blocks)}
-    return chain if chain and all(layer in chain for layer in layers) else None
-
-
-def _resolve(
-    name: str,
-    layers: Sequence[int | str] | None,
-    available: dict[str, tuple[int, int]],
-    order: list[str],
-) -> tuple[str, ...]:
-    """Module names of ``layers``, checked to exist and to come in the order of computation."""
-    indexed = list(available)
-    if layers is None:
-        last = {stride: layer for layer, (_, stride) in available.items() if stride in _STRIDES}
-        return tuple(last.values()) or (indexed[-1],)
-    resolved = []
-    for layer in layers:
-        if isinstance(layer, int) and -len(indexed) <= layer < len(indexed):
-            resolved.append(indexed[layer])
-        elif isinstance(layer, str) and layer in order:
-            resolved.append(layer)
-        else:
-            raise ConfigError(
-                f"backbone {name} has no layer {layer!r}; expected an index below {len(indexed)} "
-                f"or one of {', '.join(order)}"
-            )
-    positions = [order.index(layer) for layer in resolved]
-    if not resolved or positions != sorted(set(positions)):
-        raise ConfigError(
-            f"layers of backbone {name} are {list(layers)}, expected at least one, each once and "
-            f"in the order of computation: {', '.join(order)}"
-        )
-    return tuple(resolved)
-
-
-def _split(chain: dict[str, nn.Module], ends: Sequence[str], first: nn.Module) -> nn.ModuleList:
-    """The chain cut behind each of ``ends``; what comes behind the last one is left out."""
-    stages = nn.ModuleList()
-    stage = nn.Sequential()
-    stage.add_module("normalise", first)
-    for name, module in chain.items():
-        stage.add_module(name.replace(".", "_"), module)
-        if name in ends:
-            stages.append(stage)
-            stage = nn.Sequential()
-        if len(stages) == len(ends):
-            break
-    return stages

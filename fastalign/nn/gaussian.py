@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastalign.errors import ConfigError
-from fastalign.nn.moments import Moments, PackedTriangle, runs, runs_native
-from fastalign.ops import native
-from fastalign.ops.mahalanobis import mahalanobis
+from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
+from fastalign.nn.moments import Moments
+from fastalign.nn.whitening import check_finite, whiten
 
 _STORAGE = (torch.float32, torch.bfloat16, torch.float16)
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_FITTED = ("mean", "whitener", "count")
 
 
 @contextmanager
@@ -28,7 +26,7 @@ def _plain_tensors() -> Iterator[None]:
         yield
 
 
-class DenseGaussian(nn.Module):
+class DenseGaussian(FittedGaussian):
     """A Gaussian for each location of a feature map, and the distance to it.
 
     ``update`` it with batches of normal images, ``finalize`` it once, then call it. Memory does
@@ -61,11 +59,6 @@ class DenseGaussian(nn.Module):
         ConfigError: arguments that make no sense.
     """
 
-    mean: Tensor | None
-    whitener: Tensor | None
-    count: Tensor | None
-    _support: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -75,7 +68,6 @@ class DenseGaussian(nn.Module):
         min_count: int = 1,
         storage: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
         height, width = size
         if min(channels, height, width) < 1:
             raise ConfigError(
@@ -97,16 +89,8 @@ class DenseGaussian(nn.Module):
                 f"DenseGaussian: storage={storage}, expected torch.float32, torch.bfloat16 or "
                 "torch.float16"
             )
-        self.channels = channels
-        self.size = (height, width)
+        super().__init__(channels, (height, width), min_count=min_count, storage=storage)
         self.shrinkage = float(shrinkage)
-        self.min_count = min_count
-        self.storage = storage
-        for name in _FITTED:
-            self.register_buffer(name, None)
-        # Also tells where the module is as long as it has no other tensor.
-        self.register_buffer("_support", torch.zeros(size, dtype=torch.bool), persistent=False)
-        self._supported_everywhere = False
         self._sums: Moments | None = None
 
     # Fitting ---------------------------------------------------------------------------------
@@ -124,7 +108,7 @@ class DenseGaussian(nn.Module):
             ValueError, TypeError: arguments of the wrong shape, dtype or device.
             ConfigError: the module was finalized or loaded without its sums.
         """
-        self._check_features(features)
+        self.check_features(features)
         if valid is not None:
             self._check_valid(valid, features)
         with _plain_tensors():
@@ -169,18 +153,21 @@ class DenseGaussian(nn.Module):
         with _plain_tensors():
             return self._open("merge")
 
-    def finalize(self, *, keep: bool = False) -> DenseGaussian:
+    def finalize(self, *, keep: bool = False, min_count: int | None = None) -> DenseGaussian:
         """Turn the sums into means and whiteners, in float64; returns the module.
 
         Arguments:
             keep: keep the sums, so that ``update``, ``merge`` and ``finalize`` may follow. Scores
                 are those of the last ``finalize``. Default: free them.
+            min_count: from here on, in place of that of the module.
 
         Raises:
             ConfigError: no images; or a covariance that is not positive definite to the accuracy
                 of its sums, which more shrinkage mends. The sums are then kept.
             ValueError: features that were NaN, infinite or too large to square.
         """
+        if min_count is not None:
+            self.min_count = min_count
         if self._sums is None:
             self._require_sums("finalize")
             raise ConfigError(
@@ -189,99 +176,23 @@ class DenseGaussian(nn.Module):
         with _plain_tensors():
             sums = self._sums
             support = sums.count >= self.min_count
-            self._check_finite(sums)
-            whitener = self._whiteners(sums, support, keep)
-            self.whitener = whitener
+            check_finite(sums)
+            earlier, self.whitener = self.whitener, None
+            self.whitener = whiten(
+                sums,
+                support,
+                self.shrinkage,
+                self.storage,
+                into=earlier,
+                keep=keep,
+                width=self.size[1],
+            )
             self.mean = sums.mean.t().float().contiguous().view(self.channels, *self.size)
             self.count = sums.count.view(self.size).clone()
             self._settle()
         if not keep:
             self._sums = None
         return self
-
-    def _whiteners(self, sums: Moments, support: Tensor, keep: bool) -> Tensor:
-        """Packed inverse Cholesky factors ``[H*W,C(C+1)/2]``; 0 where there is no support.
-
-        They take the place of an earlier fit's, or of the sums where these are not kept: twice may
-        be more than there is room for.
-        """
-        whitener, self.whitener = self.whitener, None
-        singular = torch.zeros_like(support)
-        if self.shrinkage == 0:
-            singular = support & (sums.count <= self.channels)
-        if runs_native("whiten_", sums.outer):
-            lost = torch.empty_like(support)
-            share = 1 / (sums.count - 1).clamp_min(1).double()
-            kernel = native.kernel("whiten_")
-            if whitener is None and not keep and self.storage == sums.outer.dtype:
-                # A look beforehand, since an error leaves the sums as they are.
-                nothing = sums.outer.new_empty(0)
-                kernel(nothing, lost, sums.outer, share, support, self.shrinkage)
-                self._report_singular(singular | lost, sums.count)
-                whitener = sums.outer
-            elif whitener is None:
-                whitener = torch.empty_like(sums.outer, dtype=self.storage)
-            kernel(whitener, lost, sums.outer, share, support, self.shrinkage)
-            singular |= lost
-        else:
-            if whitener is None:
-                whitener = torch.empty_like(sums.outer, dtype=self.storage)
-            self._whiten(sums, support, whitener, singular)
-        self._report_singular(singular, sums.count)
-        pieces = runs(len(whitener), whitener.shape[1], whitener.device)
-        if not all(bool(whitener[run].isfinite().all()) for run in pieces):
-            raise ConfigError(
-                f"DenseGaussian: the whitener leaves the range of {self.storage} with shrinkage="
-                f"{self.shrinkage}; use more shrinkage, or storage=torch.bfloat16 or torch.float32"
-            )
-        return whitener
-
-    def _whiten(self, sums: Moments, support: Tensor, whitener: Tensor, singular: Tensor) -> None:
-        """Fill ``whitener`` and mark what is ``singular``, with torch's own factorization."""
-        device = sums.outer.device
-        triangle = PackedTriangle(self.channels, device)
-        identity = torch.eye(self.channels, dtype=torch.float64, device=device)
-        # A covariance, its factor, the inverse and a triangle, in float64.
-        for run in runs(len(support), 8 * self.channels**2, device):
-            count = sums.count[run]
-            share = 1 / (count - 1).clamp_min(1).double()
-            covariance = triangle.symmetric(sums.outer[run].double() * share.unsqueeze(-1))
-            variances = covariance.diagonal(dim1=1, dim2=2)
-            variances += self.shrinkage
-            factor, info = torch.linalg.cholesky_ex(covariance)
-            # A pivot below the rounding of the float32 sums says nothing, even a positive one.
-            pivots = factor.diagonal(dim1=1, dim2=2).square()
-            lost = (pivots <= torch.finfo(torch.float32).eps * variances).any(1) | (info != 0)
-            singular[run] |= lost & support[run]
-            # No result comes from these; dividing by a zero pivot would only make NaN.
-            factor = torch.where(lost[:, None, None], identity, factor)
-            inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-            inverse = torch.where(support[run, None, None], inverse, 0)
-            whitener[run] = triangle.pack(inverse)
-
-    def _report_singular(self, singular: Tensor, count: Tensor) -> None:
-        if not singular.any():
-            return
-        where = int(singular.nonzero()[0])
-        row, column = divmod(where, self.size[1])
-        raise ConfigError(
-            f"DenseGaussian: the covariance is not positive definite at {int(singular.sum())} of "
-            f"{singular.numel()} locations (the first: row {row}, column {column}, "
-            f"{int(count[where])} images for {self.channels} channels) with shrinkage="
-            f"{self.shrinkage}; use more shrinkage (0.01 is the default; it has to stand out from "
-            "the variances by more than 1e-7 of them), or more images than channels"
-        )
-
-    def _check_finite(self, sums: Moments) -> None:
-        diagonal = PackedTriangle(self.channels, sums.outer.device).diagonal
-        variances = sums.outer.index_select(1, diagonal)
-        finite = sums.mean.isfinite().all(1) & variances.isfinite().all(1)
-        if not finite.all():
-            raise ValueError(
-                f"DenseGaussian: the features were NaN, infinite or too large to square at "
-                f"{int((~finite).sum())} of {finite.numel()} locations; check the images and the "
-                "network, or mark what has no value as not valid in update(features, valid)"
-            )
 
     # Bands of rows --------------------------------------------------------------------------
 
@@ -305,7 +216,7 @@ class DenseGaussian(nn.Module):
         Raises:
             ConfigError: the band is not fitted, or of another size or channels.
         """
-        mean, whitener = band._require_fit()
+        mean, whitener = band.require_fit()
         indices = range(*rows.indices(self.size[0]))
         expected = (self.channels, (len(indices), self.size[1]))
         if (band.channels, band.size) != expected or indices.step != 1:
@@ -327,92 +238,10 @@ class DenseGaussian(nn.Module):
             self._settle()
         return self
 
-    def _allocate(self) -> None:
-        """The tensors of a fit, 0 where they are not there yet."""
-        if not self.fitted:
-            locations = self.size[0] * self.size[1]
-            packed = self.channels * (self.channels + 1) // 2
-            device = self._support.device
-            self.mean = torch.zeros((self.channels, *self.size), device=device)
-            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
-            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
-
     def reset(self) -> DenseGaussian:
         """Forget every image, fitted or not, as if new; returns the module."""
         self._sums = None
-        self.mean = self.whitener = self.count = None
-        self._settle()
-        return self
-
-    # Scoring ---------------------------------------------------------------------------------
-
-    @property
-    def fitted(self) -> bool:
-        """Whether it is ready to score."""
-        return self.whitener is not None
-
-    @property
-    def support(self) -> Tensor:
-        """``[H,W]`` bool: True where enough images were valid (``min_count``) at ``finalize``."""
-        self._require_fit()
-        return self._support
-
-    @property
-    def supported_everywhere(self) -> bool:
-        """Whether :attr:`support` is True at every location; no wait for the device."""
-        return self._supported_everywhere
-
-    def forward(self, features: Tensor, rows: slice | None = None) -> Tensor:
-        """Distance of each location of features ``[B,C,H,W]`` to its Gaussian.
-
-        Arguments:
-            features: float32, float64, float16 or bfloat16, any strides.
-            rows: consecutive rows of the map; ``features`` are then those of these rows alone.
-
-        Returns:
-            ``[B,H,W]``, float32, or float64 for float64; 0 without :attr:`support`, whatever
-            ``features`` holds there. Differentiable in the features.
-
-        Raises:
-            ConfigError: not fitted.
-            ValueError, TypeError: features of the wrong shape, dtype or device.
-        """
-        mean, whitener = self._require_fit()
-        support = self._support
-        if rows is not None:
-            first, last, step = rows.indices(self.size[0])
-            if step != 1:
-                raise ValueError(f"DenseGaussian: rows={rows}, expected consecutive ones")
-            width = self.size[1]
-            mean, support = mean[:, first:last], support[first:last]
-            whitener = whitener[first * width : last * width]
-        self._check_features(features, support.shape[0])
-        if features.dtype == torch.float64:
-            mean, whitener = mean.double(), whitener.double()
-        if self._supported_everywhere:
-            return mahalanobis(features, mean, whitener)
-        outside = ~support
-        # Before and after: NaN must reach neither the distance nor a gradient.
-        distance = mahalanobis(features.masked_fill(outside, 0), mean, whitener)
-        return distance.masked_fill(outside, 0)
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.channels}, size={self.size}, shrinkage={self.shrinkage:g}, "
-            f"min_count={self.min_count}, storage={self.storage}, fitted={self.fitted}"
-        )
-
-    # State -----------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Derive the support from the fitted tensors, once per fit and not once per image."""
-        support = torch.zeros(self.size, dtype=torch.bool, device=self._support.device)
-        if self.count is not None and self.whitener is not None:
-            # A whitener that was finalized with a greater min_count is 0 where that was missed.
-            known = self.whitener[:, 0].view(self.size) > 0
-            support = (self.count >= self.min_count) & known
-        self._support = support
-        self._supported_everywhere = not support.is_meta and bool(support.all())
+        return super().reset()
 
     def _open(self, action: str) -> Moments:
         """The sums, made on first use."""
@@ -429,32 +258,11 @@ class DenseGaussian(nn.Module):
                 "fit with finalize(keep=True) to go on, or reset() to begin anew"
             )
 
-    def _require_fit(self) -> tuple[Tensor, Tensor]:
-        if self.mean is None or self.whitener is None:
-            raise ConfigError(
-                "DenseGaussian: not fitted; call update(features) on normal images and then "
-                "finalize(), or load a fitted state dict"
-            )
-        return self.mean, self.whitener
-
-    def _check_features(self, features: Tensor, rows: int | None = None) -> None:
-        shape = (self.channels, self.size[0] if rows is None else rows, self.size[1])
-        if features.dim() != 4 or features.shape[1:] != shape:
-            expected = ", ".join(map(str, shape))
-            raise ValueError(
-                f"DenseGaussian: features have shape {list(features.shape)}, expected "
-                f"[B, {expected}]; give maps of the layers and the image size it was made for"
-            )
-        if features.dtype not in _FLOATS:
-            raise TypeError(
-                f"DenseGaussian: features have dtype {features.dtype}, expected float32, float64, "
-                "float16 or bfloat16; convert them, for example with features.float()"
-            )
-        if features.device != self._support.device:
-            raise ValueError(
-                f"DenseGaussian: features are on {features.device}, the module is on "
-                f"{self._support.device}; move it with .to({str(features.device)!r})"
-            )
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, size={self.size}, shrinkage={self.shrinkage:g}, "
+            f"min_count={self.min_count}, storage={self.storage}, fitted={self.fitted}"
+        )
 
     @staticmethod
     def _check_valid(valid: Tensor, features: Tensor) -> None:
@@ -476,40 +284,12 @@ class DenseGaussian(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DenseGaussian:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            # The op wants the mean in float32 whatever the features are, and the whitener's dtype
-            # is chosen by ``storage``: both are more than a cast to 16 bits could keep.
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(move, recurse)
+        super()._apply(fn, recurse)
         if self._sums is not None:
-            self._sums.apply(move)
+            self._sums.apply(keeping_dtypes(fn))
         return self
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        given = [name for name in _FITTED if prefix + name in state_dict]
-        if given:
-            self._allocate()
-        problems = len(error_msgs)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        if not given:
-            # Not fitted when it was saved; a module that is fitted misses its three tensors.
-            return
-        if len(error_msgs) > problems or len(given) < len(_FITTED):
-            # Half a fit must not score.
-            self.reset()
-        else:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if any(prefix + name in state_dict for name in FITTED):
             self._sums = None
-            self._settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -81,14 +82,40 @@ def interpolated_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tenso
         size: height and width of the whole result.
         rows: consecutive ones of the height.
     """
-    given = maps.shape[2]
-    wanted = torch.arange(*rows.indices(size[0]), device=maps.device, dtype=torch.float32)
-    source = ((wanted + 0.5) * (given / size[0]) - 0.5).clamp_min(0)
-    above = source.long().clamp_max(given - 1)
-    below = (above + 1).clamp_max(given - 1)
-    share = (source - above).to(maps.dtype)[:, None]
-    first, last = int(above[0]), int(below[-1]) + 1
+    start, stop, _ = rows.indices(size[0])
+    key = maps.shape[2], size[0], start, stop
+    first, last = _span(*key)
+    above, below = _neighbours(*key, maps.device)
+    share = _shares(*key, maps.device).to(maps.dtype)
     wide = F.interpolate(
         maps[:, :, first:last], (last - first, size[1]), mode="bilinear", align_corners=False
     )
-    return torch.lerp(wide[:, :, above - first], wide[:, :, below - first], share)
+    return torch.lerp(wide[:, :, above], wide[:, :, below], share)
+
+
+def _sources(given: int, height: int, start: int, stop: int) -> Tensor:
+    """Where the rows from ``start`` to ``stop`` of ``height`` lie among ``given`` rows."""
+    wanted = torch.arange(start, stop, dtype=torch.float32)
+    return ((wanted + 0.5) * (given / height) - 0.5).clamp_min(0)
+
+
+@lru_cache(maxsize=64)
+def _span(given: int, height: int, start: int, stop: int) -> tuple[int, int]:
+    """The first of the given rows that are needed, and the end of them."""
+    above = _sources(given, height, start, stop).long().clamp_max(given - 1).tolist()
+    return above[0], min(above[-1] + 1, given - 1) + 1
+
+
+@constant
+def _neighbours(given: int, height: int, start: int, stop: int, device: torch.device) -> Tensor:
+    """The given rows above and below each wanted one, counted from the first needed: ``[2,N]``."""
+    above = _sources(given, height, start, stop).long().clamp_max(given - 1)
+    below = (above + 1).clamp_max(given - 1)
+    return (torch.stack([above, below]) - _span(given, height, start, stop)[0]).to(device)
+
+
+@constant
+def _shares(given: int, height: int, start: int, stop: int, device: torch.device) -> Tensor:
+    """How far each wanted row lies below the one above it: ``[N,1]``."""
+    source = _sources(given, height, start, stop)
+    return (source - source.long().clamp_max(given - 1))[:, None].to(device)

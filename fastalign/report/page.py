@@ -39,7 +39,7 @@ def render_report(evaluation: Evaluation, gallery: Gallery, *, most: int = 120) 
     order = order_by_error(evaluation.images, evaluation.image_threshold)
     shown = order[: max(0, most)]
     folder = files("fastalign.report")
-    page = _environment().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    page = templates().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
     return page.render(
         evaluation=evaluation,
         tiles=_tiles(evaluation),
@@ -58,7 +58,7 @@ def render_report(evaluation: Evaluation, gallery: Gallery, *, most: int = 120) 
     )
 
 
-def _environment() -> Environment:
+def templates() -> Environment:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(

@@ -30,8 +30,17 @@ _PLACES = (
 )
 
 
+def with_room(name: str) -> str:
+    """The name of a tensor of a file with its room before it, ``density.calibration``; one that has
+    its room already, or has none, stays."""
+    if _moved(name, [(f"{room}.{inner}", "", "") for room, inner, _ in _PLACES]):
+        return name
+    found = _moved(name, [(place, room, inner) for room, inner, place in _PLACES])
+    return name if found is None else ".".join(found)
+
+
 def rooms_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file by room.
+    """The tensors of a file, or of a ``state_dict()``, by room.
 
     Raises:
         KeyError: names that no room has.
@@ -39,12 +48,11 @@ def rooms_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     rooms: dict[str, dict[str, Tensor]] = {room: {} for room in ROOMS}
     unexpected = []
     for name, tensor in tensors.items():
-        found = _moved(name, [(place, room, inner) for room, inner, place in _PLACES])
-        if found is None:
-            unexpected.append(name)
-        else:
-            room, inner = found
+        room, _, inner = with_room(name).partition(".")
+        if room in rooms and inner:
             rooms[room][inner] = tensor
+        else:
+            unexpected.append(name)
     if unexpected:
         raise KeyError(f"unexpected tensors: {', '.join(unexpected)}")
     return rooms

@@ -26,8 +26,8 @@ from fastalign.distributed import (
 )
 from fastalign.engine.fit import open_samples
 from fastalign.errors import ConfigError, InputError, ProcessError
-from fastalign.models.source import ImageSource
-from fastalign.models.training import Trainer
+from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.training import Trainer
 from fastalign.nn import DenseGaussian, Predictor, Projector
 
 ONE = World()
@@ -154,12 +154,15 @@ def training(world, align, teacher, number, batch_size, epochs=2):
         channels=8,
     )
     torch.manual_seed(1)
-    model.ica = None if teacher else model.make_ica(1.0)
-    model.fca = model.make_fca(1.0) if "fca" in align else None
-    model.adapters = model.make_adapters() if "fa" in align.split("+") else None
+    pose, features = model.pose, model.features
+    pose.install(ica=None if teacher else pose.make_ica())
+    fca = features.make_fca(1.0) if "fca" in align else None
+    features.install(
+        fca=fca, adapters=features.make_adapters() if "fa" in align.split("+") else None
+    )
     images = random((number, 3, 32, 32), 0, torch.float32).sigmoid()
     source = ImageSource(images, (32, 32), torch.device("cpu"))
-    trainer = Trainer(model, source, None, 3, world)
+    trainer = Trainer(model.config, pose, features, source, None, 3, world)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         history = [trainer.epoch(epoch) for epoch in range(epochs)]

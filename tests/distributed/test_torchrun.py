@@ -27,7 +27,7 @@ import os, signal, time
 if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "1"):
     # Late, so that the first process would find the address of the one that was killed.
     time.sleep(2)
-from fastalign.models.training import Trainer
+from fastalign.models.fitting.training import Trainer
 epoch = Trainer.epoch
 def train(self, index):
     if (index, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (2, "1", "0"):

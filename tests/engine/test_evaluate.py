@@ -15,9 +15,9 @@ from fastalign.data import ImageDataset, open_category
 from fastalign.engine.evaluate import evaluate_category, roc_curve
 from fastalign.engine.results import METRICS
 from fastalign.errors import ConfigError, InputError
+from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.survey import look_at
 from fastalign.models.progress import NoProgress
-from fastalign.models.source import ImageSource
-from fastalign.models.survey import look_at
 
 KEYS = (*METRICS, "ms_per_image", "peak_rss_mb", "reasons", "protocol", "image_threshold")
 

@@ -26,15 +26,15 @@ def test_scores_and_maps_are_the_same(fitted, batch, options):
 @pytest.mark.parametrize("steps", [0, 1, 8])
 def test_any_number_of_refinement_steps(fitted, batch, steps):
     model = fitted(align="ica", family="similarity")
-    before = model.aligner.refiner.iterations
-    model.aligner.refiner.iterations = steps
+    before = model.pose.aligner.refiner.iterations
+    model.pose.aligner.refiner.iterations = steps
     try:
         with torch.no_grad():
             theta, (score, _) = model.align(batch), model(batch)
             with plain_ops():
                 plain_theta, (plain_score, _) = model.align(batch), model(batch)
     finally:
-        model.aligner.refiner.iterations = before
+        model.pose.aligner.refiner.iterations = before
     # Of steps that no longer change the correlation one or the other is kept: by less than a
     # hundredth of a pixel.
     pixel = 2 / max(batch.shape[2:])

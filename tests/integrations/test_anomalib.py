@@ -111,7 +111,7 @@ def test_a_checkpoint_is_plain_data_and_gives_the_same_scores(
     def missing(config):
         raise AssertionError("a checkpoint must not need the pretrained weights")
 
-    monkeypatch.setattr("fastalign.models.fyd._weights", missing)
+    monkeypatch.setattr("fastalign.models.room_model.default_weights", missing)
     again = Fyd.load_from_checkpoint(path)
     assert torch.equal(again.model(images).pred_score, model.model(images).pred_score)
     assert bool(again._is_fitted)

@@ -22,8 +22,9 @@ from fastalign.errors import (
     InputError,
     RunawayWarpWarning,
 )
-from fastalign.models.source import ImageSource
-from fastalign.models.training import Trainer
+from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.training import Trainer
+from fastalign.models.rooms import warp
 from fastalign.ops import affine, warp_affine
 
 SIZE = 32
@@ -54,6 +55,10 @@ def assert_same(one: FYD, other: FYD) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+def trainer_of(model: FYD, source: ImageSource, seed: int) -> Trainer:
+    return Trainer(model.config, model.pose, model.features, source, None, seed)
 
 
 @pytest.fixture(scope="module")
@@ -135,20 +140,21 @@ def test_images_to_score_of_another_shape_are_named(moved, method, shape):
 def test_channels_are_drawn_from_all_stages_or_all_kept(channels, kept):
     model = FYD(**{**PLAIN, "channels": channels}).fit(photographs(4))
     assert model.density.channels == kept
-    assert len(model.selection.unique()) == kept
-    assert model.selection.max() < 176 == sum(model.backbone.channels)
-    assert (model.selection.diff() > 0).all()
+    assert len(model.density.selection.unique()) == kept
+    assert model.density.selection.max() < 176 == sum(model.features.backbone.channels)
+    assert (model.density.selection.diff() > 0).all()
     assert model(photographs(2))[1].isfinite().all()
 
 
 def test_features_are_the_selected_channels_of_all_stages_at_the_size_of_the_first():
     images = photographs(3)
     model = FYD(**PLAIN).fit(images)
-    stages = model.backbone(images)
+    stages = model.features.backbone(images)
     whole = torch.cat(
         [torch.nn.functional.interpolate(s, (8, 8), mode="bilinear") for s in stages], 1
     )
-    torch.testing.assert_close(model.describe(stages), whole[:, model.selection])
+    kept = model.density.describe(model.features(images).stages)
+    torch.testing.assert_close(kept, whole[:, model.density.selection])
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float16"])
@@ -156,11 +162,11 @@ def test_16_bit_storage_halves_the_whitener_and_keeps_the_scores(storage, tmp_pa
     images, other = photographs(30), photographs(4, 0.1, seed=1)
     exact = FYD(**PLAIN).fit(images)
     model = FYD(**PLAIN, storage=storage).fit(images)
-    assert model.density.whitener.dtype == getattr(torch, storage)
+    assert model.density.gaussians.whitener.dtype == getattr(torch, storage)
     torch.testing.assert_close(model(other)[1], exact(other)[1], rtol=0.02, atol=0.05)
     model.save(tmp_path / "m.safetensors")
     again = FYD.load(tmp_path / "m.safetensors")
-    assert again.density.whitener.dtype == getattr(torch, storage)
+    assert again.density.gaussians.whitener.dtype == getattr(torch, storage)
     assert torch.equal(again(other)[1], model(other)[1])
 
 
@@ -172,9 +178,9 @@ def test_shrinkage_reaches_the_density():
 
 
 def test_places_that_few_images_saw_are_not_scored(moved):
-    count = moved.density.count
+    count = moved.density.gaussians.count
     assert count.max() == 20 and count.min() < 12
-    assert torch.equal(moved.density.support, count >= 12)
+    assert torch.equal(moved.density.gaussians.support, count >= 12)
     images = photographs(3, 0.1, seed=1)
     every = FYD(moved.config, min_share=0.0).fit(photographs(20, 0.25))
     assert torch.equal(every.align(images), moved.align(images))
@@ -188,9 +194,9 @@ def test_places_that_few_images_saw_are_not_scored(moved):
     whole = reached > 0.999
     assert whole.any((1, 2)).all() and (given[whole] > 0).all()
     # Nor does it fade towards them: what is left of the evidence is a mean of distances.
-    features = moved.describe(moved.backbone(moved.warp(images, moved.align(images))))
-    distance = moved.density(features) * moved.calibration
-    valid = moved.valid(moved.align(images)) & (count >= 12)
+    stages = moved.features(warp(images, moved.align(images))).stages
+    distance = moved.density(stages).distance
+    valid = moved.maps.valid(moved.align(images)) & (count >= 12)
     evidence = warp_affine(
         valid[:, None].float(), affine.invert(moved.align(images)), size=(SIZE, SIZE)
     )[:, 0]
@@ -199,7 +205,7 @@ def test_places_that_few_images_saw_are_not_scored(moved):
 
 
 def test_distances_are_scaled_down_where_fewer_images_were_seen(moved):
-    count, factor = moved.density.count, moved.calibration
+    count, factor = moved.density.gaussians.count, moved.density.calibration
     assert (factor[count == count.max()] == 1).all()
     assert factor[count < 8].max() < 1 and factor.min() > 0
     order = count.flatten().argsort()
@@ -208,8 +214,8 @@ def test_distances_are_scaled_down_where_fewer_images_were_seen(moved):
 
 def test_without_calibration_distances_stay_as_they_are(moved):
     plain = FYD(moved.config, calibrate=False).fit(photographs(20, 0.25))
-    assert (plain.calibration == 1).all()
-    assert torch.equal(plain.density.mean, moved.density.mean)
+    assert (plain.density.calibration == 1).all()
+    assert torch.equal(plain.density.gaussians.mean, moved.density.gaussians.mean)
     images = photographs(3, 0.2, seed=2)
     assert (moved(images)[1] <= plain(images)[1] + 1e-4).all()
     assert (moved(images)[1] < 0.99 * plain(images)[1]).any()
@@ -217,7 +223,7 @@ def test_without_calibration_distances_stay_as_they_are(moved):
 
 def test_without_alignment_every_place_is_seen_and_scored():
     model = FYD(**PLAIN).fit(photographs(6))
-    assert (model.density.count == 6).all() and (model.calibration == 1).all()
+    assert (model.density.gaussians.count == 6).all() and (model.density.calibration == 1).all()
     assert (model(photographs(2, seed=1))[1] > 0).all()
 
 
@@ -226,7 +232,7 @@ def test_the_map_is_the_distance_upsampled_and_smoothed():
 
     model = FYD(**PLAIN).fit(photographs(6))
     images = photographs(2, seed=1)
-    distance = model.density(model.describe(model.backbone(images)))
+    distance = model.density(model.features(images).stages).distance
     upsampled = torch.nn.functional.interpolate(distance[:, None], (SIZE, SIZE), mode="bilinear")
     torch.testing.assert_close(model(images)[1], smooth(upsampled[:, 0], 1.0))
 
@@ -241,16 +247,16 @@ def test_the_threshold_is_a_quantile_of_the_scores_of_validation_images():
         expected = model(validation)[0].quantile(quantile)
         torch.testing.assert_close(model.image_threshold, expected)
         assert torch.equal(model.pixel_threshold, model.image_threshold)
-    assert (model.density.count == 12).all()
+    assert (model.density.gaussians.count == 12).all()
 
 
 def test_a_refit_takes_the_validation_images_into_the_density():
     train, validation = photographs(12), photographs(20, seed=1)
     kept = FYD(**PLAIN, refit=False).fit(train, validation)
     model = FYD(**PLAIN).fit(train, validation)
-    assert (model.density.count == 32).all()
+    assert (model.density.gaussians.count == 32).all()
     everything = FYD(**PLAIN).fit(torch.cat([train, validation]))
-    torch.testing.assert_close(model.density.mean, everything.density.mean)
+    torch.testing.assert_close(model.density.gaussians.mean, everything.density.gaussians.mean)
     fresh = photographs(5, seed=3)
     torch.testing.assert_close(model(fresh)[0], everything(fresh)[0], rtol=1e-3, atol=1e-3)
     # By as much as distances shrink with more images, the threshold does.
@@ -263,7 +269,7 @@ def test_a_refit_takes_the_validation_images_into_the_density():
 def test_few_validation_images_take_turns_with_the_others():
     train, validation = photographs(12), photographs(3, seed=1)
     model = FYD(**PLAIN, threshold_quantile=1.0).fit(train, validation)
-    assert (model.density.count == 15).all()
+    assert (model.density.gaussians.count == 15).all()
     images = torch.cat([train, validation])
     scores = torch.empty(15)
     for fold in range(5):
@@ -291,7 +297,7 @@ def test_without_validation_images_there_is_no_threshold():
 def test_one_training_image_and_few_validation_images(validation):
     model = FYD(**PLAIN).fit(photographs(1), photographs(validation, seed=1))
     assert model.image_threshold.isfinite() and model.image_threshold > 0
-    assert (model.density.count == 1 + validation).all()
+    assert (model.density.gaussians.count == 1 + validation).all()
 
 
 # Training ------------------------------------------------------------------------------------
@@ -343,17 +349,23 @@ def test_resuming_from_nothing_or_from_another_file_is_an_error(tmp_path):
 def test_fine_alignment_changes_the_features_and_leaves_the_backbone_alone():
     images = photographs(8)
     model = FYD(**{**TRAINED, "align": "fa", "learning_rate": 0.05})
-    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    before = {name: value.clone() for name, value in model.features.backbone.state_dict().items()}
     model.fit(images)
-    assert all(torch.equal(before[k], v) for k, v in model.backbone.state_dict().items())
-    assert all(adapter.weight.any() for adapter in model.adapters)
-    stages = model.backbone(images)
+    assert all(torch.equal(before[k], v) for k, v in model.features.backbone.state_dict().items())
+    assert all(adapter.weight.any() for adapter in model.features.adapters)
+    stages = model.features.backbone(images)
     adapted = torch.cat(
-        [torch.nn.functional.interpolate(s, (8, 8), mode="bilinear") for s in model.adapt(stages)],
+        [
+            torch.nn.functional.interpolate(s, (8, 8), mode="bilinear")
+            for s in model.features.adapt(stages)
+        ],
         1,
     )
     torch.testing.assert_close(
-        model.describe(stages), adapted[:, model.selection], rtol=1e-3, atol=1e-3
+        model.density.describe(model.features(images).stages),
+        adapted[:, model.density.selection],
+        rtol=1e-3,
+        atol=1e-3,
     )
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not any(module.training for module in model.modules())
@@ -371,7 +383,7 @@ def test_feature_warps_move_the_maps_with_the_features():
     options = {**TRAINED, "align": "fca", "skip": False, "fca_family": "translation"}
     model = FYD(**options).fit(photographs(6))
     with torch.no_grad():
-        for layer in model.fca:
+        for layer in model.features.fca:
             layer.head.weight.zero_()
             layer.head.bias.copy_(torch.tensor([0.05, -0.02]))
     detail = model.predict_detail(photographs(2, seed=1))
@@ -388,9 +400,9 @@ def test_collapse_is_warned_of_where_all_images_are_one():
     """At 16 px the last map is a single place; equal images, which a fit refuses, then have one
     direction."""
     model = FYD(**{**TRAINED, "align": "fa", "image_size": 16, "epochs": 1})
-    model.adapters = model.make_adapters()
+    model.features.install(adapters=model.features.make_adapters())
     images = photographs(1)[:, :, 8:24, 8:24].repeat(6, 1, 1, 1)
-    trainer = Trainer(model, ImageSource(images, (16, 16), torch.device("cpu")), None, 0)
+    trainer = trainer_of(model, ImageSource(images, (16, 16), torch.device("cpu")), 0)
     with pytest.warns(CollapseWarning, match="epoch 1: the projected features have collapsed"):
         trainer.epoch(0)
 
@@ -407,21 +419,23 @@ def test_each_epoch_has_its_own_order_in_batches_of_nearly_equal_size():
     source = ImageSource(photographs(9), (SIZE, SIZE), torch.device("cpu"))
     orders = []
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches = list(Trainer(model, source, None, seed)._batches(epoch))
+        batches = list(trainer_of(model, source, seed).batches(epoch))
         assert [len(images) for images, _ in batches] == [3, 3, 3]
         orders.append(torch.cat([positions for _, positions in batches]).tolist())
         assert sorted(orders[-1]) == list(range(9))
     assert orders[0] != orders[1] and orders[0] != orders[2]
     # Never a single image, which has nothing to be compared with.
     source = ImageSource(photographs(5), (SIZE, SIZE), torch.device("cpu"))
-    assert [len(x) for x, _ in Trainer(model, source, None, 0)._batches(0)] == [3, 2]
+    assert [len(x) for x, _ in trainer_of(model, source, 0).batches(0)] == [3, 2]
 
 
 def test_heads_are_drawn_by_the_seed():
     """All images in one batch, so that their order is no matter."""
     options = {**TRAINED, "align": "fa", "epochs": 1, "batch_size": 8}
     first, again, other = (FYD(**options).fit(photographs(4), seed=s) for s in (1, 1, 2))
-    for a, b, c in zip(first.adapters, again.adapters, other.adapters, strict=True):
+    for a, b, c in zip(
+        first.features.adapters, again.features.adapters, other.features.adapters, strict=True
+    ):
         assert torch.equal(a.weight, b.weight)
         assert (a.weight - c.weight).norm() > 0.1 * a.weight.norm()
 
@@ -429,7 +443,7 @@ def test_heads_are_drawn_by_the_seed():
 def test_no_epochs_train_nothing():
     model = FYD(**{**TRAINED, "align": "ica+fca+fa", "teacher": False, "epochs": 0})
     model.fit(photographs(4))
-    assert model.ica is None and model.fca is None
+    assert model.pose.ica is None and model.features.fca is None
     assert model.extra_metadata()["training"] == []
     plain = FYD(**PLAIN).fit(photographs(4))
     images = photographs(2, seed=1)
@@ -480,9 +494,9 @@ def test_an_earlier_fit_leaves_no_trace():
 def test_an_earlier_alignment_is_gone_where_the_next_fit_finds_none():
     model = FYD(**{**PLAIN, "align": "ica", "family": "translation"})
     model.fit(photographs(6, 0.25))
-    assert model.aligner is not None
+    assert model.pose.aligner is not None
     model.fit(photographs(6))
-    assert model.aligner is None and not model.extra_metadata()["alignment"]["used"]
+    assert model.pose.aligner is None and not model.extra_metadata()["alignment"]["used"]
 
 
 def test_making_and_loading_leave_the_random_numbers_of_the_caller_alone(moved, tmp_path):

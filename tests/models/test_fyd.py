@@ -9,7 +9,7 @@ import torch
 
 from fastalign import FYD, FYDConfig
 from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
-from fastalign.models.training import Trainer, Watch
+from fastalign.models.fitting.watch import Watch, warn_of
 from fastalign.ops import affine, warp_affine
 from fastalign.storage import checkpoint as checkpoint_file
 from fastalign.verdict import Verdict, judge
@@ -122,13 +122,13 @@ def test_an_image_that_is_not_finite_is_not_judged_and_leaves_the_others_alone(t
     assert model.align(broken)[2].isnan().all()
 
 
-@pytest.mark.parametrize("name", ["density.mean", "density.whitener", "calibration"])
+@pytest.mark.parametrize("name", ["gaussians.mean", "gaussians.whitener", "calibration"])
 def test_a_model_of_numbers_that_are_none_judges_nothing(turned, name):
     model = copy.deepcopy(turned[0])
-    height, width = model.feature_size
+    height, width = model.density.size
     middle = height // 2 * width + width // 2
-    state = model.state_dict()[name]
-    (state[middle] if name == "density.whitener" else state.flatten(-2)[..., middle]).fill_(
+    state = model.density.state_dict()[name]
+    (state[middle] if name == "gaussians.whitener" else state.flatten(-2)[..., middle]).fill_(
         math.nan
     )
     assert model(turned[1][:2])[0].isnan().all()
@@ -137,7 +137,7 @@ def test_a_model_of_numbers_that_are_none_judges_nothing(turned, name):
 def test_an_image_of_which_alignment_leaves_nothing_is_not_judged(turned):
     model = turned[0]
     away = affine.from_parameters(torch.tensor([[8.0, 0.0], [0.0, 0.0]]), "translation")
-    maps = model.map_from(torch.ones(2, *model.feature_size), away, None)
+    maps = model.maps.map_from(torch.ones(2, *model.density.size), away, None)
     assert maps[0].isnan().all() and maps[1].isfinite().all()
 
 
@@ -235,7 +235,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones():
     images, _ = photographs(6, 10, 0.04)
     states = [FYD(**QUICK).fit(images, seed=seed).state_dict() for seed in (3, 3, 4)]
     assert same(states[0], states[1])
-    assert not torch.equal(states[0]["selection"], states[2]["selection"])
+    assert not torch.equal(states[0]["density.selection"], states[2]["density.selection"])
 
 
 def test_fitting_does_not_touch_the_callers_random_numbers():
@@ -294,14 +294,14 @@ def test_training_is_logged():
 @pytest.mark.parametrize("where", ["bias", "weight"])
 def test_collapse_and_a_runaway_warp_are_warned_of_by_name(where):
     images, _ = photographs(6)
-    layer = FYD(**QUICK, teacher=False).make_ica(1.0)
+    layer = FYD(**QUICK, teacher=False).pose.make_ica()
     with pytest.warns(CollapseWarning, match="collapsed"):
-        Trainer._warn({"std_of_z": 0.01}, {}, 0)
+        warn_of({"std_of_z": 0.01}, {}, 0)
     watch = Watch(layer)
     layer.localise(images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Trainer._warn({"std_of_z": 0.9}, {"ica": watch}, 0)
+        warn_of({"std_of_z": 0.9}, {"ica": watch}, 0)
     with torch.no_grad():
         # The layer before the head ends in ReLU, so that one sign is enough.
         layer.localiser[-2].bias.fill_(1.0)
@@ -310,7 +310,7 @@ def test_collapse_and_a_runaway_warp_are_warned_of_by_name(where):
     layer.localise(images)
     watch.end()
     with pytest.warns(RunawayWarpWarning, match="ica"):
-        Trainer._warn({}, {"ica": watch}, 0)
+        warn_of({}, {"ica": watch}, 0)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fastalign import FYD
 from fastalign.errors import ConfigError
-from fastalign.models import fitting, memory
-from fastalign.models.memory import MB, parse_bytes, plan_fitting, plan_scoring, split_rows
+from fastalign.models.fitting import course
+from fastalign.models.memory import MB, parse_bytes, plan_fitting, plan_scoring
+from fastalign.models.pieces import feature_bands, split_rows
 from fastalign.ops import affine, warp_affine
 
 PLAIN = {"image_size": (64, 96), "align": "none", "channels": 12, "sigma": 1.0}
@@ -77,18 +78,20 @@ def test_bands_and_pieces_give_the_same_model(validation, align, monkeypatch):
 
     def in_bands(*arguments):
         plan = plan_fitting(*arguments)
-        small = whole.backbone.image_bytes(64, 96) / 3
+        small = whole.features.backbone.image_bytes(64, 96) / 3
         return replace(plan, bands=3, turn_bands=2, images=3, group=5, pass_bytes=small)
 
-    monkeypatch.setattr(fitting, "plan_fitting", in_bands)
+    monkeypatch.setattr(course, "plan_fitting", in_bands)
     banded = FYD(**options).fit(train, held_out)
     for name in ("mean", "count"):
-        a, b = getattr(whole.density, name), getattr(banded.density, name)
+        a, b = getattr(whole.density.gaussians, name), getattr(banded.density.gaussians, name)
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(
         banded.image_threshold, whole.image_threshold, rtol=2e-3, atol=0, equal_nan=True
     )
-    torch.testing.assert_close(banded.calibration, whole.calibration, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        banded.density.calibration, whole.density.calibration, rtol=1e-3, atol=1e-3
+    )
     test = photographs(3, seed=2, shift=0.05)
     (scores, maps), (expected, wanted) = banded(test), whole(test)
     torch.testing.assert_close(scores, expected, rtol=2e-3, atol=0)
@@ -99,29 +102,30 @@ def test_a_scored_image_is_the_same_in_pieces():
     model = FYD(**PLAIN).fit(photographs(8))
     images = photographs(2, seed=3)
     expected = model(images)[1]
-    model.backbone.limit_memory(model.backbone.image_bytes(64, 96) / 5)
+    model.features.limit_memory(model.features.backbone.image_bytes(64, 96) / 5)
     torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("align", ["none", "all"])
-def test_a_scored_image_is_the_same_in_bands_of_rows(align, monkeypatch):
+def test_a_scored_image_is_the_same_in_bands_of_rows(align):
     options = {**PLAIN, "align": align, "family": "translation", "epochs": 1, "skip": False}
     model = FYD(**options).fit(photographs(8, shift=0.05))
     images = photographs(3, seed=3, shift=0.05)
     expected = model(images)[1]
-    monkeypatch.setattr(memory, "_FEATURE_BYTES", 4 * 12 * 24 * 3)
-    assert memory.feature_bands(model) > 4
+    bands = feature_bands(model.density.size, 12, at_once=4 * 12 * 24 * 3)
+    model.density.bands = split_rows(model.density.size[0], bands)
+    assert len(model.density.bands) > 4
     torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_smaller_budget_means_smaller_steps_and_in_the_end_an_error():
     model = FYD(image_size=512, align="none")
-    free = plan_fitting(model, 30, 0, 30)
+    free = plan_fitting(model.rooms, 30, 0, 30)
     assert free.bands == free.turn_bands == 1
     seen = []
     for budget in range(free.total + MB, 0, -50 * MB):
         try:
-            plan = plan_fitting(model, 30, 0, 30, budget)
+            plan = plan_fitting(model.rooms, 30, 0, 30, budget)
         except ConfigError as error:
             needed = str(error)
             break
@@ -135,7 +139,7 @@ def test_a_smaller_budget_means_smaller_steps_and_in_the_end_an_error():
 
 def test_scoring_plans_count_what_is_loaded_once():
     model = FYD(**PLAIN).fit(photographs(4))
-    one, eight = plan_scoring(model), plan_scoring(model, images=8)
+    one, eight = plan_scoring(model.rooms), plan_scoring(model.rooms, images=8)
     assert one.parts["process"] == pytest.approx(eight.parts["process"], rel=0.05)
     assert eight.parts["images and maps"] == 8 * one.parts["images and maps"]
     tight = model.limit_memory(one.total + 10 * MB, images=8)
@@ -151,16 +155,16 @@ torch.set_num_threads(2)
 from fastalign import FYD
 from fastalign.data import ImageDataset, open_category
 from fastalign.engine.environment import peak_rss_mb
-from fastalign.models import fitting
+from fastalign.models.fitting import course
 
 folder, budget, options = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 plans = []
 
-def keep(*arguments, real=fitting.plan_fitting):
+def keep(*arguments, real=course.plan_fitting):
     plans.append(real(*arguments))
     return plans[-1]
 
-fitting.plan_fitting = keep
+course.plan_fitting = keep
 model = FYD(**options)
 train = ImageDataset(open_category(folder).train, model.config.image_size)
 model.fit(train, memory_budget=budget)

@@ -13,10 +13,10 @@ from torch import Tensor
 from fastalign import FYD
 from fastalign.data import glance
 from fastalign.errors import DataWarning, InputError
+from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.survey import Survey, few_images, known_images, look_at
+from fastalign.models.fitting.thresholds import turns
 from fastalign.models.progress import NoProgress
-from fastalign.models.source import ImageSource
-from fastalign.models.survey import Survey, few_images, known_images, look_at
-from fastalign.models.thresholds import turns
 from fastalign.verdict import Verdict, judge
 
 SIZE = 32

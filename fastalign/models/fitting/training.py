@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,53 +16,20 @@ from fastalign.distributed import (
     globalise_norms,
     pairwise_distance_loss,
 )
-from fastalign.errors import CollapseWarning, RunawayWarpWarning
-from fastalign.models.figures import BatchFigures
+from fastalign.models.config import FYDConfig
+from fastalign.models.features import FeatureExtractor
+from fastalign.models.fitting.figures import BatchFigures
+from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.watch import Watch, warn_of
 from fastalign.models.names import below, under
-from fastalign.models.source import ImageSource
+from fastalign.models.pose import PoseEstimator
+from fastalign.models.rooms import warp
 from fastalign.nn.heads import Predictor, Projector
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.ops import affine, warp_affine
 
-if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD
-
-# Below this spread of directions (1: isotropic) the features are called collapsed.
-_COLLAPSED = 0.05
-# A warp whose mean over an epoch lies beyond this share of a bound has run away.
-_RUNAWAY = 0.9
 _SEED_STRIDE = 1_000_003
-
-
-class Watch:
-    """How close the parameters of a spatial transformer come to their bounds, while it is used."""
-
-    def __init__(self, layer: SpatialAlign) -> None:
-        self._layer = layer
-        self._sum = torch.zeros_like(layer.bounds)
-        self._images = 0
-        self._handle = layer.head.register_forward_hook(self._add)
-
-    def _add(self, module: nn.Module, inputs: object, output: Tensor) -> None:
-        self._sum += torch.tanh(output.detach().float() / self._layer.bounds).sum(0)
-        self._images += len(output)
-
-    def end(self) -> None:
-        """Stop watching."""
-        self._handle.remove()
-
-    def join(self, world: World) -> None:
-        """Take in what the other processes have seen."""
-        seen = torch.cat([self._sum, self._sum.new_tensor([self._images])])
-        world.sum_(seen, "the size of warps")
-        self._sum, self._images = seen[:-1], int(seen[-1])
-
-    def reached(self) -> str | None:
-        """The parameter whose mean lies at its bound, None where none does."""
-        share = (self._sum / max(1, self._images)).abs()
-        worst = int(share.argmax())
-        return affine.FAMILIES[self._layer.family][worst] if share[worst] > _RUNAWAY else None
 
 
 class Trainer:
@@ -82,7 +48,9 @@ class Trainer:
     those of the whole batch, to rounding.
 
     Arguments:
-        model: its ``ica``, ``fca`` and ``adapters`` are trained where they are.
+        config: options of the model.
+        pose: its plain ICA is trained where it is, where there is one.
+        features: its FCA and FA are trained where they are.
         source: training images.
         theta: their poses ``[N,2,3]``; None: none, or the plain ICA's own.
         seed: of heads and order.
@@ -91,23 +59,26 @@ class Trainer:
 
     def __init__(
         self,
-        model: FYD,
+        config: FYDConfig,
+        pose: PoseEstimator,
+        features: FeatureExtractor,
         source: ImageSource,
         theta: Tensor | None,
         seed: int,
         world: World | None = None,
     ) -> None:
-        self.model = model
-        self.config = model.config
+        self.config = config
+        self.pose = pose
+        self.features = features
         self.source = source
         self.theta = theta
         self.seed = seed
         self.world = world = world or World()
-        device = model.selection.device
+        device = features.device
         self.projectors, self.predictors = nn.ModuleList(), nn.ModuleList()
-        if model.fca is not None or model.adapters is not None:
+        if features.fca is not None or features.adapters is not None:
             width = self.config.projector_channels or None
-            for channels in model.backbone.channels:
+            for channels in features.channels:
                 projector = Projector(channels, width, width)
                 self.projectors.append(projector)
                 self.predictors.append(Predictor(projector.out_channels))
@@ -115,14 +86,14 @@ class Trainer:
         if world.size > 1:
             globalise_norms(self.heads, world)
         fine = [*self.heads.parameters()]
-        for part in (model.fca, model.adapters):
+        for part in (features.fca, features.adapters):
             fine += [] if part is None else list(part.parameters())
         groups: list[dict[str, Any]] = (
             [{"params": fine, "lr": self.config.learning_rate}] if fine else []
         )
-        if model.ica is not None:
+        if pose.ica is not None:
             rate = self.config.ica_learning_rate
-            groups.append({"params": list(model.ica.parameters()), "lr": rate})
+            groups.append({"params": list(pose.ica.parameters()), "lr": rate})
         self.rates = [group["lr"] for group in groups]
         self.optimizer = torch.optim.SGD(groups, momentum=self.config.momentum) if groups else None
         for module in self._trained():
@@ -146,11 +117,11 @@ class Trainer:
         sums: dict[str, float] = {}
         batches = 0
         try:
-            for images, positions in self._batches(index):
+            for images, positions in self.batches(index):
                 loss, logged = self._step(images, positions)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                average_gradients(self._parameters(), world=self.world)
+                average_gradients(self.parameters(), world=self.world)
                 self.optimizer.step()
                 for name, value in logged.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
@@ -164,14 +135,23 @@ class Trainer:
         for watch in watches.values():
             watch.join(self.world)
         if self.world.rank == 0:
-            self._warn(figures, watches, index)
+            warn_of(figures, watches, index)
         return {"epoch": index + 1, **figures}
 
     def _trained(self) -> list[nn.Module]:
-        parts = (self.heads, self.model.ica, self.model.fca, self.model.adapters)
-        return [part for part in parts if part is not None]
+        parts = (self.heads, *self._parts().values())
+        return list(parts)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self) -> dict[str, nn.Module]:
+        """What is trained of the model, by name."""
+        parts = {
+            "ica": self.pose.ica,
+            "fca": self.features.fca,
+            "adapters": self.features.adapters,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's shares of batches of nearly equal size, at least two images each in all,
         in an order of this epoch."""
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
@@ -186,7 +166,7 @@ class Trainer:
 
     def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """These images at the size of training, and their positions."""
-        size = self.model.training_size
+        size = self.features.training_size
         if size == self.config.image_size or not indices:
             images, positions = self.source.batch(indices)
             return images[..., : size[0], : size[1]], positions
@@ -196,33 +176,33 @@ class Trainer:
         return images, torch.cat([position for _, position in parts])
 
     def _step(self, images: Tensor, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        model = self.model
+        pose, features = self.pose, self.features
         loss = images.new_zeros(())
         logged: dict[str, Tensor] = {}
         figures = BatchFigures(self.world)
         theta = None if self.theta is None else self.theta[positions.to(self.theta.device)]
-        if model.ica is not None:
-            theta = model.ica.localise(images)
-            small = resize(images, model.search_size)
+        if pose.ica is not None:
+            theta = pose.ica.localise(images)
+            small = resize(images, pose.search_size)
             valid = affine.valid_mask(theta.detach(), small.shape[-2:])
             distance = pairwise_distance_loss(
                 warp_affine(small, theta, padding_mode="border"), valid, world=self.world
             )
             loss = loss + self.config.ica_weight * distance
             logged["loss_ica"] = distance.detach()
-            figures.add_magnitudes("ica", theta, model.aspect)
+            figures.add_magnitudes("ica", theta, pose.aspect)
             theta = theta.detach()
         if not self.projectors:
             return loss, logged | figures.settle()
         with torch.no_grad():
-            aligned = model.warp(images, theta)
-        with torch.set_grad_enabled(model.fca is not None):
-            stages, moved = model.encode(aligned, None)
+            aligned = warp(images, theta)
+        with torch.set_grad_enabled(features.fca is not None):
+            stages, moved = features.encode(aligned)
         if moved is not None:
-            figures.add_magnitudes("fca", moved, model.aspect)
+            figures.add_magnitudes("fca", moved, pose.aspect)
         fine = []
         heads = zip(self.projectors, self.predictors, strict=True)
-        for stage, (projector, predictor) in zip(model.adapt(stages), heads, strict=True):
+        for stage, (projector, predictor) in zip(features.adapt(stages), heads, strict=True):
             z = projector(stage)
             # Their sum is on its way to the other processes while the predictor computes.
             targets = Targets(z.detach(), world=self.world)
@@ -232,38 +212,10 @@ class Trainer:
         logged["loss_fa"] = similarity.detach()
         return loss + self.config.fa_weight * similarity, logged | figures.settle()
 
-    @staticmethod
-    def _warn(figures: dict[str, float], watches: dict[str, Watch], epoch: int) -> None:
-        where = f"epoch {epoch + 1}"
-        if not all(math.isfinite(value) for value in figures.values()):
-            warnings.warn(
-                f"{where}: a loss is not finite ({figures}); lower learning_rate or "
-                "ica_learning_rate.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        if figures.get("std_of_z", 1.0) < _COLLAPSED:
-            warnings.warn(
-                f"{where}: the projected features have collapsed (std of normalised z "
-                f"{figures['std_of_z']:.3f}, 1 is isotropic); lower learning_rate or leave FA out.",
-                CollapseWarning,
-                stacklevel=2,
-            )
-        for name, watch in watches.items():
-            reached = watch.reached()
-            if reached is not None:
-                warnings.warn(
-                    f"{where}: the warp of {name} has run to the bound of its {reached}; it may "
-                    "hide the part to lower its loss: use a smaller family, or the teacher.",
-                    RunawayWarpWarning,
-                    stacklevel=2,
-                )
-
     def _warps(self) -> dict[str, SpatialAlign]:
         """The trained spatial transformers by what messages call them."""
-        model = self.model
-        named = {} if model.ica is None else {"ica": model.ica}
-        for index, layer in enumerate(model.fca or []):
+        named = {} if self.pose.ica is None else {"ica": self.pose.ica}
+        for index, layer in enumerate(self.features.fca or []):
             assert isinstance(layer, SpatialAlign)
             named[f"fca of stage {index + 1}"] = layer
         return named
@@ -273,12 +225,10 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes."""
         state = below("heads", self.heads.state_dict())
-        for part in ("ica", "fca", "adapters"):
-            module = getattr(self.model, part)
-            if module is not None:
-                state |= below(part, module.state_dict())
+        for name, part in self._parts().items():
+            state |= below(name, part.state_dict())
         if self.optimizer is not None:
-            for index, parameter in enumerate(self._parameters()):
+            for index, parameter in enumerate(self.parameters()):
                 momentum = self.optimizer.state[parameter].get("momentum_buffer")
                 if momentum is not None:
                     state[f"momentum.{index}"] = momentum
@@ -287,18 +237,17 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from :meth:`tensors`."""
         self.heads.load_state_dict(under("heads", tensors))
-        for part in ("ica", "fca", "adapters"):
-            module = getattr(self.model, part)
-            if module is not None:
-                module.load_state_dict(under(part, tensors))
+        for name, part in self._parts().items():
+            part.load_state_dict(under(name, tensors))
         if self.optimizer is not None:
-            for index, parameter in enumerate(self._parameters()):
+            for index, parameter in enumerate(self.parameters()):
                 momentum = tensors.get(f"momentum.{index}")
                 if momentum is not None:
                     self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(
                         parameter.device
                     )
 
-    def _parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[nn.Parameter]:
+        """All that the optimiser steps."""
         assert self.optimizer is not None
         return [p for group in self.optimizer.param_groups for p in group["params"]]

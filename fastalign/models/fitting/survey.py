@@ -21,8 +21,8 @@ from fastalign.data.twins import (
     typical_distance,
 )
 from fastalign.errors import InputError
+from fastalign.models.fitting.source import ImageSource
 from fastalign.models.progress import Progress
-from fastalign.models.source import ImageSource
 
 # With fewer photographs than this, all limits of the normal are guesses.
 FEW = 20

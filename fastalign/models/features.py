@@ -1,0 +1,252 @@
+"""The second room: what the network sees in an aligned image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastalign.errors import ConfigError
+from fastalign.load import watched
+from fastalign.models.pieces import PASS_BYTES
+from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.ops import affine
+
+# Bounds of the feature-level warps: a correction, not a second search.
+_FCA_BOUNDS: dict[str, Any] = {"max_shift": 0.05, "max_angle": 10.0, "max_scale": 1.1}
+# Pixels of the images that FCA and FA are trained on, at most.
+_TRAINING_PIXELS = 256 * 256
+_WHOLE = "a compiled model runs the whole image at once; use one of the two."
+
+
+class Encoded(NamedTuple):
+    """Feature maps of the stages, and theta ``[B,2,3]`` of the last one, input coordinates; None:
+    nothing was warped."""
+
+    stages: list[Tensor]
+    theta: Tensor | None
+
+
+class FeatureExtractor(nn.Module):
+    """Images that were aligned by theta to the stages of a pretrained network, with feature-level
+    coarse alignment (FCA) between them and what fine alignment (FA) has learned behind them.
+
+    Arguments:
+        image_size: height and width of the images.
+        network: a timm network, see :class:`fastalign.nn.FeatureBackbone`.
+        layers: of it, from which the stages come; None: its defaults.
+        weights: of it.
+        staged: run it stage by stage, as FCA needs it.
+        fca_family: transformations of FCA.
+
+    Attributes:
+        size: height and width of the first stage's maps.
+        channels: of each stage, before :meth:`keep`.
+
+    Raises:
+        ConfigError: no such network or layer, or one that cannot be run stage by stage.
+        InputError: weights that cannot be read or downloaded.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        network: str,
+        layers: Sequence[int | str] | None = None,
+        weights: str | Path | None = None,
+        *,
+        staged: bool = False,
+        fca_family: str = "rotation_scale",
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.fca_family = fca_family
+        self.backbone = FeatureBackbone(network, layers, weights).eval().fuse()
+        self.backbone.limit_memory(PASS_BYTES)
+        if staged:
+            self.backbone.stages()
+        self.fca: nn.ModuleList | None = None
+        self.adapters: nn.ModuleList | None = None
+        self._kept: Sequence[Tensor] | None = None
+        self._kernels: list[Tensor] = []
+        self._compiled: Callable[[Tensor, Tensor | None], Encoded] | None = None
+        self._budget: int | None = None
+        self.channels: tuple[int, ...] = self.backbone.channels
+        with torch.inference_mode():
+            first = self.backbone(torch.zeros(1, 3, *image_size))[0]
+        self.size = (int(first.shape[2]), int(first.shape[3]))
+        self.register_load_state_dict_post_hook(_settle_again)
+
+    def forward(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
+        """The stages of images ``[B,3,H,W]`` that were aligned by theta ``[B,2,3]`` (None: not at
+        all), each ``[B,C_i,H_i,W_i]`` with the channels of :meth:`keep`, and theta with FCA's warps
+        composed."""
+        if self._compiled is None or torch.compiler.is_compiling():
+            return self.extract(images, theta)
+        return self._compiled(images, theta)
+
+    def extract(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
+        """As :meth:`forward`, without what :meth:`compile` has made."""
+        stages, theta = self.encode(images, theta)
+        if self._kept is None:
+            return Encoded(self.adapt(stages), theta)
+        parts = []
+        for index, channels in enumerate(self._kept):
+            stage = stages[index]
+            part = stage[:, channels]
+            if self.adapters is not None and len(channels):
+                part = part + F.conv2d(stage, self._kernels[index])
+            parts.append(part)
+        return Encoded(parts, theta)
+
+    @watched
+    def encode(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
+        """All channels of the stages, FCA included, before FA."""
+        if self.fca is None:
+            return Encoded(self.backbone(images), theta)
+        stages = []
+        x = images
+        for index, align in enumerate(self.fca):
+            x, moved, _ = align(self.backbone.forward_stage(index, x))
+            theta = moved if theta is None else affine.compose(theta, moved)
+            stages.append(x)
+        return Encoded(stages, theta)
+
+    def adapt(self, stages: Sequence[Tensor]) -> list[Tensor]:
+        """All channels of the stages with what FA has learned."""
+        if self.adapters is None:
+            return list(stages)
+        return [
+            stage + adapter(stage) for stage, adapter in zip(stages, self.adapters, strict=True)
+        ]
+
+    def keep(self, channels: Sequence[Tensor] | None) -> FeatureExtractor:
+        """Give these channels alone, indices ``[K_i]`` for each stage; None: all. Returns the
+        room."""
+        self._kept = channels
+        self.settle()
+        return self
+
+    def settle(self) -> None:
+        """Work out the adapters' weights of the channels that are kept."""
+        self._kernels = []
+        if self._kept is None or self.adapters is None:
+            return
+        # For scores with gradients, whatever mode the caller is in.
+        with torch.inference_mode(False), torch.no_grad():
+            for adapter, channels in zip(self.adapters, self._kept, strict=True):
+                assert isinstance(adapter.weight, Tensor)
+                self._kernels.append(adapter.weight[channels])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureExtractor:
+        before = self.device.type
+        super()._apply(fn, recurse)
+        if self._kept is not None:
+            self._kept = [channels.to(self.device) for channels in self._kept]
+        self.settle()
+        if self.device.type != before:
+            # Pieces that fit a CPU's caches would only cost time elsewhere.
+            self.backbone.limit_memory(PASS_BYTES if self.device.type == "cpu" else math.inf)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.backbone.parameters()).device
+
+    # Ways to run -----------------------------------------------------------------------------
+
+    def limit_memory(self, pass_bytes: float, budget: int | None = None) -> None:
+        """Let passes through a stage take so many bytes, because of a budget or not.
+
+        Raises:
+            ConfigError: a budget for what is compiled.
+        """
+        self.require_free(budget)
+        self.backbone.limit_memory(pass_bytes)
+        self._budget = budget
+
+    def require_free(self, budget: int | None) -> None:
+        """Raise :class:`ConfigError` where a budget cannot be kept since the room is compiled."""
+        if budget is not None and self._compiled is not None:
+            raise ConfigError(f"limit_memory: budget={budget}: {_WHOLE}")
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Run by :func:`torch.compile`, which has the arguments; a copy is not compiled.
+
+        Raises:
+            ConfigError: :meth:`limit_memory` was given a budget.
+        """
+        if self._budget is not None:
+            raise ConfigError(f"compile: limit_memory was given {self._budget}: {_WHOLE}")
+        self._compiled = torch.compile(self.extract, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As torch does with compiled modules.
+        return {**super().__getstate__(), "_compiled": None}
+
+    # Parts -----------------------------------------------------------------------------------
+
+    @property
+    def training_size(self) -> tuple[int, int]:
+        """The size at which FCA and FA are trained: the image size, or where that is larger so many
+        pixels as 256 x 256; a network of fixed size gets its own. Poses and warps are in units of
+        the image, so they hold at every size."""
+        height, width = self.image_size
+        if height * width <= _TRAINING_PIXELS or not self.backbone.splittable:
+            return height, width
+        scale = (_TRAINING_PIXELS / (height * width)) ** 0.5
+        return max(32, 16 * round(height * scale / 16)), max(32, 16 * round(width * scale / 16))
+
+    def install(
+        self, *, fca: nn.ModuleList | None = None, adapters: nn.ModuleList | None = None
+    ) -> FeatureExtractor:
+        """Take these parts in place of those that there were; returns the room."""
+        self.fca, self.adapters = fca, adapters
+        self.settle()
+        return self
+
+    def make_fca(self, aspect: float) -> nn.ModuleList:
+        """One untrained spatial transformer for each stage."""
+        return nn.ModuleList(
+            SpatialAlign(channels, self.fca_family, aspect=aspect, **_FCA_BOUNDS)
+            for channels in self.channels
+        )
+
+    def make_adapters(self) -> nn.ModuleList:
+        """One residual 1x1 convolution for each stage, zero at the start: what FA trains."""
+        adapters = nn.ModuleList()
+        for channels in self.channels:
+            adapter = nn.Conv2d(channels, channels, 1, bias=False)
+            nn.init.zeros_(adapter.weight)
+            adapters.append(adapter)
+        return adapters
+
+    def parts(self) -> dict[str, Any]:
+        """Which parts there are."""
+        return {"fca": self.fca is not None, "fa": self.adapters is not None}
+
+    def restore(
+        self, parts: Mapping[str, Any], tensors: Mapping[str, Tensor], aspect: float
+    ) -> FeatureExtractor:
+        """The room of :meth:`parts` and of its ``state_dict()``; returns it.
+
+        Raises:
+            RuntimeError: they do not fit each other.
+        """
+        self.install(
+            fca=self.make_fca(aspect) if parts.get("fca") else None,
+            adapters=self.make_adapters() if parts.get("fa") else None,
+        )
+        self.load_state_dict(dict(tensors))
+        return self
+
+
+def _settle_again(room: FeatureExtractor, _: object) -> None:
+    room.settle()

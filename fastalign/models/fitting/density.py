@@ -1,0 +1,117 @@
+"""The third step: the Gaussians of all locations, and scores of images that they have not seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastalign.models.fitting.gaussians import GaussianFit
+from fastalign.models.fitting.passes import Passes
+from fastalign.models.fitting.samples import calibration
+from fastalign.models.fitting.setting import Setting
+from fastalign.models.fitting.thresholds import HeldOut, in_turn
+from fastalign.models.pieces import split_rows
+from fastalign.models.rooms import Rooms
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score that normal images stay below.
+
+    Attributes:
+        value: the score; NaN where it is not known.
+        source: where it comes from, in words.
+        least_covered: share of the aligned frame that each normal image covered at least.
+        warnings: what the user has to know, in sentences.
+    """
+
+    value: float
+    source: str
+    least_covered: float
+    warnings: Sequence[str] = ()
+
+
+@torch.no_grad()
+def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
+    """Fit the density of rooms whose alignment is settled; returns the threshold.
+
+    The threshold is a quantile of the scores that normal images get from a density that has not
+    seen them: validation images from the density of the training images, or, where they are few
+    and join the density in the end anyway (``refit``), all images in turn. Distances shrink with
+    the number of images a density is fitted to, and the threshold shrinks by as much. Twins count
+    as one image: no density that scores one has seen another, and of their scores the largest
+    counts.
+
+    Several processes share out the images; where all images take turns, which they do only where
+    they are few, the first process does it for all.
+    """
+    config, world, plan = setting.config, setting.world, setting.plan
+    train, validation, survey = setting.train, setting.validation, setting.survey
+    gaussians = rooms.density.gaussians
+    passes = Passes(rooms, setting)
+    source = ""
+    scores, fitted = torch.empty(0, dtype=torch.float64), torch.empty(0)
+    few = validation is not None and len(setting.turns) > 0
+    positions: Sequence[int] = []
+    if validation is not None and few:
+        positions = setting.turns
+        scores, fitted = world.once(
+            partial(in_turn, passes, train, validation, setting), "the thresholds"
+        )
+        source = "{} normal images, each scored without itself"
+    fit = GaussianFit(gaussians, config.min_share, setting.seed, survey.groups, world, plan.group)
+    held_out = None
+    if validation is not None and not few:
+        held_out = HeldOut(passes, validation, survey)
+    for rows in split_rows(rooms.density.size[0], plan.bands):
+        fit.open(rows)
+        passes.add(fit, train)
+        if validation is not None and few:
+            passes.add(fit, validation)
+        fit.settle(keep=held_out is not None and config.refit)
+        if held_out is not None:
+            held_out.look(fit, rows)
+        fit.close()
+    if held_out is not None:
+        positions = survey.held_out
+        of_validation = torch.tensor(positions, dtype=torch.long) - survey.train
+        scores, fitted = (values[of_validation] for values in held_out.scores())
+        source = "{} normal validation images"
+    distinct = survey.distinct(fit.number)
+    curve = fit.curve()
+    assert gaussians.count is not None
+    share = distinct / fit.number
+    rooms.density.calibrate(calibration(curve, gaussians.count, config.calibrate, share))
+    if len(scores) and config.refit and curve is not None:
+        scores = scores * curve.ratio(torch.tensor(distinct), fitted).to(scores)
+    scores, lost = _one_of_twins(scores, [survey.groups[position] for position in positions])
+    value = math.nan
+    if len(scores):
+        value = float(scores.quantile(config.threshold_quantile))
+        source = f"quantile {config.threshold_quantile:g} of {source.format(len(scores))}"
+    else:
+        source = "none: fitted without normal validation images"
+    warnings = []
+    if lost:
+        warnings = [
+            f"{lost} normal images could not be judged and have no part in the thresholds: "
+            "alignment left nothing of them to compare, or their features are not finite."
+        ]
+    return Threshold(value, source, passes.least_covered(), warnings)
+
+
+def _one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:
+    """The largest score of each group, and how many scores are left out as not finite."""
+    best: dict[int, float] = {}
+    lost = 0
+    for score, group in zip(scores.tolist(), groups, strict=True):
+        if math.isfinite(score):
+            best[group] = max(score, best.get(group, score))
+        else:
+            lost += 1
+    return scores.new_tensor(list(best.values())), lost

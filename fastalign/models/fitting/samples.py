@@ -1,0 +1,95 @@
+"""Features of some locations, kept while the Gaussians are fitted, to measure a calibration on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastalign.distributed import World
+from fastalign.nn.calibration import CountCalibration
+
+_NO_POSITIONS = torch.empty(0, dtype=torch.int64)
+
+
+class Samples:
+    """Features at a grid of locations, of the first images, so many that a curve can be measured on
+    them."""
+
+    def __init__(self, size: tuple[int, int], side: int = 8, images: int = 256) -> None:
+        rows, columns = (
+            ((torch.arange(min(side, length)) + 0.5) * length / min(side, length)).long()
+            for length in size
+        )
+        self._places = (rows[:, None] * size[1] + columns).flatten()
+        self._most = images
+        self._features: list[Tensor] = []
+        self._valid: list[Tensor] = []
+        self._positions: list[Tensor] = []
+
+    def pick(self, features: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The features ``[B,places,C]`` and valid ``[B,places]`` at the places, of features
+        ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
+        places = self._places.to(features.device)
+        at_places = features.flatten(2)[:, :, places].transpose(1, 2).cpu()
+        if valid is None:
+            return at_places, torch.ones(at_places.shape[:2], dtype=torch.bool)
+        return at_places, valid.flatten(1)[:, places].cpu()
+
+    def put(self, features: Tensor, valid: Tensor, first: int) -> None:
+        """Take in what :meth:`pick` gave, of a batch whose first image is at the position ``first``
+        of all images."""
+        number = min(len(features), self._most - first)
+        if number > 0:
+            self._features.append(features[:number])
+            self._valid.append(valid[:number])
+            self._positions.append(torch.arange(first, first + number))
+
+    def gathered(self, world: World, channels: int) -> Samples:
+        """The samples of all processes together, in the order of their positions."""
+        if world.size == 1:
+            return self
+        places = len(self._places)
+        none = torch.empty(0, places, channels), torch.empty(0, places, dtype=torch.bool)
+        parts = (self._features, none[0]), (self._valid, none[1]), (self._positions, _NO_POSITIONS)
+        every = [
+            world.gather_rows(torch.cat([*kept, empty]), "the samples for the calibration")
+            for kept, empty in parts
+        ]
+        order = every[2].argsort()
+        together = copy.copy(self)
+        together._features, together._valid, together._positions = ([p[order]] for p in every)
+        return together
+
+    def curve(self, shrinkage: float, seed: int, groups: Sequence[int]) -> CountCalibration | None:
+        """The calibration, at the best seen half of the places and on the images that show all of
+        them, of twins (``groups`` by position) the first alone; None where that leaves fewer than
+        three images."""
+        if not self._features:
+            return None
+        features, valid = torch.cat(self._features), torch.cat(self._valid)
+        positions = torch.cat(self._positions).tolist()
+        first = list({groups[p]: i for i, p in reversed(list(enumerate(positions)))}.values())
+        if len(first) < len(positions):
+            features, valid = features[sorted(first)], valid[sorted(first)]
+        ranked = valid.sum(0).argsort(descending=True, stable=True)
+        # Fewer places where many images miss one of them.
+        for count in (len(ranked) // 2, len(ranked) // 4, len(ranked) // 8, 1):
+            places = ranked[: max(1, count)].sort().values
+            complete = valid[:, places].all(1)
+            if 2 * int(complete.sum()) >= len(valid):
+                break
+        chosen = features[complete][:, places]
+        return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed)
+
+
+def calibration(
+    curve: CountCalibration | None, count: Tensor, wanted: bool, distinct: float
+) -> Tensor:
+    """Factors of distances ``[h,w]`` for counts ``[h,w]``, of which the share ``distinct`` is of
+    different images; 1 where there is no curve or none is wanted."""
+    if curve is None or not wanted:
+        return torch.ones(count.shape, device=count.device)
+    return curve.factor(count.cpu() * distinct).to(count.device)

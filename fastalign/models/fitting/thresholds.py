@@ -1,0 +1,165 @@
+"""Scores of normal images that a density has not seen, for thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastalign.models.fitting.gaussians import GaussianFit, Waiting, least_count, support_of
+from fastalign.models.fitting.passes import Described, Passes, one_by_one
+from fastalign.models.fitting.samples import Samples, calibration
+from fastalign.models.fitting.setting import Setting
+from fastalign.models.fitting.source import ImageSource, spread
+from fastalign.models.fitting.survey import FEW, Survey
+from fastalign.models.pieces import split_rows
+from fastalign.nn.calibration import CountCalibration
+from fastalign.nn.gaussian import DenseGaussian
+
+# From so many validation images on, their scores are a threshold's basis by themselves.
+ENOUGH = FEW
+_FOLDS = 5
+# Images that take turns: their features, or those of a band of rows, are held in memory.
+_MOST = 100
+
+
+def turns(survey: Survey, refit: bool) -> list[int]:
+    """Positions of the images that take turns for the thresholds; none where validation images are
+    enough by themselves, or where there are none."""
+    train, validation = survey.train, len(survey.groups) - survey.train
+    if validation == 0 or not refit or survey.distinct() < 2:
+        return []
+    if survey.distinct_of(survey.held_out) >= ENOUGH:
+        return []
+    # More than these are twins of each other or of training images.
+    held_out = spread(validation, ENOUGH - 1)
+    return spread(train, _MOST - len(held_out)) + [train + index for index in held_out]
+
+
+class HeldOut:
+    """Scores of validation images by the density of the training images, a band at a time."""
+
+    def __init__(self, passes: Passes, validation: ImageSource, survey: Survey) -> None:
+        self._passes, self._validation = passes, validation
+        self._share = passes.world.share(len(validation))
+        rows, columns = passes.rooms.density.size
+        device = passes.rooms.density.device
+        self._distance = torch.zeros((len(self._share), rows, columns), device=device)
+        self._count = torch.zeros((rows, columns), dtype=torch.int64, device=device)
+        self._theta: list[Tensor | None] = [None] * len(self._share)
+        self._curve: CountCalibration | None = None
+        self._number = survey.train
+        self._distinct = survey.distinct(survey.train)
+
+    def look(self, fit: GaussianFit, rows: slice) -> None:
+        """Score the open band of ``fit``, and let the images join it where that is wanted."""
+        passes, world, share = self._passes, self._passes.world, self._share
+        refit = passes.rooms.config.refit
+        passes.tell("thresholds", passes.plan.bands * len(share))
+        whole = rows == slice(0, self._count.shape[0])
+        if rows.start == 0:
+            self._number = fit.number
+            self._curve = fit.curve()
+        assert fit.density.count is not None
+        self._count[rows] = fit.density.count
+        fit.pass_over(share.start)
+        with world.together("scoring the validation images"):
+            at = 0
+            for encoded in passes.encode(self._validation, share):
+                features = encoded.features if whole else encoded.features[:, :, rows]
+                until = at + len(features)
+                self._distance[at:until, rows] = fit.density(features)
+                if encoded.theta is not None:
+                    self._theta[at:until] = encoded.theta.split(1)
+                at = until
+                if refit:
+                    fit.add(encoded.features, encoded.valid)
+        fit.pass_over(len(self._validation) - share.stop)
+        if refit:
+            fit.settle()
+
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """Scores of all validation images, and to how many different images the density was
+        fitted."""
+        rooms, world = self._passes.rooms, self._passes.world
+        config = rooms.config
+        share = self._distinct / self._number
+        factor = calibration(self._curve, self._count, config.calibrate, share)
+        support = support_of(self._count, self._number, config.min_share)
+        own = torch.empty(len(self._share), dtype=torch.float64, device=self._distance.device)
+        with world.together("scoring the validation images"):
+            for index, (distance, theta) in enumerate(
+                zip(self._distance, self._theta, strict=True)
+            ):
+                own[index] = rooms.maps.map_from((distance * factor)[None], theta, support).amax()
+        scores = world.gather_rows(own, "the scores of validation images")
+        return scores, torch.full_like(scores, self._distinct)
+
+
+def in_turn(
+    passes: Passes, train: ImageSource, validation: ImageSource, setting: Setting
+) -> tuple[Tensor, Tensor]:
+    """Scores of the normal images whose turn it is, each from a density of the others that are no
+    twins of it, and how many different ones these were."""
+    survey, positions, seed = setting.survey, setting.turns, setting.seed
+    rooms, config = passes.rooms, passes.rooms.config
+    share = [position for position in positions if position < survey.train]
+    held_out = [position - survey.train for position in positions if position >= survey.train]
+    groups = [survey.groups[position] for position in positions]
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    number, folds = len(positions), min(_FOLDS, len(places))
+    fold_of = [places[group] % folds for group in groups]
+    height, width = rooms.density.size
+    device = rooms.density.device
+    distance = torch.zeros((number, height, width), device=device)
+    count = torch.zeros((folds, height, width), dtype=torch.int64, device=device)
+    theta: list[Tensor | None] = []
+    samples = Samples(rooms.density.size)
+    picked: list[tuple[Tensor, Tensor]] = []
+    bands = split_rows(height, passes.plan.turn_bands)
+    passes.progress.start("thresholds", number * len(bands))
+    for rows in bands:
+        images: list[Described] = []
+        for one in one_by_one(passes, (train, share), (validation, held_out)):
+            if rows.start == 0:
+                picked.append(samples.pick(one.features, one.valid))
+                theta.append(one.theta)
+            images.append(one if len(bands) == 1 else one.rows(rows))
+        for fold in range(folds):
+            density = rooms.density.gaussians.band(rows)
+            kept = [one for index, one in enumerate(images) if fold_of[index] != fold]
+            _update(density, kept, passes.plan.group)
+            density.finalize(min_count=least_count(len(kept), config.min_share))
+            assert density.count is not None
+            count[fold, rows] = density.count
+            for index in (index for index in range(number) if fold_of[index] == fold):
+                distance[index, rows] = density(images[index].features)[0]
+    scores = torch.empty(number, dtype=torch.float64)
+    fitted = torch.empty(number)
+    for fold in range(folds):
+        kept_groups = [group for index, group in enumerate(groups) if fold_of[index] != fold]
+        kept_places = [one for index, one in enumerate(picked) if fold_of[index] != fold]
+        curve_samples = Samples(rooms.density.size)
+        for position, (features, valid) in enumerate(kept_places):
+            curve_samples.put(features, valid, position)
+        curve = curve_samples.curve(config.shrinkage, seed, kept_groups)
+        distinct = len(set(kept_groups))
+        factor = calibration(curve, count[fold], config.calibrate, distinct / len(kept_groups))
+        support = support_of(count[fold], len(kept_places), config.min_share)
+        for index in (index for index in range(number) if fold_of[index] == fold):
+            maps = rooms.maps.map_from((distance[index] * factor)[None], theta[index], support)
+            scores[index] = maps.amax().double()
+            fitted[index] = distinct
+    return scores, fitted
+
+
+def _update(density: DenseGaussian, images: Sequence[Described], group: int) -> None:
+    """Take the images into the density, so many at once."""
+    waiting = Waiting(group)
+    for one in images:
+        waiting.add(one.features, one.valid, None)
+        if waiting.full:
+            density.update(*waiting.take())
+    if len(waiting):
+        density.update(*waiting.take())

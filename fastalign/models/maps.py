@@ -1,0 +1,103 @@
+"""The last room: from distances in the aligned frame to a map in the image's own, and its score."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastalign.nn.smoothing import smooth
+from fastalign.ops import affine, warp_affine
+
+# Below this share of valid neighbours a pixel of the map has no evidence.
+_LEAST_EVIDENCE = 0.05
+
+
+def are_finite(values: Tensor) -> Tensor:
+    """Which of ``[B,...]`` are free of NaN and infinity, bool ``[B]``.
+
+    By a sum and a difference, in one pass, which hand NaN on in every runtime of exported files: a
+    maximum passes over it in onnxruntime, OpenVINO and OpenCV, and OpenVINO's ``Greater(NaN, 0)``
+    is true.
+    """
+    total = values.flatten(1).sum(1)
+    return total - total == 0
+
+
+def where_known(known: Tensor, values: Tensor) -> Tensor:
+    """Values ``[B,...]`` of the images that are ``known [B]``, NaN for the others."""
+    return torch.where(known.view(-1, *[1] * (values.dim() - 1)), values, torch.nan)
+
+
+class AnomalyMaps(nn.Module):
+    """Distances to maps and scores.
+
+    Arguments:
+        image_size: height and width of the maps.
+        size: height and width of the distances.
+        sigma: Gaussian smoothing of the map in pixels.
+
+    Buffers:
+        image_threshold, pixel_threshold: scores above them are anomalies; NaN: there are none.
+    """
+
+    image_threshold: Tensor
+    pixel_threshold: Tensor
+
+    def __init__(
+        self, image_size: tuple[int, int], size: tuple[int, int], sigma: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.size = size
+        self.sigma = sigma
+        self.register_buffer("image_threshold", torch.tensor(torch.nan))
+        self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
+
+    def forward(
+        self,
+        distance: Tensor,
+        theta: Tensor | None = None,
+        support: Tensor | None = None,
+        whole: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` of distances
+        ``[B,h,w]`` of images that were aligned by theta ``[B,2,3]`` (None: not at all);
+        ``support [h,w]``: see :meth:`map_from`.
+
+        An image that cannot be judged has NaN as score and in all of its map: one whose distances
+        are not finite, of which nothing is left, or that ``whole [B]`` (None: all are) rules out.
+        """
+        maps = self.map_from(distance, theta, support)
+        judged = are_finite(maps)
+        maps = where_known(judged if whole is None else whole & judged, maps)
+        return maps.amax((1, 2)), maps
+
+    def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
+        """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
+        moved back in one step, and without what came from outside the image, or from locations
+        ``[h,w]`` without support (None: all have it). An image of which nothing is left is NaN."""
+        size = self.image_size
+        if theta is None and support is None:
+            maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
+            return smooth(maps[:, 0], self.sigma)
+        if theta is None:
+            theta = affine.identity(distance.shape[0], device=distance.device)
+        valid = affine.valid_mask(theta, size, self.size)
+        if support is not None:
+            valid = valid & support
+        evidence = valid.to(distance.dtype)
+        both = torch.stack([distance * evidence, evidence], 1)
+        both = smooth(warp_affine(both, affine.invert(theta), size=size), self.sigma)
+        maps, share = both.unbind(1)
+        maps = torch.where(share > _LEAST_EVIDENCE, maps / share.clamp_min(1e-6), 0)
+        return where_known(share.amax((1, 2)) > _LEAST_EVIDENCE, maps)
+
+    def valid(self, theta: Tensor | None) -> Tensor | None:
+        """Locations ``[B,h,w]`` that came from inside the image; None: all."""
+        return None if theta is None else affine.valid_mask(theta, self.image_size, self.size)
+
+    def set_thresholds(self, image: float, pixel: float) -> None:
+        """Scores and map values above them are anomalies; NaN: nothing is."""
+        self.image_threshold.fill_(image)
+        self.pixel_threshold.fill_(pixel)

@@ -1,0 +1,85 @@
+"""What scoring, training and fitting need in memory, by what it is for."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from fastalign.models.pieces import PASS_BYTES, feature_bands
+from fastalign.models.rooms import Rooms
+from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.moments import runs_native
+
+
+def stage_bytes(backbone: FeatureBackbone, height: int, width: int) -> int:
+    """Feature maps of one image of this size."""
+    return sum(
+        4 * channels * math.ceil(height / stride) * math.ceil(width / stride)
+        for channels, stride in zip(backbone.channels, backbone.reductions, strict=True)
+    )
+
+
+class Needs:
+    """Sizes of what the rooms of a model work with, in bytes."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        config, features, density = rooms.config, rooms.features, rooms.density
+        height, width = config.image_size
+        rows, columns = features.size
+        channels = density.channels
+        triangle = channels * (channels + 1) // 2
+        item = 4 if config.storage == "float32" else 2
+        self._rooms = rooms
+        self.on_gpu = density.device.type != "cpu"
+        self.pieces = features.backbone.splittable
+        self.in_place = item == 4 and runs_native("whiten_", torch.empty(0))
+        self.rows = rows
+        self.pixels = height * width
+        self.locations = rows * columns
+        # Mean, whitener, count, calibration, support.
+        self.whitener = self.locations * triangle * item
+        self.stored = self.whitener + self.locations * (4 * channels + 8 + 4 + 1)
+        # Sums of outer products, mean and count while fitting.
+        self.sums = self.locations * (4 * triangle + 8 * channels + 8)
+        self.described = 4 * self.locations * channels
+        stages = stage_bytes(features.backbone, height, width)
+        # An image as it was read, as numbers, and warped where it is.
+        pictures = 3 * self.pixels * (1 + 4 + (0 if config.align == "none" else 4))
+        # Two batches are read ahead, and a third is put together.
+        self.read_ahead = 3 * 4 * 3 * self.pixels
+        # On its way through the backbone: reordered, and its stages, twice where FCA warps them.
+        self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
+        # Described: the selected channels by stage and together.
+        self.describing = pictures + stages + 2 * self.described
+        # Scored: described in bands, then distances and evidence, upsampled, and smoothed along one
+        # axis and both.
+        bands = feature_bands(features.size, channels)
+        maps = 4 * self.pixels * (4 if config.align == "none" else 7) + 4 * 4 * self.locations
+        self.maps = pictures + maps
+        self.scoring = max(pictures + stages + 2 * self.described // bands, self.maps)
+        self.whole_pass = features.backbone.image_bytes(height, width) - stages
+        self.search = self._searching() if config.uses("ica") and config.teacher else 0
+
+    def _searching(self) -> int:
+        """Descriptors, spectra and edges of the images on which poses are searched."""
+        height, width = self._rooms.pose.search_size
+        return self._rooms.config.search_images * height * width * 4 * 32
+
+    def training(self, images: int) -> int:
+        """One step of a fit on so many images: maps of all stages in heads, with what their
+        gradients need."""
+        features, config = self._rooms.features, self._rooms.config
+        if not (config.uses("fca") or config.uses("fa")) or config.epochs == 0:
+            return 0
+        height, width = features.training_size
+        stages = stage_bytes(features.backbone, height, width)
+        heads = 14 * stages
+        network = 0
+        if config.uses("fca"):
+            # Stages behind the first warp keep their maps for the gradient.
+            whole = features.backbone.image_bytes(height, width)
+            network = int(1.2 * whole) + 6 * stages
+        batches = max(1, math.ceil(images / config.batch_size))
+        pictures = 2 * 4 * 3 * height * width
+        return math.ceil(images / batches) * (heads + network + pictures) + PASS_BYTES

@@ -1,0 +1,86 @@
+"""What is known about a fit, besides the model that came out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether images, or features, are aligned.
+
+    Attributes:
+        used: whether they are.
+        summary: how, for people.
+        reason: why, for people.
+        unexplained: share of held-out normal images that their mean leaves unexplained, for each
+            family that was tried.
+        fca: the decision about feature-level warps.
+    """
+
+    used: bool
+    summary: str = ""
+    reason: str = ""
+    unexplained: Mapping[str, float] | None = None
+    fca: Decision | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, without what is not known."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        plain["fca"] = None if self.fca is None else self.fca.to_json()
+        return {name: value for name, value in plain.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Decision:
+        """The decision of :meth:`to_json`."""
+        known = {item.name: plain[item.name] for item in fields(cls) if item.name in plain}
+        fca = known.pop("fca", None)
+        return cls(**known, fca=None if fca is None else cls.from_json(fca))
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """A fit in plain data.
+
+    Attributes:
+        aspect: width over height of the photographs in true units.
+        seed: of everything random.
+        images: how many, by set.
+        alignment: the decision about it, as :meth:`Decision.to_json` gives it.
+        training: what was logged, by epoch.
+        parts: the optional parts of the model, with what restores them.
+        threshold_source: where the thresholds come from, in words.
+        least_covered: share of the aligned frame that each normal image covered at least.
+        warnings: what the user has to know, in sentences.
+        known_images: by which images of the fit are known again.
+        depth: of 16-bit photographs whose files state none, as its record.
+        others: what a file says beyond these.
+    """
+
+    aspect: float | None = None
+    seed: int | None = None
+    images: Mapping[str, int] | None = None
+    alignment: Mapping[str, Any] | None = None
+    training: Sequence[Mapping[str, float]] | None = None
+    parts: Mapping[str, Any] | None = None
+    threshold_source: str | None = None
+    least_covered: float | None = None
+    warnings: Sequence[str] | None = None
+    known_images: Mapping[str, Any] | None = None
+    depth: Mapping[str, Any] | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Any]:
+        """As a file keeps it: JSON-able, without what is not known."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        others = plain.pop("others")
+        return {**{k: v for k, v in plain.items() if v is not None}, **others}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> FitRecord:
+        """The record of :meth:`metadata`."""
+        known = {item.name for item in fields(cls)} - {"others"}
+        mine = {name: value for name, value in metadata.items() if name in known}
+        return cls(**mine, others={k: v for k, v in metadata.items() if k not in known})

@@ -1,0 +1,208 @@
+"""A model as its rooms: made of a configuration, kept in files, and read from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastalign import storage
+from fastalign.errors import ConfigError
+from fastalign.models.config import FYDConfig
+from fastalign.models.record import FitRecord
+from fastalign.models.rooms import Rooms, default_weights, make, restore
+from fastalign.storage import StoredModel, hub, layout
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from fastalign.data import Depth
+
+
+class RoomModel(nn.Module):
+    """The four rooms of a model and what is known about their fit.
+
+    Arguments:
+        config: options, all of them; None for the defaults.
+        options: single options by name, in place of those of ``config``.
+
+    Attributes:
+        config: the options.
+        pose, features, density, maps: the rooms that an image goes through, each usable alone.
+        record: what is known about the fit.
+
+    Raises:
+        ConfigError: an option, or a combination, that makes no sense.
+        InputError: weights that cannot be read or downloaded.
+    """
+
+    def __init__(self, config: FYDConfig | None = None, **options: Any) -> None:
+        super().__init__()
+        if options:
+            try:
+                config = replace(config or FYDConfig(), **options)
+            except TypeError as error:
+                raise ConfigError(f"FYD: {error}; FYDConfig lists the options.") from error
+        config = config or FYDConfig()
+        self._move_in(make(config, default_weights(config)), FitRecord())
+
+    def _move_in(self, rooms: Rooms, record: FitRecord) -> None:
+        self.config = rooms.config
+        self.pose, self.features = rooms.pose, rooms.features
+        self.density, self.maps = rooms.density, rooms.maps
+        self.record = record
+        self.register_load_state_dict_post_hook(_settle_again)
+        # Nothing is trained by accident.
+        self.eval()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.rooms.settle()
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # A checkpoint of another library may hold the names of format version 1.
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            renamed = prefix + layout.with_room(name.removeprefix(prefix))
+            state_dict[renamed] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    @property
+    def rooms(self) -> Rooms:
+        """The rooms with the configuration, for what works on all of them."""
+        return Rooms(self.config, self.pose, self.features, self.density, self.maps)
+
+    @property
+    def image_threshold(self) -> Tensor:
+        """Scores above it are anomalies; NaN: there is none."""
+        return self.maps.image_threshold
+
+    @property
+    def pixel_threshold(self) -> Tensor:
+        """Values of the map above it are anomalies; NaN: there is none."""
+        return self.maps.pixel_threshold
+
+    @property
+    def depth(self) -> Depth | None:
+        """Of 16-bit photographs whose files state none, for :func:`fastalign.data.load_image`; None
+        where it was fitted on tensors."""
+        from fastalign.data import Depth
+
+        return Depth.from_record(self.record.depth)
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of the photographs in true units."""
+        return self.pose.aspect
+
+    def parts(self) -> dict[str, Any]:
+        """Which optional parts there are, with what restores them, JSON-able."""
+        return self.rooms.parts()
+
+    def extra_metadata(self) -> dict[str, Any]:
+        """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``depth``, ``images``,
+        ``alignment`` with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
+        ``threshold_source`` in words, ``least_covered`` by each normal image of the aligned frame,
+        ``warnings`` in sentences, and ``known_images``, by which
+        :func:`fastalign.models.fitting.survey.known_images` knows the images of the fit again."""
+        return self.record.metadata()
+
+    def stored(self) -> StoredModel:
+        """The model as storage keeps it: configuration, the tensors of its rooms, metadata."""
+        rooms = layout.rooms_of(self.state_dict())
+        return StoredModel(asdict(self.config), rooms, self.extra_metadata())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to one safetensors file, atomically; equal models give equal
+        files.
+
+        Raises:
+            ConfigError: its metadata cannot be written as JSON.
+            InputError: ``path`` cannot be written (the message names it and the cause).
+        """
+        storage.write_model(path, self.stored())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
+        """Read a model written by :meth:`save`; it is in evaluation mode on ``device``.
+
+        Raises:
+            ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version,
+                or its tensors do not fit its configuration; the message says which, and what to do.
+        """
+        stored = storage.read_model(path, [field.name for field in fields(FYDConfig)])
+        with storage.making_of(path):
+            config = FYDConfig(**stored.config)
+            model = cls._of(restore(config, stored.rooms, stored.metadata), stored.metadata)
+        return model.to(device).eval()
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a folder in the manner of the Hugging Face hub: ``model.safetensors``,
+        ``config.json`` and, unless there is one, ``README.md``; returns the folder, which is made
+        when missing.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        return hub.save_folder(folder, self.stored())
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike[str], device: str | torch.device = "cpu", **options: Any
+    ) -> Self:
+        """A model from such a folder, a file or the hub.
+
+        Args:
+            source: a folder that :meth:`save_pretrained` wrote, a model file, or the id of a
+                repository on the hub (``"owner/name"``); what exists on the disk comes first.
+            device: where to put it.
+            options: for the hub: ``revision``, ``token``, ``cache_dir``, ``force_download``,
+                ``local_files_only``, as in ``huggingface_hub.hf_hub_download``.
+
+        Raises:
+            ArtifactError: the folder holds no model, or the file is damaged.
+            BackendError: a repository without huggingface_hub being installed.
+            InputError: there is neither such a path nor such a repository, or it cannot be reached.
+        """
+        return cls.load(hub.find_file(source, options), device)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes; returns the address of the commit.
+
+        Args:
+            repository: ``"owner/name"``; made when missing.
+            options: ``private``, ``token``, ``commit_message``, ``revision``.
+
+        Raises:
+            BackendError: huggingface_hub is not installed.
+            InputError: the hub refuses, or cannot be reached.
+        """
+        return hub.push(self.stored(), repository, **options)
+
+    @classmethod
+    def from_state(
+        cls, config: FYDConfig, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    ) -> Self:
+        """A fitted model of its configuration, ``state_dict()`` and :meth:`extra_metadata`.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: they do not fit each other.
+        """
+        return cls._of(restore(config, layout.rooms_of(tensors), metadata), metadata)
+
+    @classmethod
+    def _of(cls, rooms: Rooms, metadata: Mapping[str, Any]) -> Self:
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._move_in(rooms, FitRecord.from_metadata(metadata))
+        # As after a fit: nothing is trained by accident.
+        return model.requires_grad_(False).eval()
+
+
+def _settle_again(model: RoomModel, _: object) -> None:
+    model.rooms.settle()

@@ -1,0 +1,194 @@
+"""A fitted Gaussian per location of a feature map: its tensors, and the distance to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastalign.errors import ConfigError
+from fastalign.ops.mahalanobis import mahalanobis
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FITTED = ("mean", "whitener", "count")
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class FittedGaussian(nn.Module):
+    """The part of :class:`fastalign.nn.DenseGaussian` that scores and is stored.
+
+    Arguments:
+        channels, size, min_count, storage: as there, checked there.
+    """
+
+    mean: Tensor | None
+    whitener: Tensor | None
+    count: Tensor | None
+    _support: Tensor
+
+    def __init__(
+        self, channels: int, size: tuple[int, int], *, min_count: int, storage: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = (size[0], size[1])
+        self.min_count = min_count
+        self.storage = storage
+        for name in FITTED:
+            self.register_buffer(name, None)
+        # Also tells where the module is as long as it has no other tensor.
+        self.register_buffer("_support", torch.zeros(size, dtype=torch.bool), persistent=False)
+        self._supported_everywhere = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it is ready to score."""
+        return self.whitener is not None
+
+    @property
+    def support(self) -> Tensor:
+        """``[H,W]`` bool: True where enough images were valid (``min_count``) at ``finalize``."""
+        self.require_fit()
+        return self._support
+
+    @property
+    def supported_everywhere(self) -> bool:
+        """Whether :attr:`support` is True at every location; no wait for the device."""
+        return self._supported_everywhere
+
+    def forward(self, features: Tensor, rows: slice | None = None) -> Tensor:
+        """Distance of each location of features ``[B,C,H,W]`` to its Gaussian.
+
+        Arguments:
+            features: float32, float64, float16 or bfloat16, any strides.
+            rows: consecutive rows of the map; ``features`` are then those of these rows alone.
+
+        Returns:
+            ``[B,H,W]``, float32, or float64 for float64; 0 without :attr:`support`, whatever
+            ``features`` holds there. Differentiable in the features.
+
+        Raises:
+            ConfigError: not fitted.
+            ValueError, TypeError: features of the wrong shape, dtype or device.
+        """
+        mean, whitener = self.require_fit()
+        support = self._support
+        if rows is not None:
+            first, last, step = rows.indices(self.size[0])
+            if step != 1:
+                raise ValueError(f"DenseGaussian: rows={rows}, expected consecutive ones")
+            width = self.size[1]
+            mean, support = mean[:, first:last], support[first:last]
+            whitener = whitener[first * width : last * width]
+        self.check_features(features, support.shape[0])
+        if features.dtype == torch.float64:
+            mean, whitener = mean.double(), whitener.double()
+        if self._supported_everywhere:
+            return mahalanobis(features, mean, whitener)
+        outside = ~support
+        # Before and after: NaN must reach neither the distance nor a gradient.
+        distance = mahalanobis(features.masked_fill(outside, 0), mean, whitener)
+        return distance.masked_fill(outside, 0)
+
+    # State -----------------------------------------------------------------------------------
+
+    def reset(self) -> Self:
+        """Forget the fit; returns the module."""
+        self.mean = self.whitener = self.count = None
+        self._settle()
+        return self
+
+    def _allocate(self) -> None:
+        """The tensors of a fit, 0 where they are not there yet."""
+        if not self.fitted:
+            locations = self.size[0] * self.size[1]
+            packed = self.channels * (self.channels + 1) // 2
+            device = self._support.device
+            self.mean = torch.zeros((self.channels, *self.size), device=device)
+            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
+            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
+
+    def _settle(self) -> None:
+        """Derive the support from the fitted tensors, once per fit and not once per image."""
+        support = torch.zeros(self.size, dtype=torch.bool, device=self._support.device)
+        if self.count is not None and self.whitener is not None:
+            # A whitener that was finalized with a greater min_count is 0 where that was missed.
+            known = self.whitener[:, 0].view(self.size) > 0
+            support = (self.count >= self.min_count) & known
+        self._support = support
+        self._supported_everywhere = not support.is_meta and bool(support.all())
+
+    def require_fit(self) -> tuple[Tensor, Tensor]:
+        """mean and whitener; :class:`ConfigError` where there is no fit."""
+        if self.mean is None or self.whitener is None:
+            raise ConfigError(
+                "DenseGaussian: not fitted; call update(features) on normal images and then "
+                "finalize(), or load a fitted state dict"
+            )
+        return self.mean, self.whitener
+
+    def check_features(self, features: Tensor, rows: int | None = None) -> None:
+        """Raise :class:`ValueError` or :class:`TypeError` where features do not fit the module."""
+        shape = (self.channels, self.size[0] if rows is None else rows, self.size[1])
+        if features.dim() != 4 or features.shape[1:] != shape:
+            expected = ", ".join(map(str, shape))
+            raise ValueError(
+                f"DenseGaussian: features have shape {list(features.shape)}, expected "
+                f"[B, {expected}]; give maps of the layers and the image size it was made for"
+            )
+        if features.dtype not in _FLOATS:
+            raise TypeError(
+                f"DenseGaussian: features have dtype {features.dtype}, expected float32, float64, "
+                "float16 or bfloat16; convert them, for example with features.float()"
+            )
+        if features.device != self._support.device:
+            raise ValueError(
+                f"DenseGaussian: features are on {features.device}, the module is on "
+                f"{self._support.device}; move it with .to({str(features.device)!r})"
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(keeping_dtypes(fn), recurse)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        given = [name for name in FITTED if prefix + name in state_dict]
+        if given:
+            self._allocate()
+        problems = len(error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if not given:
+            # Not fitted when it was saved; a module that is fitted misses its three tensors.
+            return
+        if len(error_msgs) > problems or len(given) < len(FITTED):
+            # Half a fit must not score.
+            self.reset()
+        else:
+            self._settle()
+
+
+def keeping_dtypes(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``fn`` of ``Module._apply`` without what it does to dtypes."""
+
+    def move(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        # The op wants the mean in float32 whatever the features are, and the whitener's dtype is
+        # chosen by ``storage``: both are more than a cast to 16 bits could keep.
+        return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+    return move
