@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from fastalign import ops
 from fastalign.distributed.similarity import sum_to_all
 from fastalign.distributed.world import World, current
-from fastalign.ops import checks
+from fastalign.ops import arguments, checks
 
 _NAME = "pairwise_distance"
 
@@ -99,8 +99,8 @@ def pairwise_distance_loss(
     if world.size == 1:
         return ops.pairwise_distance_loss(h, mask, groups, squared=squared)
     checks.features(_NAME, "h", h)
-    checks.mask(_NAME, mask, "h", h)
-    checks.groups(_NAME, groups, "h", h)
+    arguments.mask("h").check(_NAME, mask, "h", h)
+    arguments.groups("h").check(_NAME, groups, "h", h)
     locations = h.shape[2] * h.shape[3]
     stripes = _Stripes(world, len(h), locations)
     all_h = _ToStripes.apply(h.flatten(2), stripes).unsqueeze(2)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from fastalign import ops
 from fastalign.distributed.world import World, current
-from fastalign.ops import checks
+from fastalign.ops import arguments, checks
 from fastalign.ops.layout import as_gradient
 from fastalign.ops.reference.dense_similarity import (
     Sums,
@@ -55,7 +55,7 @@ class Targets:
         self, z: Tensor, groups: Tensor | None = None, *, world: World | None = None
     ) -> None:
         checks.features(_NAME, "z", z)
-        checks.groups(_NAME, groups, "z", z)
+        arguments.groups("z").check(_NAME, groups, "z", z)
         self.z, self.groups = z, groups
         self.world = current() if world is None else world
         if self.world.size == 1:

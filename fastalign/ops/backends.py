@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import BackendError
-from fastalign.ops import native, plain, reference, triton_kernels
+from fastalign.ops import native, reference, triton_kernels
 from fastalign.ops.schema import SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
@@ -44,7 +44,7 @@ def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | Non
 
 def _kernel(op: str, backend: str) -> Kernel:
     if backend == "reference":
-        return getattr(reference, op)
+        return reference.kernel(op)
     return triton_kernels.kernel(op) if backend == "triton" else native.kernel(op)
 
 
@@ -72,8 +72,6 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
         ValueError: no backend of that name.
         BackendError: the backend was asked for by name and cannot run; the message says why.
     """
-    if plain.active() and op in plain.FORMS:
-        return plain.FORMS[op]
     source = "backend"
     if backend == "auto":
         backend = os.environ.get(ENVIRONMENT) or "auto"

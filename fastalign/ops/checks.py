@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
-MODES = ("bilinear", "nearest")
-PADDING_MODES = ("zeros", "border", "reflection")
 
 
 def _text(shape: Sequence[int]) -> str:
     return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def _listed(words: Sequence[str]) -> str:
+    """``a``; ``a or b``; ``a, b or c``."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def features(op: str, name: str, value: Tensor) -> None:
@@ -31,10 +34,30 @@ def features(op: str, name: str, value: Tensor) -> None:
         )
 
 
-def dtype(op: str, name: str, value: Tensor, expected: torch.dtype, why: str) -> None:
-    """Exactly the dtype ``expected``; ``why`` says where that follows from."""
-    if value.dtype != expected:
-        raise TypeError(f"{op}: {name} has dtype {value.dtype}, expected {expected} {why}")
+def not_empty(op: str, name: str, value: Tensor) -> None:
+    """Feature tensors that can be sampled."""
+    if value.shape[2] == 0 or value.shape[3] == 0:
+        raise ValueError(
+            f"{op}: {name} has shape {_text(value.shape)}, expected at least one row and one "
+            "column to sample from"
+        )
+
+
+def dtype(
+    op: str,
+    name: str,
+    value: Tensor,
+    allowed: Sequence[torch.dtype],
+    remedy: str,
+    first: torch.dtype,
+) -> None:
+    """One of the dtypes ``allowed``; ``{dtype}`` in the remedy becomes ``first``."""
+    if value.dtype not in allowed:
+        one = len(allowed) == 1
+        words = _listed([str(a) if one else str(a).removeprefix("torch.") for a in allowed])
+        raise TypeError(
+            f"{op}: {name} has dtype {value.dtype}, expected {words}{remedy.format(dtype=first)}"
+        )
 
 
 def device(op: str, name: str, value: Tensor, other: str, reference: Tensor) -> None:
@@ -46,7 +69,7 @@ def device(op: str, name: str, value: Tensor, other: str, reference: Tensor) -> 
         )
 
 
-def shape(op: str, name: str, value: Tensor, expected: tuple[int, ...], meaning: str) -> None:
+def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: str) -> None:
     """Exactly the shape ``expected``, called ``meaning`` in the message."""
     if value.shape != expected:
         raise ValueError(
@@ -54,39 +77,12 @@ def shape(op: str, name: str, value: Tensor, expected: tuple[int, ...], meaning:
         )
 
 
-def groups(op: str, value: Tensor | None, other: str, reference: Tensor) -> None:
-    """Optional labels: int64 ``[B]``."""
-    if value is None:
-        return
-    if value.dtype != torch.int64:
-        raise TypeError(
-            f"{op}: groups has dtype {value.dtype}, expected torch.int64; convert with .long()"
+def size(op: str, name: str, value: Sequence[int]) -> None:
+    """``(height, width)`` of a map that is not empty."""
+    if len(value) != 2 or value[0] < 1 or value[1] < 1:
+        raise ValueError(
+            f"{op}: {name} is {tuple(value)}, expected (height, width), both at least 1"
         )
-    shape(op, "groups", value, reference.shape[:1], f"one label for each image of {other}")
-    device(op, "groups", value, other, reference)
-
-
-def mask(op: str, value: Tensor | None, other: str, reference: Tensor) -> None:
-    """Optional validity: bool ``[B,H,W]``."""
-    if value is None:
-        return
-    if value.dtype != torch.bool:
-        raise TypeError(
-            f"{op}: mask has dtype {value.dtype}, expected torch.bool (True where valid); compare, "
-            "for example mask > 0"
-        )
-    batch, _, height, width = reference.shape
-    shape(op, "mask", value, (batch, height, width), f"[B, H, W] of {other}")
-    device(op, "mask", value, other, reference)
-
-
-def location_gradient(op: str, grad: Tensor, name: str, reference: Tensor) -> None:
-    """The gradient of a ``[B,H,W]`` result in the accumulation dtype of ``reference``."""
-    batch, _, height, width = reference.shape
-    shape(op, "grad", grad, (batch, height, width), f"[B, H, W] of {name}")
-    expected = torch.float64 if reference.dtype == torch.float64 else torch.float32
-    dtype(op, "grad", grad, expected, f"(the accumulation dtype of {name})")
-    device(op, "grad", grad, name, reference)
 
 
 def choice(op: str, name: str, value: str, allowed: Sequence[str]) -> None:

@@ -43,6 +43,11 @@ def empty_scalar(like: Tensor) -> Tensor:
     return like.new_empty((), dtype=accumulation_dtype(like.dtype))
 
 
+def empty_gradient(value: Tensor) -> Tensor:
+    """An uninitialised gradient of ``value``: a map's in its memory format, others contiguous."""
+    return empty_maps(value) if value.dim() == 4 else value.new_empty(value.shape)
+
+
 def no_gradient(like: Tensor) -> Tensor:
     """The empty tensor that stands for a gradient nobody asked for."""
     return like.new_empty((0,))

@@ -2,113 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from fastalign.ops import checks
-from fastalign.ops.backends import resolve
-from fastalign.ops.layout import empty_locations, empty_maps, no_gradient
-from fastalign.ops.registration import differentiable, once_only, register
-
-_NAME = "mahalanobis"
+from fastalign.ops.arguments import Companion, Dtypes, Features, Locations, flag
+from fastalign.ops.declaration import Declaration
+from fastalign.ops.layout import accumulation_dtype
+from fastalign.ops.registration import declare
 
 
-def _check(x: Tensor, mean: Tensor, whitener: Tensor) -> None:
-    checks.features(_NAME, "x", x)
-    _, channels, height, width = x.shape
-    checks.shape(_NAME, "mean", mean, (channels, height, width), "[C, H, W] of x")
-    checks.shape(
-        _NAME,
-        "whitener",
-        whitener,
-        (height * width, channels * (channels + 1) // 2),
-        "[H*W, C(C+1)/2] of x, the packed lower triangle",
+def _storage(x: torch.dtype) -> Dtypes:
+    """What factors may be kept in."""
+    return (x,) if x == torch.float64 else (torch.float32, torch.float16, torch.bfloat16)
+
+
+_MAHALANOBIS = declare(
+    Declaration(
+        "mahalanobis",
+        (
+            Features("x"),
+            Companion(
+                "mean",
+                gradient=True,
+                rows=1,
+                shape=lambda batch, *size: size,
+                meaning="[C, H, W] of x",
+                dtypes=lambda x: (accumulation_dtype(x),),
+                remedy=" (x is {dtype})",
+            ),
+            Companion(
+                "whitener",
+                gradient=True,
+                rows=0,
+                shape=lambda _, c, height, width: (height * width, c * (c + 1) // 2),
+                meaning="[H*W, C(C+1)/2] of x, the packed lower triangle",
+                dtypes=_storage,
+                remedy=" (x is {dtype})",
+            ),
+            flag("squared"),
+        ),
+        result=Locations(),
+        independent=("images", "rows"),
     )
-    if x.dtype == torch.float64:
-        checks.dtype(_NAME, "mean", mean, torch.float64, "(x is float64)")
-        checks.dtype(_NAME, "whitener", whitener, torch.float64, "(x is float64)")
-    else:
-        checks.dtype(_NAME, "mean", mean, torch.float32, f"(x is {x.dtype})")
-        if whitener.dtype == torch.float64 or whitener.dtype not in checks.FLOATS:
-            raise TypeError(
-                f"{_NAME}: whitener has dtype {whitener.dtype}, expected float32, float16 or "
-                f"bfloat16 (x is {x.dtype})"
-            )
-    checks.device(_NAME, "mean", mean, "x", x)
-    checks.device(_NAME, "whitener", whitener, "x", x)
-
-
-def _run(
-    x: Tensor, mean: Tensor, whitener: Tensor, squared: bool = False, backend: str = "auto"
-) -> Tensor:
-    _check(x, mean, whitener)
-    return resolve(_NAME, backend, x, mean, whitener)(x, mean, whitener, squared)
-
-
-def _fake(
-    x: Tensor, mean: Tensor, whitener: Tensor, squared: bool = False, backend: str = "auto"
-) -> Tensor:
-    _check(x, mean, whitener)
-    return empty_locations(x)
-
-
-def _run_backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    whitener: Tensor,
-    squared: bool,
-    need_x: bool,
-    need_mean: bool,
-    need_whitener: bool,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check(x, mean, whitener)
-    checks.location_gradient(_NAME, grad, "x", x)
-    kernel = resolve("mahalanobis_backward", backend, x, mean, whitener)
-    return kernel(grad, x, mean, whitener, squared, need_x, need_mean, need_whitener)
-
-
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    whitener: Tensor,
-    squared: bool,
-    need_x: bool,
-    need_mean: bool,
-    need_whitener: bool,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
-    _check(x, mean, whitener)
-    checks.location_gradient(_NAME, grad, "x", x)
-    return (
-        empty_maps(x) if need_x else no_gradient(x),
-        mean.new_empty(mean.shape) if need_mean else no_gradient(mean),
-        whitener.new_empty(whitener.shape) if need_whitener else no_gradient(whitener),
-    )
-
-
-_map = register("mahalanobis", _run, _fake)
-_map_backward = register("mahalanobis_backward", _run_backward, _fake_backward)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, mean, whitener, ctx.squared, ctx.backend = inputs
-    ctx.save_for_backward(x, mean, whitener)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    need = ctx.needs_input_grad[:3]
-    gradients = _map_backward(grad, *ctx.saved_tensors, ctx.squared, *need, ctx.backend)
-    wanted = [value if yes else None for value, yes in zip(gradients, need, strict=True)]
-    return *wanted, None, None
-
-
-differentiable("mahalanobis", _backward, _setup)
-once_only("mahalanobis_backward")
+)
 
 
 def mahalanobis(
@@ -139,4 +75,4 @@ def mahalanobis(
         ValueError, TypeError: an argument of the wrong shape, device or dtype.
         BackendError: a backend asked for by name cannot run.
     """
-    return _map(x, mean, whitener, squared, backend or "auto")
+    return _MAHALANOBIS(x, mean, whitener, squared, backend or "auto")

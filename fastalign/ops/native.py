@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from fastalign.ops.schema import OPS
+
 LIBRARY = Path(__file__).resolve().parent.parent / "_C.abi3.so"
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -108,17 +110,8 @@ def release_memory() -> None:
 def kernel(op: str) -> Callable[..., Any]:
     """The raw op as a callable with the arguments of its public twin, without ``backend``."""
     raw = getattr(torch.ops.fastalign_native, op).default
-    if op != "warp_affine":
+    declared = OPS.get(op)
+    size = None if declared is None else declared.size
+    if size is None:
         return raw
-
-    def warp_affine(
-        x: torch.Tensor,
-        theta: torch.Tensor,
-        size: tuple[int, int],
-        mode: str,
-        padding_mode: str,
-        align_corners: bool,
-    ) -> torch.Tensor:
-        return raw(x, theta, size[0], size[1], mode, padding_mode, align_corners)
-
-    return warp_affine
+    return lambda *given: raw(*given[:size], *given[size], *given[size + 1 :])

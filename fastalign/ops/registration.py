@@ -1,119 +1,182 @@
-"""Registration of the ops with torch: schema, implementation, fake, autocast, autograd."""
+"""Makes the ops of a declaration known to torch: schema, fake, autocast, gradient, torch.func."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastalign.ops import plain
-from fastalign.ops.schema import NAMESPACE, SCHEMAS
+from fastalign.ops import gradients, plain, reference
+from fastalign.ops.backends import resolve
+from fastalign.ops.declaration import Declaration, Gradient, Loss, Op, Values
+from fastalign.ops.layout import no_gradient
+from fastalign.ops.schema import NAMESPACE, add
+from fastalign.ops.transforms import transformed
 
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
 # Torch takes the registrations back when this object goes.
 _library = torch.library.Library(NAMESPACE, "DEF")
 
-Op = Callable[..., Any]
+Function = Callable[..., Any]
 
 
-def register(name: str, implementation: Op, fake: Op, autocast: Op | None = None) -> Op:
-    """Define the op ``name`` of ``schema.py`` and return the callable that dispatches to it.
+class Family:
+    """The functions of one declaration; they take the schema's arguments, ``backend`` included."""
 
-    Args:
-        name: key of ``SCHEMAS``.
-        implementation: takes the schema's arguments, for every device and below autograd.
-        fake: the same arguments; returns empty tensors of the right shape, dtype and strides.
-        autocast: takes the arguments and returns them with the dtypes wanted under autocast;
-            None: as they are.
-    """
+    def __init__(self, declared: Declaration) -> None:
+        self.name = declared.name
+        op, gradient = Op(declared), Gradient(declared)
+        derivable = reference.derivable(self.name)
+        overload, backward = _define(op), _define(gradient)
+        keep, rule = gradients.keep(op), gradients.of_map(op, backward)
+        _differentiable(op, keep, rule)
+        _under_func(op, transformed(op, overload, keep, rule, derivable))
+
+        keep, rule = gradients.keep(gradient), gradients.of_gradient(gradient)
+        _differentiable(gradient, keep, rule)
+        twice = gradients.derivable_gradients(gradient)
+        _under_func(gradient, transformed(gradient, backward, keep, rule, twice))
+
+        self._map = _caller(op, overload, reference.plain(self.name), derivable)
+        self._sign, self._places = declared.loss, op.derivable
+        if declared.loss:
+            loss = Loss(declared)
+            stored = _define(loss)
+            _differentiable(loss, gradients.keep_loss(loss), gradients.of_loss(loss, backward))
+            _under_func(loss, self._mean_of(overload, loss, backend=True))
+            forms = (self._mean_of(f, loss) for f in (reference.plain(self.name), derivable))
+            self._loss = _caller(loss, stored, *forms)
+
+    def __call__(self, *values: Any) -> Tensor:
+        """The op."""
+        return self._map(*values)
+
+    def loss(self, *values: Any) -> Tensor:
+        """The signed mean of the op, from the op's own arguments.
+
+        Its gradients are made in the same pass, but for float16: the gradient of a mean lies below
+        its range, and a gradient scaler must be able to scale it before it is rounded.
+        """
+        learns = torch.is_grad_enabled()
+        tensors = [values[place] for place in self._places]
+        needs = [learns and tensor.requires_grad for tensor in tensors]
+        if any(needs) and all(tensor.dtype == torch.float16 for tensor in tensors):
+            return gradients.mean(self(*values), self._sign)
+        return self._loss(*values[:-1], *needs, values[-1])[0]
+
+    def _mean_of(self, function: Function, loss: Loss, backend: bool = False) -> Function:
+        """The loss op by way of a function for its map, which takes a backend or not."""
+        count = len(loss.declaration.arguments)
+
+        def composed(*values: Any) -> tuple[Tensor, ...]:
+            maps = function(*values[:count], *(values[-1:] if backend else ()))
+            stored = (no_gradient(values[place]) for place in loss.derivable)
+            return gradients.mean(maps, self._sign), *stored
+
+        return composed
+
+
+declare = Family
+
+
+def _define(op: Op) -> Any:
+    """Define the op with all that does not concern its gradient; returns what dispatches to it."""
     # The layout of an output follows from that of its input, so compilers must keep the strides
     # that the fake has seen.
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-    _library.define(name + SCHEMAS[name], tags=tags)
-    _library.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    add(op)
+    _library.define(op.name + op.schema, tags=tags)
+    overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
+    filled, chosen = _filler(overload), itemgetter(*op.derivable)
+    several = len(op.derivable) > 1
+
+    def implementation(*values: Any) -> Any:
+        values = filled(values)
+        op.check(values)
+        tensors = chosen(values) if several else (chosen(values),)
+        return resolve(op.name, values[-1], *tensors)(*values[:-1])
+
+    def fake(*values: Any) -> Any:
+        values = filled(values)
+        op.check(values)
+        return op.empty(values)
+
+    _library.impl(op.name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{op.name}", fake, lib=_library)
     for device in _AUTOCAST_DEVICES:
-        _library.impl(name, _below_autocast(op, device, autocast), f"Autocast{device.upper()}")
-    dispatched = _without_tangents(name, op)
-    if name not in plain.FORMS:
-        return dispatched
-
-    def call(*arguments: Any) -> Any:
-        if plain.active():
-            return _inlined(implementation, autocast, arguments)
-        return dispatched(*arguments)
-
-    return call
+        below = _below_autocast(op, device, lambda values: overload(*values), filled)
+        _library.impl(op.name, below, f"Autocast{device.upper()}")
+    return overload
 
 
-def _inlined(implementation: Op, cast: Op | None, arguments: tuple[Any, ...]) -> Any:
-    """The implementation without the dispatcher, so that no op is recorded but its own."""
-    device = arguments[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return implementation(*arguments)
-    with torch.autocast(device, enabled=False):
-        return implementation(*(arguments if cast is None else cast(*arguments)))
+def _filler(overload: Any) -> Callable[[Values], Values]:
+    """Puts the defaults back that the dispatcher leaves out at the end."""
+    defaults = [argument.default_value for argument in overload._schema.arguments]
+    count = len(defaults)
+    return lambda given: given if len(given) == count else (*given, *defaults[len(given) :])
 
 
-def _without_tangents(name: str, op: Op) -> Op:
-    """The op, with an error for forward-mode derivatives, which torch would drop without a word.
-
-    This stands before the dispatcher: inside, torch.func has put the tangents out of sight.
-    """
-
-    def call(*arguments: Any) -> Any:
-        if forward_ad._current_level >= 0 and any(
-            isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
-            for value in arguments
-        ):
-            raise NotImplementedError(
-                f"{NAMESPACE}::{name} has no forward-mode derivative; use reverse mode, for "
-                "example torch.autograd.grad"
-            )
-        return op(*arguments)
-
-    return call
-
-
-def _below_autocast(op: Op, device: str, cast: Op | None) -> Op:
-    """The op without autocast inside: a reference made of torch's own ops must not be cast.
+def _below_autocast(op: Op, device: str, call: Function, filled: Function) -> Function:
+    """The call without autocast inside: a reference made of torch's own ops must not be cast.
 
     ``torch.library.register_autocast`` casts every tensor to one fixed dtype, which would take
     theta's precision away.
     """
 
-    @wraps(op)
-    def call(*arguments: Any) -> Any:
+    def cast(*values: Any) -> Any:
         with torch.autocast(device, enabled=False):
-            return op(*(arguments if cast is None else cast(*arguments)))
+            return call(op.cast(filled(values)))
+
+    return cast
+
+
+def _differentiable(op: Op, setup: Function, rule: Function) -> None:
+    name = f"{NAMESPACE}::{op.name}"
+    torch.library.register_autograd(name, rule, setup_context=setup, lib=_library)
+
+
+def _uncast(op: Op, values: Values, call: Function) -> Any:
+    """``call(*values)`` for checked values, as autocast wants them but without it inside."""
+    device = values[op.first].device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return _uncast(op, op.cast(values), call)
+    op.check(values)
+    return call(*values)
+
+
+def _under_func(op: Op, kernel: Function) -> None:
+    """What a transform of torch.func calls in place of the op, before it looks into it."""
+    filled = _filler(getattr(getattr(torch.ops, NAMESPACE), op.name).default)
+    # The checks come here as well: inside, shapes have a dimension more.
+    _library.impl(
+        op.name,
+        lambda *values: _uncast(op, filled(values), kernel),
+        "FuncTorchDynamicLayerFrontMode",
+    )
+
+
+def _caller(op: Op, overload: Any, in_torch_ops: Function, derivable: Function) -> Function:
+    """The op as the public functions call it."""
+
+    def call(*values: Any) -> Any:
+        if plain.active():
+            return _uncast(op, values, lambda *given: in_torch_ops(*given[:-1]))
+        # This stands before the dispatcher, which would drop the tangents without a word.
+        if forward_ad._current_level >= 0 and _has_tangents(values):
+            return _uncast(op, values, lambda *given: derivable(*given[:-1]))
+        return overload(*values)
 
     return call
 
 
-def differentiable(name: str, backward: Op, setup: Op) -> None:
-    """Give the op ``name`` its gradient."""
-    torch.library.register_autograd(
-        f"{NAMESPACE}::{name}", backward, setup_context=setup, lib=_library
-    )
-
-
-def once_only(name: str) -> None:
-    """Let differentiation of the op ``name``, itself a gradient, end in an error that says so."""
-
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        raise RuntimeError(_once_message(name))
-
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, lib=_library)
-
-
-def _once_message(name: str) -> str:
-    return (
-        f"{NAMESPACE}::{name} has no gradient: fastalign's ops can be differentiated once, not "
-        "twice; write the loss with plain PyTorch where a second derivative is needed"
+def _has_tangents(values: Values) -> bool:
+    return any(
+        isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
+        for value in values
     )

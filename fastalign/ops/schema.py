@@ -1,6 +1,6 @@
-"""The schema of every op, in one place: name, arguments, results.
+"""The ops by name, as their declarations say: filled when ``fastalign.ops`` is imported.
 
-The strings are registered in the namespace ``fastalign`` of ``torch.library`` whether or not native
+The schemas are registered in the namespace ``fastalign`` of ``torch.library`` whether or not native
 code was built. A native library offers the same names and arguments, without ``backend``, in the
 namespace ``fastalign_native``.
 
@@ -9,53 +9,26 @@ A gradient that was not asked for comes back as an empty tensor of shape ``[0]``
 
 from __future__ import annotations
 
+from fastalign.ops.declaration import Op
+
 NAMESPACE = "fastalign"
 
-# name -> arguments and results, as torch.library.define takes them after the name.
-SCHEMAS: dict[str, str] = {
-    "dense_similarity": ('(Tensor p, Tensor z, Tensor? groups=None, str backend="auto") -> Tensor'),
-    "dense_similarity_backward": (
-        "(Tensor grad, Tensor p, Tensor z, Tensor? groups, bool need_p, bool need_z, "
-        'str backend="auto") -> (Tensor, Tensor)'
-    ),
-    "dense_similarity_loss": (
-        "(Tensor p, Tensor z, Tensor? groups, bool need_p, bool need_z, "
-        'str backend="auto") -> (Tensor, Tensor, Tensor)'
-    ),
-    "pairwise_distance": (
-        "(Tensor h, Tensor? mask=None, Tensor? groups=None, bool squared=False, "
-        'str backend="auto") -> Tensor'
-    ),
-    "pairwise_distance_backward": (
-        "(Tensor grad, Tensor h, Tensor? mask, Tensor? groups, bool squared, "
-        'str backend="auto") -> Tensor'
-    ),
-    "pairwise_distance_loss": (
-        "(Tensor h, Tensor? mask, Tensor? groups, bool squared, bool need_h, "
-        'str backend="auto") -> (Tensor, Tensor)'
-    ),
-    "warp_affine": (
-        '(Tensor x, Tensor theta, SymInt[2] size, str mode="bilinear", '
-        'str padding_mode="zeros", bool align_corners=False, str backend="auto") -> Tensor'
-    ),
-    "warp_affine_backward": (
-        "(Tensor grad, Tensor x, Tensor theta, str mode, str padding_mode, bool align_corners, "
-        "bool need_x, bool need_theta, bool deterministic, "
-        'str backend="auto") -> (Tensor, Tensor)'
-    ),
-    "mahalanobis": (
-        '(Tensor x, Tensor mean, Tensor whitener, bool squared=False, str backend="auto") -> Tensor'
-    ),
-    "mahalanobis_backward": (
-        "(Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x, "
-        "bool need_mean, bool need_whitener, "
-        'str backend="auto") -> (Tensor, Tensor, Tensor)'
-    ),
-}
+# Every op of torch that a declaration makes, and its arguments and results as
+# torch.library.define takes them after the name.
+OPS: dict[str, Op] = {}
+SCHEMAS: dict[str, str] = {}
 
 # The public ops; each names a file in fastalign/ops, in the native code and in the Triton kernels,
 # and the ops ``<stem>_backward`` and ``<stem>_loss`` live in the same files.
-STEMS = ("dense_similarity", "pairwise_distance", "warp_affine", "mahalanobis")
+STEMS: list[str] = []
+
+
+def add(op: Op) -> None:
+    """Make an op known by its name."""
+    OPS[op.name] = op
+    SCHEMAS[op.name] = op.schema
+    if op.name == op.declaration.name:
+        STEMS.append(op.name)
 
 
 def stem_of(op: str) -> str:

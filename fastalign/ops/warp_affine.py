@@ -3,159 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastalign.ops import checks
-from fastalign.ops.backends import resolve
-from fastalign.ops.layout import empty_maps, no_gradient
-from fastalign.ops.registration import differentiable, once_only, register
+from fastalign.ops.arguments import Companion, Features, Maps, Size, choice, flag
+from fastalign.ops.declaration import Declaration
+from fastalign.ops.registration import declare
 
-_NAME = "warp_affine"
-
-
-def _check(x: Tensor, theta: Tensor, mode: str, padding_mode: str) -> None:
-    checks.features(_NAME, "x", x)
-    checks.shape(_NAME, "theta", theta, (x.shape[0], 2, 3), "[B, 2, 3] with the B of x")
-    if theta.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"{_NAME}: theta has dtype {theta.dtype}, expected float32 or float64 whatever x is; "
-            "convert it with theta.float()"
-        )
-    checks.device(_NAME, "theta", theta, "x", x)
-    checks.choice(_NAME, "mode", mode, checks.MODES)
-    checks.choice(_NAME, "padding_mode", padding_mode, checks.PADDING_MODES)
-    if x.shape[2] == 0 or x.shape[3] == 0:
-        raise ValueError(
-            f"{_NAME}: x has shape {list(x.shape)}, expected at least one row and one column to "
-            "sample from"
-        )
-
-
-def _check_size(size: Sequence[int]) -> None:
-    if len(size) != 2 or size[0] < 1 or size[1] < 1:
-        raise ValueError(
-            f"{_NAME}: size is {tuple(size)}, expected (height, width), both at least 1"
-        )
-
-
-def _check_backward(grad: Tensor, x: Tensor, theta: Tensor, mode: str, padding_mode: str) -> None:
-    _check(x, theta, mode, padding_mode)
-    checks.features(_NAME, "grad", grad)
-    checks.shape(
-        _NAME,
-        "grad",
-        grad,
-        (x.shape[0], x.shape[1], grad.shape[2], grad.shape[3]),
-        "[B, C, height, width] with the B and C of x",
+_WARP = declare(
+    Declaration(
+        "warp_affine",
+        (
+            Features("x", sampled=True),
+            Companion(
+                "theta",
+                gradient=True,
+                images=0,
+                shape=lambda batch, *_: (batch, 2, 3),
+                meaning="[B, 2, 3] with the B of x",
+                dtypes=lambda x: (torch.float32, torch.float64),
+                remedy=" whatever x is; convert it with theta.float()",
+            ),
+            Size("size"),
+            choice("mode", "bilinear", "nearest"),
+            choice("padding_mode", "zeros", "border", "reflection"),
+            flag("align_corners"),
+        ),
+        result=Maps(),
+        switches=(("deterministic", torch.are_deterministic_algorithms_enabled),),
+        independent=("images",),
     )
-    _check_size(grad.shape[2:])
-    checks.dtype(_NAME, "grad", grad, x.dtype, "(the dtype of x)")
-    checks.device(_NAME, "grad", grad, "x", x)
-
-
-def _run(
-    x: Tensor,
-    theta: Tensor,
-    size: Sequence[int],
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool = False,
-    backend: str = "auto",
-) -> Tensor:
-    _check(x, theta, mode, padding_mode)
-    _check_size(size)
-    kernel = resolve(_NAME, backend, x, theta)
-    return kernel(x, theta, size, mode, padding_mode, align_corners)
-
-
-def _fake(
-    x: Tensor,
-    theta: Tensor,
-    size: Sequence[int],
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool = False,
-    backend: str = "auto",
-) -> Tensor:
-    _check(x, theta, mode, padding_mode)
-    _check_size(size)
-    return empty_maps(x, size)
-
-
-def _run_backward(
-    grad: Tensor,
-    x: Tensor,
-    theta: Tensor,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-    need_x: bool,
-    need_theta: bool,
-    deterministic: bool,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    _check_backward(grad, x, theta, mode, padding_mode)
-    kernel = resolve("warp_affine_backward", backend, x, theta)
-    return kernel(
-        grad, x, theta, mode, padding_mode, align_corners, need_x, need_theta, deterministic
-    )
-
-
-def _fake_backward(
-    grad: Tensor,
-    x: Tensor,
-    theta: Tensor,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-    need_x: bool,
-    need_theta: bool,
-    deterministic: bool,
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    _check_backward(grad, x, theta, mode, padding_mode)
-    return (
-        empty_maps(x) if need_x else no_gradient(x),
-        theta.new_empty(theta.shape) if need_theta else no_gradient(theta),
-    )
-
-
-def _autocast(x: Tensor, theta: Tensor, *rest: Any) -> tuple[Any, ...]:
-    """theta is never cast down; one that a layer gave in 16 bits is taken up to float32."""
-    if theta.dtype in (torch.float16, torch.bfloat16):
-        theta = theta.float()
-    return x, theta, *rest
-
-
-def _autocast_backward(grad: Tensor, x: Tensor, theta: Tensor, *rest: Any) -> tuple[Any, ...]:
-    return grad, *_autocast(x, theta, *rest)
-
-
-_warp = register("warp_affine", _run, _fake, _autocast)
-_warp_backward = register("warp_affine_backward", _run_backward, _fake_backward, _autocast_backward)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, theta, _, *ctx.options, ctx.backend = inputs
-    ctx.save_for_backward(x, theta)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, theta = ctx.saved_tensors
-    need_x, need_theta = ctx.needs_input_grad[:2]
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    to_x, to_theta = _warp_backward(
-        grad, x, theta, *ctx.options, need_x, need_theta, deterministic, ctx.backend
-    )
-    wanted = to_x if need_x else None, to_theta if need_theta else None
-    return *wanted, None, None, None, None, None
-
-
-differentiable("warp_affine", _backward, _setup)
-once_only("warp_affine_backward")
+)
 
 
 def warp_affine(
@@ -192,6 +72,6 @@ def warp_affine(
         BackendError: a backend asked for by name cannot run.
     """
     if size is None:
-        checks.features(_NAME, "x", x)
+        checks.features(_WARP.name, "x", x)
         size = x.shape[2:]
-    return _warp(x, theta, size, mode, padding_mode, align_corners, backend or "auto")
+    return _WARP(x, theta, size, mode, padding_mode, align_corners, backend or "auto")

@@ -205,13 +205,13 @@ MAHALANOBIS: list[Row] = [
         "mahalanobis",
         lambda: (_features(dtype=f64), _mean(), _whitener(dtype=f64)),
         TypeError,
-        ("mean has dtype torch.float32", "expected torch.float64", "x is float64"),
+        ("mean has dtype torch.float32", "expected torch.float64", "x is torch.float64"),
     ),
     (
         "mahalanobis",
         lambda: (_features(dtype=f64), _mean(dtype=f64), _whitener()),
         TypeError,
-        ("whitener has dtype torch.float32", "expected torch.float64", "x is float64"),
+        ("whitener has dtype torch.float32", "expected torch.float64", "x is torch.float64"),
     ),
     (
         "mahalanobis",

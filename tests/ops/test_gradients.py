@@ -6,7 +6,6 @@ import pytest
 import torch
 from op_support.cases import Inputs
 from op_support.functions import FUNCTIONS, ONE_OF_EACH, require_gradients
-from torch.autograd import forward_ad
 
 from fastalign import ops
 
@@ -39,44 +38,6 @@ def test_finite_differences(function, layout, backend):
         return function(*arguments, backend=backend.name)
 
     assert torch.autograd.gradcheck(of_wanted, wanted)
-
-
-@every_function
-def test_no_second_derivative(function, backend):
-    """An error and never a wrong answer, whichever way the second derivative is asked for."""
-    tensors, wanted = _leaves(function, backend)
-
-    def twice(**options):
-        value = function(*tensors, backend=backend.name).sum()
-        first = torch.autograd.grad(value, wanted, create_graph=True)
-        return torch.autograd.grad(sum(g.sum() for g in first), wanted, **options)
-
-    with pytest.raises(RuntimeError, match="once, not twice"):
-        twice()
-    with pytest.raises(RuntimeError, match="once, not twice"):
-        twice(allow_unused=True)
-    with pytest.raises(RuntimeError, match="once, not twice"):
-        value = function(*tensors, backend=backend.name).sum()
-        first = torch.autograd.grad(value, wanted, create_graph=True)
-        sum(g.square().sum() for g in first).backward()
-
-
-@one_of_each
-def test_no_forward_mode(function, backend):
-    """An error: torch would drop the tangents without a word and give a derivative of 0."""
-    tensors = function.make(Inputs(torch.float64, backend.device, shape=SMALL))
-    backend.require(function.name, *(value for value in tensors if value is not None))
-
-    def call(first):
-        return function(first, *tensors[1:], backend=backend.name)
-
-    refused = pytest.raises(NotImplementedError, match=f"fastalign::{function.name} has no forward")
-    with refused:
-        torch.func.jvp(call, (tensors[0],), (torch.ones_like(tensors[0]),))
-    with forward_ad.dual_level():
-        call(tensors[0])  # nothing to differentiate by, nothing to refuse
-        with refused:
-            call(forward_ad.make_dual(tensors[0], torch.ones_like(tensors[0])))
 
 
 @losses

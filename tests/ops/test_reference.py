@@ -89,7 +89,7 @@ def test_pairs_are_never_held_all_at_once(case):
     arguments = case.make(Inputs(torch.float32, shape=shape))
     largest = max(value.numel() for value in arguments if isinstance(value, Tensor))
     with _Largest() as seen:
-        getattr(reference, case.op)(*arguments)
+        reference.kernel(case.op)(*arguments)
     assert 0 < seen.elements <= largest
 
 
@@ -98,12 +98,12 @@ def test_pairs_are_never_held_all_at_once(case):
 def test_mahalanobis_in_pieces(case, locations, monkeypatch):
     """Factors are unpacked for some locations at a time; how many must not matter."""
     arguments = case.make(Inputs(torch.float64))
-    whole = as_tuple(getattr(reference, case.op)(*arguments))
+    whole = as_tuple(reference.kernel(case.op)(*arguments))
     module = importlib.import_module("fastalign.ops.reference.mahalanobis")
     channels = 7
     monkeypatch.setattr(module, "_ENTRIES", locations * channels * channels)
     for piecewise, at_once in zip(
-        as_tuple(getattr(reference, case.op)(*arguments)), whole, strict=True
+        as_tuple(reference.kernel(case.op)(*arguments)), whole, strict=True
     ):
         torch.testing.assert_close(piecewise, at_once)
 
@@ -112,7 +112,7 @@ def test_similarity_is_split_where_processes_can_exchange_sums():
     """Two halves of a batch, with sums added in between, give what the whole batch gives."""
     parts = importlib.import_module("fastalign.ops.reference.dense_similarity")
     p, z = torch.randn(2, 6, 4, 3, 5, dtype=torch.float64)
-    whole = reference.dense_similarity(p, z, None)
+    whole = reference.kernel("dense_similarity")(p, z, None)
     everyone = grouping.slots(None)
     halves = [(directions(p[s]), directions(z[s])) for s in (slice(0, 2), slice(2, 6))]
     sums = [parts.accumulate(of_z.unit, everyone) for _, of_z in halves]

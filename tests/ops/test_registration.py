@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastalign import ops
-from fastalign.ops.schema import NAMESPACE, SCHEMAS, STEMS, stem_of
+from fastalign.ops.schema import NAMESPACE, OPS, SCHEMAS, STEMS
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 one_of_each = pytest.mark.parametrize("function", ONE_OF_EACH, ids=str)
@@ -43,14 +43,9 @@ def test_the_defaults_of_op_and_function_agree(name):
 
 
 def _differentiable(case: Case) -> tuple[str, ...]:
-    """Names of the arguments that have a gradient; a backward op has none."""
-    names = {
-        "dense_similarity": ("p", "z"),
-        "pairwise_distance": ("h",),
-        "warp_affine": ("x", "theta"),
-        "mahalanobis": ("x", "mean", "whitener"),
-    }
-    return () if case.op.endswith("_backward") else names[stem_of(case.op)]
+    """Names of the arguments that have a gradient, of maps and losses."""
+    op = OPS[case.op]
+    return () if op.first else tuple(op.arguments[place].name for place in op.derivable)
 
 
 def _arguments(case: Case, backend: Backend, dtype: torch.dtype, layout: str) -> tuple:

@@ -73,10 +73,10 @@ def similarity(backend: str, device: str, last: bool = False) -> None:
     p, z = (_features(2, 260, 2048, 2017, last) for _ in range(2))
     narrow = [_ends(value).double() for value in (p, z)]
     out = _run("dense_similarity", backend, p, z, None)
-    _close(out, reference.dense_similarity(*narrow, None), "value")
+    _close(out, reference.kernel("dense_similarity")(*narrow, None), "value")
     grad = torch.full_like(out, 16.0)  # about |p|: a gradient near 1
     to_p, _ = _run("dense_similarity_backward", backend, grad, p, z, None, True, False)
-    wanted, _ = reference.dense_similarity_backward(
+    wanted, _ = reference.kernel("dense_similarity_backward")(
         _ends(grad).double(), *narrow, None, True, False
     )
     _close(to_p, wanted, "gradient")
@@ -87,10 +87,12 @@ def distance(backend: str, device: str) -> None:
     h = _features(4, 3, 13400, 13399)
     narrow = _ends(h).double()
     out = _run("pairwise_distance", backend, h, None, None, False)
-    _close(out, reference.pairwise_distance(narrow, None, None, False), "value")
+    _close(out, reference.kernel("pairwise_distance")(narrow, None, None, False), "value")
     grad = torch.ones_like(out)
     to_h = _run("pairwise_distance_backward", backend, grad, h, None, None, False)
-    wanted = reference.pairwise_distance_backward(_ends(grad).double(), narrow, None, None, False)
+    wanted = reference.kernel("pairwise_distance_backward")(
+        _ends(grad).double(), narrow, None, None, False
+    )
     _close(to_h, wanted, "gradient")
 
 
@@ -131,7 +133,7 @@ def distance_to_gaussian(backend: str, device: str) -> None:
     out = _run("mahalanobis", backend, x, mean, whitener, False)
     factors = _ends(whitener.view(height, width, packed).permute(2, 0, 1))
     narrow = factors.permute(1, 2, 0).reshape(-1, packed).double()
-    wanted = reference.mahalanobis(_ends(x).double(), _ends(mean).double(), narrow, False)
+    wanted = reference.kernel("mahalanobis")(_ends(x).double(), _ends(mean).double(), narrow, False)
     torch.testing.assert_close(_ends(out).double(), wanted, rtol=1e-4, atol=1e-4)
 
 

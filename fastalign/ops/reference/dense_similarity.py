@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fastalign.ops.layout import accumulation_dtype, as_gradient, empty_maps, no_gradient
-from fastalign.ops.reference.groups import Slots, for_each_image, slots, sum_by_slot
-from fastalign.ops.reference.vectors import Directions, directions, dot
+from fastalign.ops.reference.groups import Slots, for_each_image, partners, slots, sum_by_slot
+from fastalign.ops.reference.vectors import Directions, directions, dot, plain_directions
 
 
 class Sums(NamedTuple):
@@ -135,3 +135,12 @@ def dense_similarity_loss(
     value = similarity(*units, sums, where)
     weight = torch.full_like(value, -1 / value.numel())
     return -value.mean(), *_gradients(weight, p, z, need, units, sums, where)
+
+
+def dense_similarity_plain(p: Tensor, z: Tensor, groups: Tensor | None) -> Tensor:
+    """``dense_similarity`` in ops that torch itself differentiates and exports."""
+    unit_p, unit_z = plain_directions(p), plain_directions(z)
+    pairs = partners(p, groups).to(unit_z.dtype)
+    others = (pairs @ unit_z.flatten(1)).reshape(unit_z.shape)
+    count = pairs.sum(1)[:, None, None]
+    return (unit_p * others).sum(1) / count.clamp_min(1)

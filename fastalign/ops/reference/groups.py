@@ -46,3 +46,10 @@ def sum_by_slot(values: Tensor, where: Slots) -> Tensor:
 def for_each_image(sums: Tensor, where: Slots) -> Tensor:
     """The slot's sum for each image: ``[number, ...]`` to ``[B, ...]``, or to ``[1, ...]``."""
     return sums if where.of_image is None else sums[where.of_image]
+
+
+def partners(images: Tensor, groups: Tensor | None) -> Tensor:
+    """Which of the images ``[B,...]`` make a pair: bool ``[B,B]``, False on the diagonal."""
+    number = torch.arange(images.shape[0], device=images.device)
+    others = number[:, None] != number
+    return others if groups is None else others & (groups[:, None] == groups)

@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from fastalign.ops.layout import accumulation_dtype, as_gradient, no_gradient
-from fastalign.ops.reference.vectors import lengths
+from fastalign.ops.reference.vectors import lengths, plain_lengths
 
 # Entries of the unpacked factors that are held at once: 16 MiB in float32.
 _ENTRIES = 1 << 22
+
+# Rows of a triangular factor that the plain form unpacks to one rectangle: for 100 channels the
+# rectangles hold a third more than the packed triangle, the full square would hold twice as much.
+_ROWS = 32
 
 
 def _deviations(x: Tensor, mean: Tensor) -> Tensor:
@@ -95,3 +99,26 @@ def mahalanobis_backward(
         mean.new_empty(mean.shape).copy_(-gradient.sum(0)) if need_mean else no_gradient(mean),
         to_whitener,
     )
+
+
+def mahalanobis_plain(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
+    """``mahalanobis`` in ops that torch itself differentiates and exports."""
+    batch, channels, height, width = x.shape
+    deviation, white = _deviations(x, mean), []
+    packed = whitener.to(deviation.dtype)
+    for start in range(0, channels, _ROWS):
+        end = min(start + _ROWS, channels)
+        white.append(_rows(packed, start, end) @ deviation[:, :end])
+    whole = torch.cat(white, 1)
+    distance = whole.square().sum(1) if squared else plain_lengths(whole, 1)
+    return distance.t().reshape(batch, height, width)
+
+
+def _rows(packed: Tensor, start: int, end: int) -> Tensor:
+    """Rows ``start`` to ``end`` of the packed triangles as rectangles ``[H*W,end-start,end]``."""
+    row = torch.arange(start, end, device=packed.device)[:, None]
+    column = torch.arange(end, device=packed.device)
+    first = start * (start + 1) // 2
+    place = row * (row + 1) // 2 - first + torch.minimum(row, column)
+    entries = packed[:, first : end * (end + 1) // 2]
+    return entries[:, place].masked_fill(column > row, 0)

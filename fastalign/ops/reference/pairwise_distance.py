@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from fastalign.ops.layout import accumulation_dtype, as_gradient, empty_maps, no_gradient
-from fastalign.ops.reference.groups import Slots, for_each_image, slots, sum_by_slot
-from fastalign.ops.reference.vectors import dot, lengths
+from fastalign.ops.reference.groups import Slots, for_each_image, partners, slots, sum_by_slot
+from fastalign.ops.reference.vectors import dot, lengths, plain_lengths
 
 
 class Batch(NamedTuple):
@@ -157,3 +157,18 @@ def pairwise_distance_loss(
         )
     value, gradient = _solve(h, mask, groups, squared, weight)
     return value.mean(), _gradient(gradient, h)
+
+
+def pairwise_distance_plain(
+    h: Tensor, mask: Tensor | None, groups: Tensor | None, squared: bool
+) -> Tensor:
+    """``pairwise_distance`` in ops that torch itself derives and exports; holds all pairs."""
+    values = h.to(accumulation_dtype(h.dtype))
+    pairs = partners(h, groups)[:, :, None, None]
+    if mask is not None:
+        # Whatever lies under the mask, NaN included, must reach neither a sum nor a gradient.
+        values = values.masked_fill(~mask.unsqueeze(1), 0)
+        pairs = pairs & mask & mask[:, None]
+    difference = (values[:, None] - values).masked_fill(~pairs.unsqueeze(2), 0)
+    distance = difference.square().sum(2) if squared else plain_lengths(difference, 2)
+    return distance.sum(1) / pairs.sum(1).clamp_min(1)

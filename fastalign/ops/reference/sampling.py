@@ -1,6 +1,13 @@
-"""The gradient of grid sampling from gathers and ordered sums: no atomics on any device."""
+"""Grid sampling from gathers: its gradient by ordered sums, without atomics on any device, and a
+form that torch differentiates to any order.
+
+Positions are held to the image as ``torch.nn.functional.grid_sample`` does it, derivatives at the
+edges included.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +49,74 @@ def _source(
     return position, slope * scale
 
 
+class Corner(NamedTuple):
+    """A pixel that a sample is made of: ``[B,height,width]`` each."""
+
+    row: Tensor
+    column: Tensor
+    weight: Tensor
+    by_column: Tensor  # the weight's derivatives
+    by_row: Tensor
+
+
+def _corners(row: Tensor, column: Tensor, mode: str) -> list[Corner]:
+    """The pixels that surround a position, or the nearest one."""
+    if mode == "nearest":
+        nothing = torch.zeros_like(row)
+        return [Corner(row.round(), column.round(), torch.ones_like(row), nothing, nothing)]
+    top, left = torch.floor(row.detach()), torch.floor(column.detach())
+    down, right = row - top, column - left
+    return [
+        Corner(top, left, (1 - down) * (1 - right), down - 1, right - 1),
+        Corner(top, left + 1, (1 - down) * right, 1 - down, -right),
+        Corner(top + 1, left, down * (1 - right), -down, 1 - right),
+        Corner(top + 1, left + 1, down * right, down, right),
+    ]
+
+
+class _Pixels:
+    """The pixels ``[B,H,W,C]`` of images ``[B,C,H,W]``, taken at corners."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.image = torch.arange(x.shape[0], device=x.device).view(-1, 1, 1)
+        self.height, self.width = x.shape[2:]
+        self.values = x.permute(0, 2, 3, 1)
+
+    def at(self, corner: Corner) -> tuple[Tensor, Tensor]:
+        """Rows and columns as indices within the image."""
+        # Clamped as integers: a NaN coordinate must not become an index out of range.
+        row = corner.row.long().clamp(0, self.height - 1)
+        return row, corner.column.long().clamp(0, self.width - 1)
+
+    def inside(self, corner: Corner) -> Tensor:
+        """Whether the corner lies in the image."""
+        rows = (corner.row >= 0) & (corner.row < self.height)
+        return rows & (corner.column >= 0) & (corner.column < self.width)
+
+    def __getitem__(self, place: tuple[Tensor, Tensor]) -> Tensor:
+        return self.values[(self.image, *place)]
+
+
+def sample(x: Tensor, grid: Tensor, mode: str, padding_mode: str, align_corners: bool) -> Tensor:
+    """``grid_sample`` of ``x`` ``[B,C,H,W]`` at ``grid`` ``[B,height,width,2]``."""
+
+    def followed(axis: int, size: int) -> Tensor:
+        # Linear in the coordinate with the slope that grid_sample takes, at the edges as well.
+        given = grid[..., axis]
+        position, slope = _source(given.detach(), size, padding_mode, align_corners)
+        return position + slope * (given - given.detach())
+
+    pixels = _Pixels(x)
+    column, row = followed(0, pixels.width), followed(1, pixels.height)
+    result = None
+    for corner in _corners(row, column, mode):
+        outside = ~pixels.inside(corner).unsqueeze(-1)
+        part = pixels[pixels.at(corner)].masked_fill(outside, 0) * corner.weight.unsqueeze(-1)
+        result = part if result is None else result + part
+    assert result is not None
+    return result.permute(0, 3, 1, 2)
+
+
 def sample_backward(
     grad: Tensor,
     x: Tensor,
@@ -59,38 +134,21 @@ def sample_backward(
     batch, channels, height, width = x.shape
     column, column_slope = _source(grid[..., 0], width, padding_mode, align_corners)
     row, row_slope = _source(grid[..., 1], height, padding_mode, align_corners)
-    if mode == "nearest":
-        top, left = torch.round(row), torch.round(column)
-        corners = [(top, left, torch.ones_like(row), torch.zeros_like(row), torch.zeros_like(row))]
-    else:
-        top, left = torch.floor(row), torch.floor(column)
-        down, right = row - top, column - left
-        # Row, column, weight, and the weight's derivatives by column and by row.
-        corners = [
-            (top, left, (1 - down) * (1 - right), down - 1, right - 1),
-            (top, left + 1, (1 - down) * right, 1 - down, -right),
-            (top + 1, left, down * (1 - right), -down, 1 - right),
-            (top + 1, left + 1, down * right, down, right),
-        ]
-    image = torch.arange(batch, device=x.device).view(-1, 1, 1)
     upstream = grad.permute(0, 2, 3, 1)
-    pixels = x.permute(0, 2, 3, 1)
+    pixels = _Pixels(x)
     to_x = x.new_zeros((batch * height * width, channels))
     to_column, to_row = torch.zeros_like(column), torch.zeros_like(row)
-    for at_row, at_column, weight, by_column, by_row in corners:
-        inside = (at_row >= 0) & (at_row < height) & (at_column >= 0) & (at_column < width)
-        # Clamped as integers: a NaN coordinate must not become an index out of range.
-        y = at_row.long().clamp(0, height - 1)
-        z = at_column.long().clamp(0, width - 1)
+    for corner in _corners(row, column, mode):
+        inside, (y, z) = pixels.inside(corner), pixels.at(corner)
         if need_x:
-            share = (upstream * (weight * inside).unsqueeze(-1)).reshape(-1, channels)
-            index = ((image * height + y) * width + z).reshape(-1)
+            share = (upstream * (corner.weight * inside).unsqueeze(-1)).reshape(-1, channels)
+            index = ((pixels.image * height + y) * width + z).reshape(-1)
             # Unlike index_add_, index_put_ sorts its indices first and adds in a fixed order.
             to_x.index_put_((index,), share, accumulate=True)
         if need_grid:
-            product = (upstream * pixels[image, y, z]).sum(-1) * inside
-            to_column += product * by_column
-            to_row += product * by_row
+            product = (upstream * pixels[y, z]).sum(-1) * inside
+            to_column += product * corner.by_column
+            to_row += product * corner.by_row
     return (
         to_x.view(batch, height, width, channels).permute(0, 3, 1, 2),
         torch.stack((to_column * column_slope, to_row * row_slope), -1),

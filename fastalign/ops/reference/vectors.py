@@ -1,4 +1,8 @@
-"""Lengths and directions of the vectors along dimension 1, safe for any magnitude."""
+"""Lengths and directions of the vectors along a dimension, safe for any magnitude.
+
+Those named plain write into no buffer and can be differentiated by torch to any order: a zero
+vector is replaced before its length is taken, because derivatives of a root at 0 are not finite.
+"""
 
 from __future__ import annotations
 
@@ -49,3 +53,23 @@ def lengths(vectors: Tensor, dim: int = 1) -> Tensor:
 def dot(first: Tensor, second: Tensor) -> Tensor:
     """Inner products along dimension 1: ``[B,C,H,W]`` twice to ``[B,H,W]``."""
     return (first * second).sum(1)
+
+
+def _scaled(vectors: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors over their largest entry, ones for a zero vector; that entry; which are zero."""
+    peak = vectors.detach().abs().amax(dim, keepdim=True)
+    zero = peak == 0
+    return (vectors / peak.masked_fill(zero, 1)).masked_fill(zero, 1), peak, zero
+
+
+def plain_lengths(vectors: Tensor, dim: int) -> Tensor:
+    """Euclidean lengths along ``dim``, with derivative 0 at 0."""
+    scaled, peak, _ = _scaled(vectors, dim)
+    return torch.linalg.vector_norm(scaled, dim=dim) * peak.squeeze(dim)
+
+
+def plain_directions(vectors: Tensor) -> Tensor:
+    """Unit vectors along dimension 1, zero with derivative zero for zero."""
+    scaled, _, zero = _scaled(vectors.to(accumulation_dtype(vectors.dtype)), 1)
+    norm = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return (scaled / norm).masked_fill(zero, 0)

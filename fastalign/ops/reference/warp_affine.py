@@ -6,14 +6,17 @@ Coordinates are computed in theta's dtype or a wider one, never in a 16-bit dtyp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastalign.ops import affine
 from fastalign.ops.layout import accumulation_dtype, as_gradient, empty_maps, no_gradient
-from fastalign.ops.reference.sampling import sample_backward
+from fastalign.ops.reference.sampling import sample, sample_backward
+
+Sampler = Callable[[Tensor, Tensor, str, str, bool], Tensor]
 
 _MODES = {"bilinear": 0, "nearest": 1}
 _PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
@@ -115,3 +118,37 @@ def _sample_backward(
         align_corners,
         [need_x, need_grid],
     )
+
+
+def warp_affine_plain(
+    x: Tensor,
+    theta: Tensor,
+    size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    sampler: Sampler = F.grid_sample,
+) -> Tensor:
+    """``warp_affine`` in ops that torch itself differentiates and exports."""
+    theta = theta.to(_working_dtype(x, theta))
+    row = affine.pixel_centres(size[0], theta, align_corners)[:, None]
+    column = affine.pixel_centres(size[1], theta, align_corners)
+
+    def along(axis: int) -> Tensor:
+        by_x, by_y, shift = (theta[:, axis, k, None, None] for k in range(3))
+        return by_x * column + by_y * row + shift
+
+    grid = torch.stack([along(0), along(1)], -1)
+    return sampler(x.to(theta.dtype), grid, mode, padding_mode, align_corners).to(x.dtype)
+
+
+def warp_affine_derivable(
+    x: Tensor,
+    theta: Tensor,
+    size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    """The same by gathers: torch's ``grid_sample`` has one derivative, and that in reverse mode."""
+    return warp_affine_plain(x, theta, size, mode, padding_mode, align_corners, sample)
