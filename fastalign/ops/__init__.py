@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from fastalign.ops import affine
 from fastalign.ops.backends import BACKENDS, available_backends
-from fastalign.ops.dense_similarity import dense_similarity, dense_similarity_loss
-from fastalign.ops.mahalanobis import mahalanobis
 from fastalign.ops.native import release_memory
+
+# In the order in which pages and tables name the ops.
+# isort: off
+from fastalign.ops.dense_similarity import dense_similarity, dense_similarity_loss
 from fastalign.ops.pairwise_distance import pairwise_distance, pairwise_distance_loss
 from fastalign.ops.warp_affine import warp_affine
+from fastalign.ops.mahalanobis import mahalanobis
+# isort: on
 
 __all__ = [
     "BACKENDS",

@@ -159,8 +159,7 @@ def pullback(
             given[place] = value
         return _as_tuple(function(*given))
 
-    _, back = torch.func.vjp(of, *(values[n] for n in places))
-    return back(upstream)
+    return torch.func.vjp(of, *(values[n] for n in places))[1](upstream)
 
 
 def derivable_gradients(op: Gradient) -> Rule:

@@ -95,14 +95,14 @@ def _define(op: Op) -> Any:
     filled, chosen = _filler(overload), itemgetter(*op.derivable)
     several = len(op.derivable) > 1
 
-    def implementation(*values: Any) -> Any:
-        values = filled(values)
+    def implementation(*given: Any) -> Any:
+        values = filled(given)
         op.check(values)
         tensors = chosen(values) if several else (chosen(values),)
         return resolve(op.name, values[-1], *tensors)(*values[:-1])
 
-    def fake(*values: Any) -> Any:
-        values = filled(values)
+    def fake(*given: Any) -> Any:
+        values = filled(given)
         op.check(values)
         return op.empty(values)
 
