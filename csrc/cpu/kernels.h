@@ -103,14 +103,20 @@ struct WhitenerArgs {
   bool* lost;  // [locations] kept, but not positive definite to the accuracy of float32 sums
 };
 
+// Every kernel: X(level, name, arguments). What depends on the list is made from it.
+#define FASTALIGN_CPU_KERNELS(X, level)                  \
+  X(level, dense_similarity, DenseSimilarityArgs)        \
+  X(level, pairwise_distance, PairwiseDistanceArgs)      \
+  X(level, warp_affine, WarpAffineArgs)                  \
+  X(level, warp_affine_backward, WarpAffineBackwardArgs) \
+  X(level, mahalanobis, MahalanobisArgs)                 \
+  X(level, moments, MomentsArgs)                         \
+  X(level, whitener, WhitenerArgs)
+
+#define FASTALIGN_KERNEL_FIELD(level, name, Args) Status (*name)(const Args&, const Workers&);
+
 struct KernelTable {
-  Status (*dense_similarity)(const DenseSimilarityArgs&, const Workers&);
-  Status (*pairwise_distance)(const PairwiseDistanceArgs&, const Workers&);
-  Status (*warp_affine)(const WarpAffineArgs&, const Workers&);
-  Status (*warp_affine_backward)(const WarpAffineBackwardArgs&, const Workers&);
-  Status (*mahalanobis)(const MahalanobisArgs&, const Workers&);
-  Status (*moments)(const MomentsArgs&, const Workers&);
-  Status (*whitener)(const WhitenerArgs&, const Workers&);
+  FASTALIGN_CPU_KERNELS(FASTALIGN_KERNEL_FIELD, )
 };
 
 struct IsaLevel {

@@ -3,21 +3,19 @@
 
 #include "kernels.h"
 
-#define FASTALIGN_DECLARE_LEVEL(level)                                        \
-  namespace level {                                                           \
-  Status dense_similarity(const DenseSimilarityArgs&, const Workers&);        \
-  Status pairwise_distance(const PairwiseDistanceArgs&, const Workers&);      \
-  Status warp_affine(const WarpAffineArgs&, const Workers&);                  \
-  Status warp_affine_backward(const WarpAffineBackwardArgs&, const Workers&); \
-  Status mahalanobis(const MahalanobisArgs&, const Workers&);                 \
-  Status moments(const MomentsArgs&, const Workers&);                         \
-  Status whitener(const WhitenerArgs&, const Workers&);                       \
+#define FASTALIGN_KERNEL_ENTRY(level, name, Args) \
+  namespace level {                               \
+  Status name(const Args&, const Workers&);       \
   }
+#define FASTALIGN_KERNEL_POINTER(level, name, Args) level::name,
+
+// The table of one level.
+#define FASTALIGN_TABLE(level) {FASTALIGN_CPU_KERNELS(FASTALIGN_KERNEL_POINTER, level)}
 
 namespace fastalign {
-FASTALIGN_DECLARE_LEVEL(isa_baseline)
+FASTALIGN_CPU_KERNELS(FASTALIGN_KERNEL_ENTRY, isa_baseline)
 #if defined(__x86_64__)
-FASTALIGN_DECLARE_LEVEL(isa_avx2)
-FASTALIGN_DECLARE_LEVEL(isa_avx512)
+FASTALIGN_CPU_KERNELS(FASTALIGN_KERNEL_ENTRY, isa_avx2)
+FASTALIGN_CPU_KERNELS(FASTALIGN_KERNEL_ENTRY, isa_avx512)
 #endif
 }  // namespace fastalign

@@ -11,12 +11,6 @@
 namespace fastalign {
 namespace {
 
-#define FASTALIGN_TABLE(level)                           \
-  {level::dense_similarity, level::pairwise_distance,    \
-   level::warp_affine,      level::warp_affine_backward, \
-   level::mahalanobis,      level::moments,              \
-   level::whitener}
-
 const KernelTable kBaseline = FASTALIGN_TABLE(isa_baseline);
 
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
 // mahalanobis on CUDA: shape and dtype rules, outputs, one launcher call.
 #include "../common/packed.h"
 #include "cuda_call.h"
-#include "cuda_ops.h"
+#include "ops.h"
 
 namespace fastalign::host::on_cuda {
 namespace {

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 REPOSITORY = Path(__file__).resolve().parents[2]
 CSRC = REPOSITORY / "csrc"
 
-_NAMES = {"TORCH_TARGET", "CXX_FLAGS", "ISA_FLAGS", "PER_ISA"}
+_NAMES = {"TORCH_TARGET", "CXX_FLAGS", "ISA_FLAGS"}
 
 
 def build_settings() -> SimpleNamespace:
@@ -24,3 +24,9 @@ def build_settings() -> SimpleNamespace:
     exec(compile(ast.Module(found, []), "setup.py", "exec"), {"__builtins__": {}}, values)
     assert set(values) == _NAMES
     return SimpleNamespace(**values)
+
+
+def kernel_sources() -> list[Path]:
+    """The sources that are compiled once for each instruction set."""
+    sources = sorted((CSRC / "cpu").glob("*.cpp"))
+    return [path for path in sources if "FASTALIGN_ISA" in path.read_text(encoding="utf-8")]

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from native_support import CSRC, build_settings
+from native_support import CSRC, build_settings, kernel_sources
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def driver(request, launcher, tmp_path_factory) -> Path:
         if not _C.cpu_isa_levels().get(request.param):
             pytest.skip(f"this machine cannot run {request.param}")
     flags = [*FLAGS, *settings.ISA_FLAGS[level], f"-DFASTALIGN_ISA={level}"]
-    sources = [CSRC / "cpu" / f"{name}.cpp" for name in (*sorted(settings.PER_ISA), "memory")]
+    sources = [*kernel_sources(), CSRC / "cpu" / "memory.cpp"]
     program = tmp_path_factory.mktemp("races") / "driver"
     done = run([*CXX.split(), *flags, *sources, DRIVER, "-pthread", "-o", program])
     assert done.returncode == 0, done.stderr[-4000:]

@@ -23,10 +23,7 @@ using namespace fastalign;
 
 constexpr int64_t kBatch = 5, kHeight = 23, kWidth = 29, kOutHeight = 21, kOutWidth = 31;
 
-const KernelTable kTable = {FASTALIGN_ISA::dense_similarity, FASTALIGN_ISA::pairwise_distance,
-                            FASTALIGN_ISA::warp_affine,      FASTALIGN_ISA::warp_affine_backward,
-                            FASTALIGN_ISA::mahalanobis,      FASTALIGN_ISA::moments,
-                            FASTALIGN_ISA::whitener};
+const KernelTable kTable = FASTALIGN_TABLE(FASTALIGN_ISA);
 
 int64_t most_threads = 0;  // at once, since it was last set to 0
 bool race = false;

@@ -1,6 +1,6 @@
 // warp_affine on CUDA: options and outputs; theta stays on the device, so nothing waits for it.
 #include "cuda_call.h"
-#include "cuda_ops.h"
+#include "ops.h"
 #include "warp_options.h"
 
 namespace fastalign::host::on_cuda {
