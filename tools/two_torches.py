@@ -36,6 +36,8 @@ import torch
 
 import fastalign
 from fastalign import ops
+from fastalign.ops.arguments import Companion
+from fastalign.ops.schema import OPS
 
 assert Path(fastalign.__file__).is_relative_to(sys.prefix), fastalign.__file__
 generator = torch.Generator().manual_seed(0)
@@ -49,31 +51,29 @@ def worst(found, wanted):
     return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
-shape = batch, channels, height, width = 6, 21, 13, 37
-mask = normal(batch, height, width) > -1
-groups = torch.tensor([4, -2, 4, 9, 4, -2])
-theta = torch.tensor([[0.9, -0.2, 0.1], [0.3, 1.1, -0.2]]) + 0.03 * normal(batch, 2, 3)
-calls = {
-    "dense_similarity": ([normal(*shape), normal(*shape)], dict(groups=groups)),
-    "dense_similarity_loss": ([normal(*shape), normal(*shape)], {}),
-    "pairwise_distance": ([normal(*shape)], dict(mask=mask, groups=groups)),
-    "pairwise_distance_loss": ([normal(*shape)], dict(squared=True)),
-    "warp_affine": ([normal(*shape), theta], dict(size=(17, 29), padding_mode="reflection")),
-    "mahalanobis": (
-        [
-            normal(*shape),
-            normal(*shape[1:]),
-            normal(height * width, channels * (channels + 1) // 2),
-        ],
-        {},
-    ),
-}
+def example(argument, dtype):
+    # Goes with features of the shape below, of the first dtype allowed.
+    size = argument.shape(*shape) if isinstance(argument, Companion) else shape
+    dtype = argument.dtypes(dtype)[0] if isinstance(argument, Companion) else dtype
+    if dtype == torch.int64:
+        return torch.tensor([4, -2, 4, 9, 4, -2])
+    values = normal(*size)
+    return values > -1 if dtype == torch.bool else values
+
+
+shape = 6, 21, 13, 37
+calls = {}
+for name, op in OPS.items():
+    if not name.endswith("_backward"):
+        of = op.declaration.arguments
+        calls[name] = [example(a, torch.float32) for a in of if a.type.startswith("Tensor")]
 agreed = True
-for name, (tensors, options) in calls.items():
+for name, tensors in calls.items():
     results = {}
     for backend in ("cpu", "reference"):
-        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-        value = getattr(ops, name)(*leaves, **options, backend=backend)
+        given = [t.clone().requires_grad_(t.is_floating_point()) for t in tensors]
+        leaves = [tensor for tensor in given if tensor.requires_grad]
+        value = getattr(ops, name)(*given, backend=backend)
         slope = torch.linspace(-1, 1, value.numel()).reshape(value.shape) + 0.1
         results[backend] = value.detach(), torch.autograd.grad((value * slope).sum(), leaves)
     (value, gradients), (wanted, wanted_gradients) = results["cpu"], results["reference"]

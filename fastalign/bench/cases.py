@@ -92,7 +92,7 @@ def _grid(chosen: Sequence[Case]) -> list[Case]:
     every = [
         Case(op, work, shape, dtype, layout, torch.float32)
         for op, work in KINDS
-        for shape in SHAPES[op]
+        for shape in SHAPES.get(op, SIMILARITY_SHAPES)
         for dtype in DTYPES
         for layout in FORMATS
     ]

@@ -17,7 +17,7 @@ from cuda_on_cpu_support.builder import (
     op_sources,
 )
 from cuda_on_cpu_support.memory import guarded
-from cuda_on_cpu_support.structs import ScaleArgs, dtype_code
+from cuda_on_cpu_support.structs import ARGS, dtype_code
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def scale() -> Library:
     if not op_sources("scale"):
         pytest.skip("there is no CUDA kernel of scale")
     built = Library(library(op_sources("scale")))
-    assert built.handle.size_scale() == ctypes.sizeof(ScaleArgs)
+    assert built.handle.size_scale() == ctypes.sizeof(ARGS["scale"])
     built.handle.launch_scale.restype = ctypes.c_char_p
     return built
 
@@ -44,7 +44,7 @@ def test_products_are_those_of_plain_pytorch(dtype, schedule, scale):
                 number, factor_block = guarded(torch.empty(()))
                 number.fill_(factor)
                 factor_block.freeze()
-                args = ScaleArgs(block.address, dtype_code(placed), count, number.data_ptr())
+                args = ARGS["scale"](block.address, dtype_code(placed), count, number.data_ptr())
                 args.data += offset * placed.element_size()
                 error = scale.handle.launch_scale(ctypes.byref(args))
                 assert error is None, error.decode()

@@ -9,7 +9,7 @@ import torch
 from cuda_on_cpu_support.backend import DTYPES
 from cuda_on_cpu_support.builder import CSRC, OPS, SCHEDULES, Device, op_sources
 from cuda_on_cpu_support.checks import ALL_CASES, check_case, instantiations
-from op_support import definitions
+from op_support import stems
 from op_support.cases import HALVES, Case, Inputs, as_tuple
 from op_support.tolerance import assert_accurate, edge_band
 from test_special_values import MAPS
@@ -107,7 +107,7 @@ def test_maps_without_a_good_inverse(rows, padding, layout, backend):
         options = mode, padding, corners
         out = ops.warp_affine(*leaves, size, *options, backend=backend.name)
         exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-        wanted = definitions.warp_affine(*exact, size, *options)
+        wanted = stems.of("warp_affine").definition(*exact, size, *options)
         weight = torch.linspace(0.5, 1.5, out.numel()).view(out.shape)
         found = out, *torch.autograd.grad(out, leaves, weight)
         best = wanted, *torch.autograd.grad(wanted, exact, weight.double())

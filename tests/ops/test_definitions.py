@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from op_support import definitions
+from op_support import stems
 from op_support.cases import DTYPES, OTHER_SIZE, Inputs, accumulation, narrowed, short
 from op_support.functions import FUNCTIONS, ONE_OF_EACH, Function, require_gradients
 from op_support.tolerance import (
@@ -99,7 +99,7 @@ def test_warp_samples_the_pixels_it_should(mode, padding, corners, backend):
     backend.require("warp_affine", x, theta)
     arguments = x, theta, (4, 6), mode, padding, corners
     out = torch.ops.fastalign.warp_affine(*arguments, backend=backend.name)
-    exact = definitions.warp_affine_by_pixel(x.cpu(), theta.cpu(), *arguments[2:])
+    exact = stems.of("warp_affine").by_pixel(x.cpu(), theta.cpu(), *arguments[2:])
     assert_accurate(out, exact, ulps=64)
 
 

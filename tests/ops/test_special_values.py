@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from op_support import definitions
+from op_support import stems
 from op_support.cases import DTYPES, Inputs, accumulation, as_tuple, short
 from op_support.functions import FUNCTIONS, ONE_OF_EACH, require_gradients
 from op_support.tolerance import assert_accurate, edge_band
@@ -51,7 +51,7 @@ def test_zero_vectors_have_cosine_and_gradient_zero(dtype, backend):
     leaves = p.requires_grad_(), z.requires_grad_()
     found = _with_gradients(ops.dense_similarity(p, z, backend=backend.name), *leaves)
     exact = _exact(p, z)
-    _compare(found, _with_gradients(definitions.dense_similarity(*exact), *exact))
+    _compare(found, _with_gradients(stems.of("dense_similarity").definition(*exact), *exact))
     value, to_p, to_z = found
     assert value[1, 2, 3] == 0 and (value[:, 1, 1] == 0).all()
     assert (to_p[1, :, 2, 3] == 0).all() and (to_p[:, :, 1, 1] == 0).all()
@@ -68,7 +68,9 @@ def test_equal_images_have_distance_and_gradient_zero(dtype, squared, backend):
     h.requires_grad_()
     found = _with_gradients(ops.pairwise_distance(h, squared=squared, backend=backend.name), h)
     exact = _exact(h)
-    wanted = _with_gradients(definitions.pairwise_distance(*exact, squared=squared), *exact)
+    wanted = _with_gradients(
+        stems.of("pairwise_distance").definition(*exact, squared=squared), *exact
+    )
     _compare(found, wanted)
     assert (found[0][:, 2] == 0).all() and (found[1][:, :, 2] == 0).all()
 
@@ -115,7 +117,7 @@ def _similarity_of_magnitudes(dtype, smallest, largest, backend) -> None:
     leaves = p.requires_grad_(), z.requires_grad_()
     value, *gradients = _with_gradients(ops.dense_similarity(p, z, backend=backend.name), *leaves)
     exact = _exact(p, z)
-    wanted, *best = _with_gradients(definitions.dense_similarity(*exact), *exact)
+    wanted, *best = _with_gradients(stems.of("dense_similarity").definition(*exact), *exact)
     assert_accurate(value, wanted.detach(), ulps=FEW_ULPS)
     for found, gradient in zip(gradients, best, strict=True):
         for image in range(len(p)):  # each on its own scale, since gradients go with 1 / length
@@ -129,7 +131,7 @@ def _distance_of_magnitude(dtype, size, backend) -> None:
     h.requires_grad_()
     exact = _exact(h)
     found = _with_gradients(ops.pairwise_distance(h, backend=backend.name), h)
-    _compare(found, _with_gradients(definitions.pairwise_distance(*exact), *exact))
+    _compare(found, _with_gradients(stems.of("pairwise_distance").definition(*exact), *exact))
 
 
 def _mahalanobis_of_magnitude(dtype, size, backend) -> None:
@@ -140,7 +142,7 @@ def _mahalanobis_of_magnitude(dtype, size, backend) -> None:
     x.requires_grad_()
     exact = _exact(x, mean, whitener)
     found = _with_gradients(ops.mahalanobis(x, mean, whitener, backend=backend.name), x)
-    _compare(found, _with_gradients(definitions.mahalanobis(*exact), exact[0]))
+    _compare(found, _with_gradients(stems.of("mahalanobis").definition(*exact), exact[0]))
 
 
 @pytest.mark.parametrize(("dtype", "smallest", "largest"), MAGNITUDES)
@@ -173,7 +175,9 @@ def test_distances_between_nearly_equal_images(squared, offset, backend):
     h.requires_grad_()
     exact = _exact(h)
     found = _with_gradients(ops.pairwise_distance(h, squared=squared, backend=backend.name), h)
-    wanted = _with_gradients(definitions.pairwise_distance(*exact, squared=squared), *exact)
+    wanted = _with_gradients(
+        stems.of("pairwise_distance").definition(*exact, squared=squared), *exact
+    )
     # Means of values near 1000 round at 6e-5, beside differences of 1e-2.
     _compare(found, wanted, ulps=FEW_ULPS if offset == 0 else 2**16)
 
@@ -304,7 +308,7 @@ def test_whiteners_may_be_stored_in_16_bits(stored, dtype, backend):
     found = _with_gradients(ops.mahalanobis(*leaves, backend=backend.name), *leaves)
     assert [value.dtype for value in found] == [torch.float32, dtype, torch.float32, stored]
     exact = _exact(*leaves)
-    _compare(found, _with_gradients(definitions.mahalanobis(*exact), *exact))
+    _compare(found, _with_gradients(stems.of("mahalanobis").definition(*exact), *exact))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=str)
@@ -353,7 +357,7 @@ def test_maps_without_a_good_inverse(mode, padding, corners, rows, backend):
     leaves = x.requires_grad_(), theta.requires_grad_()
     out = ops.warp_affine(x, theta, size, *options, backend=backend.name)
     exact = _exact(x, theta)
-    wanted = _with_gradients(definitions.warp_affine(*exact, size, *options), *exact)
+    wanted = _with_gradients(stems.of("warp_affine").definition(*exact, size, *options), *exact)
     _compare(_with_gradients(out, *leaves), wanted, ulps=2**12)
 
 

@@ -7,7 +7,6 @@ for. So what is examined is what runs, and no signature is written down twice.
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 import triton
+from cuda_compile import stems
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -234,13 +234,8 @@ def resources(case: CompileCase, launch: Launch, target: str) -> Resources:
 
 
 def all_cases() -> dict[str, list[CompileCase]]:
-    """The cases of every ``compile_cases_<op>.py``, by op."""
-    folder = Path(__file__).resolve().parent
-    found = {}
-    for file in sorted(folder.glob("compile_cases_*.py")):
-        op = file.stem.removeprefix("compile_cases_")
-        found[op] = importlib.import_module(file.stem).CASES
-    return found
+    """The cases of every op, from its file in tools/cuda_compile/stems."""
+    return {stem: module.compiled() for stem, module in stems.each()}
 
 
 def table(targets: tuple[str, ...] = ("sm_90",)) -> list[Resources]:

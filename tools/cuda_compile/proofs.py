@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from cuda_compile import stems
 from cuda_compile.launches import Launch, recorded, recorded_scale
 from cuda_compile.ptx import compile_ptx, describe, entry, fingerprint
 from cuda_compile.toolchain import BUILD, REPOSITORY, Kernel, kernels, sources
@@ -29,37 +30,6 @@ SECONDS = 60.0  # for one question
 _MOST_DECISIONS = 40
 _REFUSED = ("potential_race", "not_wellsynced", "invalid_lifecycle")
 _DATA_BRANCHES = ("control_predicate_not_static", "loop_control_not_classified")
-
-# Small maps, one of them for each kernel and vector width: the prover walks through every thread.
-_WHOLE, _ODD = (2, 8, 1, 8), (2, 5, 1, 3)
-CALLS = (
-    ("dense_similarity", _WHOLE, "contiguous"),
-    ("dense_similarity", _WHOLE, "channels_last"),
-    ("dense_similarity", _ODD, "contiguous"),
-    ("dense_similarity_loss(p=1,z=0)", _ODD, "contiguous"),
-    ("dense_similarity_backward(p=1,z=1)", _WHOLE, "contiguous"),
-    ("dense_similarity_backward(p=1,z=1)", _WHOLE, "channels_last"),
-    ("dense_similarity_backward(p=1,z=1)", _ODD, "contiguous"),
-    ("dense_similarity(groups)", _ODD, "contiguous"),
-    ("pairwise_distance", (9, 3, 2, 3), "contiguous"),
-    ("pairwise_distance_backward", (9, 3, 2, 3), "contiguous"),
-    ("pairwise_distance", (9, 1, 2, 3), "contiguous"),
-    ("pairwise_distance_backward", (9, 1, 2, 3), "contiguous"),
-    ("pairwise_distance", (3, 16, 1, 3), "contiguous"),
-    ("pairwise_distance_backward(squared)", (3, 16, 1, 3), "contiguous"),
-    ("warp_affine(same size)", (1, 3, 2, 4), "contiguous"),
-    ("warp_affine(same size)", (1, 8, 2, 4), "channels_last"),
-    ("warp_affine(same size)", (1, 5, 2, 4), "channels_last"),
-    ("warp_affine_backward(same size)", (1, 3, 2, 4), "contiguous"),
-    ("warp_affine_backward(same size)", (1, 8, 2, 4), "channels_last"),
-    ("warp_affine_backward(same size)", (1, 5, 2, 4), "channels_last"),
-    ("mahalanobis", (1, 5, 1, 2), "contiguous"),
-    ("mahalanobis", (3, 5, 1, 2), "contiguous"),
-    ("mahalanobis", (5, 5, 1, 2), "contiguous"),
-    ("mahalanobis", (1, 130, 1, 1), "contiguous"),
-    ("mahalanobis_backward", (1, 5, 1, 2), "contiguous"),
-    ("mahalanobis_backward", (3, 5, 1, 2), "contiguous"),
-)
 
 
 @dataclass(frozen=True)
@@ -105,14 +75,15 @@ def prover() -> str | None:
 
 @cache
 def questions() -> tuple[Question, ...]:
-    """The first launch of every kernel that CALLS and scale reach."""
+    """The first launch of every kernel that these calls and scale reach."""
     from cuda_on_cpu_support.checks import ALL_CASES
     from op_support.cases import Inputs
 
     by_name = {kernel.name: kernel for kernel in kernels("sm_100")}
     cases = {str(case): case for case in ALL_CASES}
     found: dict[str, Question] = {}
-    for name, shape, layout in CALLS:
+    proved = [call for _, stem in stems.each() for call in stem.PROVED]
+    for name, shape, layout in proved:
         case = cases[name]
         arguments = case.make(Inputs(layout=layout, shape=shape))
         words = f"{name}, {' x '.join(map(str, shape))}, {layout}"

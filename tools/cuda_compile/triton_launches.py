@@ -32,22 +32,11 @@ def triton_version() -> str | None:
 
 @cache
 def _ops() -> SimpleNamespace:
-    from fastalign.kernels import (
-        dense_similarity,
-        mahalanobis,
-        pairwise_distance,
-        warp_affine,
-        warp_affine_backward,
-    )
+    """Every op by name."""
+    from fastalign.ops import triton_kernels
+    from fastalign.ops.schema import SCHEMAS
 
-    return SimpleNamespace(
-        dense_similarity_loss=dense_similarity.dense_similarity_loss,
-        pairwise_distance_loss=pairwise_distance.pairwise_distance_loss,
-        warp_affine=warp_affine.warp_affine,
-        warp_affine_backward=warp_affine_backward.warp_affine_backward,
-        mahalanobis=mahalanobis.mahalanobis,
-        mahalanobis_backward=mahalanobis.mahalanobis_backward,
-    )
+    return SimpleNamespace(**{op: triton_kernels.kernel(op) for op in SCHEMAS})
 
 
 def _row(chip: Chip, found: object) -> list[str]:

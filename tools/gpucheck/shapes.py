@@ -19,6 +19,7 @@ from gpucheck.records import Skip, run_checks
 sys.path.insert(0, str(inplace.ROOT / "tests" / "ops"))
 
 import torch  # noqa: E402
+from op_support import stems  # noqa: E402
 from op_support.cases import CASES, Case, Inputs, as_tuple, short  # noqa: E402
 from op_support.layouts import LAYOUTS  # noqa: E402
 from op_support.tolerance import assert_accurate, edge_band, small_term  # noqa: E402
@@ -28,12 +29,6 @@ from fastalign import ops  # noqa: E402
 from fastalign.ops import reference  # noqa: E402
 from fastalign.ops.schema import stem_of  # noqa: E402
 
-SHAPES = {
-    "dense_similarity": ((8, 67, 61, 59), (5, 256, 33, 31), (33, 96, 16, 16), (2, 1030, 9, 11)),
-    "pairwise_distance": ((32, 3, 61, 67), (9, 5, 128, 130), (65, 3, 17, 13)),
-    "warp_affine": ((3, 5, 131, 257), (2, 64, 65, 63), (1, 3, 512, 511)),
-    "mahalanobis": ((1, 100, 17, 19), (8, 100, 17, 19), (70, 33, 9, 8), (3, 257, 5, 4)),
-}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -161,7 +156,7 @@ def checks(device: str, backends: list[str]) -> dict[str, Callable[[], Any]]:
     result = {}
     turn = 0
     for case in every_case():
-        for shape in SHAPES[stem_of(case.op)]:
+        for shape in stems.of(stem_of(case.op)).LARGE:
             dtype = DTYPES[turn % len(DTYPES)]
             layout = CHOSEN_LAYOUTS[(turn // len(DTYPES)) % len(CHOSEN_LAYOUTS)]
             turn += 1

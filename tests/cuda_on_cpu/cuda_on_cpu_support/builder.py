@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fastalign.ops.schema import STEMS
+
 HERE = Path(__file__).resolve().parents[1]
 REPOSITORY = HERE.parents[1]
 CSRC = REPOSITORY / "csrc"
 BUILD = REPOSITORY / "build" / "cuda_on_cpu"
 
-OPS = ("dense_similarity", "pairwise_distance", "warp_affine", "mahalanobis")
+OPS = tuple(STEMS)
 
 _FLAGS = (
     "-std=c++20",
@@ -136,10 +139,33 @@ def library(sources: Iterable[Path], kind: Kind = PLAIN, csrc: Path = CSRC) -> P
     return path
 
 
+def launchers(csrc: Path = CSRC) -> dict[str, str]:
+    """The launchers of csrc/cuda/launchers.h and the struct that each takes."""
+    text = (csrc / "cuda" / "launchers.h").read_text(encoding="utf-8")
+    return dict(re.findall(r"^Error (\w+)\(const (\w+)& args, Stream stream\);", text, re.M))
+
+
+def _entry(op: str, csrc: Path) -> Path:
+    """C entry points of the launchers ``<op>`` and ``<op>_*``."""
+    text = (csrc / "cuda" / "launchers.h").read_text(encoding="utf-8")
+    lines = ['#include "entry.h"\n']
+    for name, struct in launchers(csrc).items():
+        if name == op or name.startswith(f"{op}_"):
+            macro = "ENTRY_SCRATCH" if f"{name}_scratch(" in text else "ENTRY"
+            lines.append(f"FASTALIGN_{macro}({name}, {struct})\n")
+    content = "".join(lines).encode()
+    path = _place("entry", [op.encode(), content], ".cpp")
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_bytes(content)
+        draft.replace(path)
+    return path
+
+
 def op_sources(op: str, csrc: Path = CSRC) -> list[Path]:
     """What an op's library is made of: ``<op>*.cu`` and the entry points; empty without kernels."""
-    launchers = sorted((csrc / "cuda").glob(f"{op}*.cu"))
-    return [*launchers, HERE / "entry" / f"{op}.cpp"] if launchers else []
+    found = sorted((csrc / "cuda").glob(f"{op}*.cu"))
+    return [*found, _entry(op, csrc)] if found else []
 
 
 class Counts(ctypes.Structure):

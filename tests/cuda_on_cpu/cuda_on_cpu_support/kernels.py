@@ -15,11 +15,6 @@ from cuda_on_cpu_support.builder import Library
 from cuda_on_cpu_support.memory import Block, guarded
 from cuda_on_cpu_support.structs import (
     ARGS,
-    DenseSimilarityArgs,
-    MahalanobisArgs,
-    PairwiseDistanceArgs,
-    WarpAffineArgs,
-    WarpAffineBackwardArgs,
     dtype_code,
     labels,
     theta,
@@ -65,7 +60,7 @@ class Kernels:
         self.found, self.watched = found, watched
         self._blocks: list[Block] = []
         for stem, library in found.items():
-            for name in ("warp_affine", "warp_affine_backward") if "warp" in stem else (stem,):
+            for name in (name for name in ARGS if name == stem or name.startswith(f"{stem}_")):
                 size = getattr(library.handle, f"size_{name}")()
                 assert size == ctypes.sizeof(ARGS[name]), f"structs.py: {name} differs from C++"
 
@@ -124,13 +119,13 @@ class Kernels:
         p, z, groups = self._inputs(p, z, groups)
         value = self._result(empty_locations(p))
         if value.numel():
-            args = DenseSimilarityArgs(p=view4(p), z=view4(z), groups=labels(groups))
+            args = ARGS["dense_similarity"](p=view4(p), z=view4(z), groups=labels(groups))
             args.value = value.data_ptr()
             self._launch("dense_similarity", args)
         return value
 
     def _dense_gradients(
-        self, args: DenseSimilarityArgs, p: Tensor, z: Tensor, need_p: bool, need_z: bool
+        self, args: ctypes.Structure, p: Tensor, z: Tensor, need_p: bool, need_z: bool
     ) -> tuple[Tensor, Tensor]:
         dp = self._result(empty_maps(p)) if need_p else no_gradient(p)
         dz = self._result(empty_maps(z)) if need_z else no_gradient(z)
@@ -146,7 +141,9 @@ class Kernels:
         self, grad: Tensor, p: Tensor, z: Tensor, groups: Tensor | None, need_p: bool, need_z: bool
     ) -> tuple[Tensor, Tensor]:
         grad, p, z, groups = self._inputs(grad, p, z, groups)
-        args = DenseSimilarityArgs(p=view4(p), z=view4(z), groups=labels(groups), grad=view3(grad))
+        args = ARGS["dense_similarity"](
+            p=view4(p), z=view4(z), groups=labels(groups), grad=view3(grad)
+        )
         return self._dense_gradients(args, p, z, need_p, need_z)
 
     def dense_similarity_loss(
@@ -154,7 +151,7 @@ class Kernels:
     ) -> tuple[Tensor, Tensor, Tensor]:
         p, z, groups = self._inputs(p, z, groups)
         loss = self._result(empty_scalar(p))
-        args = DenseSimilarityArgs(p=view4(p), z=view4(z), groups=labels(groups))
+        args = ARGS["dense_similarity"](p=view4(p), z=view4(z), groups=labels(groups))
         args.loss = loss.data_ptr()
         gradients = self._dense_gradients(args, p, z, need_p, need_z)
         if p.shape[0] * p.shape[2] * p.shape[3] == 0:
@@ -164,8 +161,8 @@ class Kernels:
     @staticmethod
     def _pairs(
         h: Tensor, mask: Tensor | None, groups: Tensor | None, squared: bool
-    ) -> PairwiseDistanceArgs:
-        args = PairwiseDistanceArgs(h=view4(h), groups=labels(groups), squared=squared)
+    ) -> ctypes.Structure:
+        args = ARGS["pairwise_distance"](h=view4(h), groups=labels(groups), squared=squared)
         if mask is not None:
             args.mask = view3(mask)
         return args
@@ -230,7 +227,7 @@ class Kernels:
         x, maps = self._inputs(x, maps)
         out = self._result(empty_maps(x, size))
         if out.numel():
-            args = WarpAffineArgs(
+            args = ARGS["warp_affine"](
                 x=view4(x),
                 theta=theta(maps),
                 mode=_MODES.index(mode),
@@ -256,7 +253,7 @@ class Kernels:
         grad, x, maps = self._inputs(grad, x, maps)
         dx = self._result(empty_maps(x)) if need_x else no_gradient(x)
         dtheta = self._result(maps.new_empty(maps.shape)) if need_theta else no_gradient(maps)
-        args = WarpAffineBackwardArgs(
+        args = ARGS["warp_affine_backward"](
             grad=view4(grad),
             x=view4(x),
             theta=theta(maps),
@@ -275,8 +272,8 @@ class Kernels:
         return dx, dtheta
 
     @staticmethod
-    def _distances(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> MahalanobisArgs:
-        return MahalanobisArgs(
+    def _distances(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> ctypes.Structure:
+        return ARGS["mahalanobis"](
             x=view4(x),
             mean=view4(mean),
             whitener=whitener.data_ptr(),

@@ -1,126 +1,45 @@
-"""The structs of csrc/cuda/launchers.h for ctypes, and tensors as their views."""
+"""The structs of csrc/cuda/launchers.h for ctypes, read from it, and tensors as their views."""
 
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cuda_on_cpu_support.builder import CSRC, launchers
+
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
-class View4(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("size", ctypes.c_int64 * 4),
-        ("stride", ctypes.c_int64 * 4),
-    ]
+_TYPES: dict[str, type] = {"bool": ctypes.c_bool, "int64_t": ctypes.c_int64}
+_TYPES |= dict.fromkeys(("DType", "Interpolation", "Padding"), ctypes.c_int32)
 
 
-class View3(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 3)]
+def _fields(body: str) -> Iterator[tuple[str, type]]:
+    """Names and types of members such as ``View4 p, z;``, ``float* value;``, ``int64_t n[2];``."""
+    for words, names in re.findall(r"^  ((?:const )?\w+\*?) ([\w, \[\]]+);", body, re.M):
+        for name, count in re.findall(r"(\w+)(?:\[(\d+)\])?", names):
+            kind = ctypes.c_void_p if words.endswith("*") else _TYPES[words]
+            yield name, kind * int(count) if count else kind
 
 
-class Labels(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64)]
+def _structs(header: Path) -> None:
+    """Makes the structs of a header known by their names."""
+    text = re.sub("//.*", "", header.read_text(encoding="utf-8"))
+    for name, body in re.findall(r"^struct (\w+) \{\n(.*?)^\};", text, re.M | re.S):
+        _TYPES[name] = type(name, (ctypes.Structure,), {"_fields_": list(_fields(body))})
 
 
-class Theta(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("stride", ctypes.c_int64 * 3),
-    ]
+_structs(CSRC / "cpu" / "view.h")
+_structs(CSRC / "cuda" / "launchers.h")
+View4, View3, Labels, Theta = (_TYPES[name] for name in ("View4", "View3", "Labels", "Theta"))
 
-
-class DenseSimilarityArgs(ctypes.Structure):
-    _fields_ = [
-        ("p", View4),
-        ("z", View4),
-        ("groups", Labels),
-        ("grad", View3),
-        ("value", ctypes.c_void_p),
-        ("loss", ctypes.c_void_p),
-        ("dp", View4),
-        ("dz", View4),
-        ("scratch", ctypes.c_void_p),
-    ]
-
-
-class PairwiseDistanceArgs(ctypes.Structure):
-    _fields_ = [
-        ("h", View4),
-        ("mask", View3),
-        ("groups", Labels),
-        ("squared", ctypes.c_bool),
-        ("grad", View3),
-        ("value", ctypes.c_void_p),
-        ("loss", ctypes.c_void_p),
-        ("dh", View4),
-        ("scratch", ctypes.c_void_p),
-    ]
-
-
-class WarpAffineArgs(ctypes.Structure):
-    _fields_ = [
-        ("x", View4),
-        ("theta", Theta),
-        ("mode", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
-        ("align_corners", ctypes.c_bool),
-        ("out", View4),
-    ]
-
-
-class WarpAffineBackwardArgs(ctypes.Structure):
-    _fields_ = [
-        ("grad", View4),
-        ("x", View4),
-        ("theta", Theta),
-        ("mode", ctypes.c_int32),
-        ("padding", ctypes.c_int32),
-        ("align_corners", ctypes.c_bool),
-        ("dx", View4),
-        ("dtheta", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-    ]
-
-
-class MahalanobisArgs(ctypes.Structure):
-    _fields_ = [
-        ("x", View4),
-        ("mean", View4),
-        ("whitener", ctypes.c_void_p),
-        ("whitener_dtype", ctypes.c_int32),
-        ("whitener_stride", ctypes.c_int64 * 2),
-        ("squared", ctypes.c_bool),
-        ("grad", View3),
-        ("value", ctypes.c_void_p),
-        ("dx", View4),
-        ("dmean", ctypes.c_void_p),
-        ("dwhitener", ctypes.c_void_p),
-        ("scratch", ctypes.c_void_p),
-    ]
-
-
-class ScaleArgs(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("count", ctypes.c_int64),
-        ("factor", ctypes.c_void_p),
-    ]
-
-
-ARGS = {
-    "dense_similarity": DenseSimilarityArgs,
-    "pairwise_distance": PairwiseDistanceArgs,
-    "warp_affine": WarpAffineArgs,
-    "warp_affine_backward": WarpAffineBackwardArgs,
-    "mahalanobis": MahalanobisArgs,
-}
+# By the name of the launcher.
+ARGS = {name: _TYPES[kind] for name, kind in launchers().items()}
 
 
 def dtype_code(tensor: Tensor) -> int:

@@ -1,3 +1,0 @@
-#include "entry.h"
-
-FASTALIGN_ENTRY_SCRATCH(mahalanobis, MahalanobisArgs)

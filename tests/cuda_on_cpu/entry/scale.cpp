@@ -1,3 +1,0 @@
-#include "entry.h"
-
-FASTALIGN_ENTRY(scale, ScaleArgs)

@@ -1,0 +1,163 @@
+"""``mahalanobis``, distance to a Gaussian per location: definition and calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from op_support import wrong
+from op_support.definitions import root
+from op_support.kinds import Case, Function, Row
+from op_support.wrong import B, C, H, W, f16, f64
+
+
+def unpack(whitener: Tensor, channels: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Packed rows to matrices ``[H*W,C,C]``, entry by entry."""
+    factor = torch.zeros(len(whitener), channels, channels, dtype=dtype)
+    for i in range(channels):
+        for j in range(i + 1):
+            factor[:, i, j] = whitener[:, i * (i + 1) // 2 + j]
+    return factor
+
+
+def definition(
+    x: Tensor,
+    mean: Tensor,
+    whitener: Tensor,
+    squared: bool = False,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """``|L (x - mean)|`` location by location: ``[B,H,W]``."""
+    x, mean = x.to(dtype), mean.to(dtype)
+    batch, channels, height, width = x.shape
+    factor = unpack(whitener, channels, dtype)
+    rows = []
+    for b in range(batch):
+        for y in range(height):
+            for z in range(width):
+                white = factor[y * width + z] @ (x[b, :, y, z] - mean[:, y, z])
+                square = white.square().sum()
+                rows.append(square if squared else root(square))
+    return torch.stack(rows).view(batch, height, width)
+
+
+def _cases() -> list[Case]:
+    name = "mahalanobis"
+    cases = []
+    for squared in (False, True):
+        options = "squared" if squared else ""
+        cases += [
+            Case(
+                name,
+                options,
+                lambda i, s=squared: (i.features(), i.mean(), i.whitener(), s),
+            ),
+            Case(
+                f"{name}_backward",
+                options,
+                lambda i, s=squared: (
+                    i.location_gradient(),
+                    i.features(),
+                    i.mean(),
+                    i.whitener(),
+                    s,
+                    True,
+                    True,
+                    True,
+                ),
+            ),
+        ]
+    for need in ((True, False, False), (False, True, False), (False, False, True)):
+        cases.append(
+            Case(
+                f"{name}_backward",
+                "x={:d},mean={:d},whitener={:d}".format(*need),
+                lambda i, need=need: (
+                    i.location_gradient(),
+                    i.features(),
+                    i.mean(),
+                    i.whitener(),
+                    False,
+                    *need,
+                ),
+            )
+        )
+    return cases
+
+
+def _functions() -> list[Function]:
+    return [
+        Function(
+            "mahalanobis",
+            lambda i: (i.features(), i.mean(), i.whitener()),
+            definition,
+            (0, 1, 2),
+            {"squared": squared},
+        )
+        for squared in (False, True)
+    ]
+
+
+WRONG: list[Row] = [
+    (
+        "mahalanobis",
+        lambda: (wrong.features(C, H, W), wrong.mean(), wrong.whitener()),
+        ValueError,
+        (f"x has shape [{C}, {H}, {W}]", "expected [B, C, H, W]"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(), wrong.mean(C, W, H), wrong.whitener()),
+        ValueError,
+        (f"mean has shape [{C}, {W}, {H}]", f"expected [{C}, {H}, {W}]", "[C, H, W] of x"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(), wrong.mean(), wrong.whitener(H * W, C * C)),
+        ValueError,
+        ("whitener has shape [30, 16]", "expected [30, 10]", "[H*W, C(C+1)/2] of x", "packed"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(dtype=f64), wrong.mean(), wrong.whitener(dtype=f64)),
+        TypeError,
+        ("mean has dtype torch.float32", "expected torch.float64", "x is torch.float64"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(dtype=f64), wrong.mean(dtype=f64), wrong.whitener()),
+        TypeError,
+        ("whitener has dtype torch.float32", "expected torch.float64", "x is torch.float64"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(dtype=f16), wrong.mean(dtype=f16), wrong.whitener()),
+        TypeError,
+        ("mean has dtype torch.float16", "expected torch.float32", "x is torch.float16"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(), wrong.mean(), wrong.whitener(dtype=f64)),
+        TypeError,
+        ("whitener has dtype torch.float64", "expected float32, float16 or bfloat16"),
+    ),
+    (
+        "mahalanobis_backward",
+        lambda: (
+            wrong.mean(1, H, W),
+            *(wrong.features(), wrong.mean(), wrong.whitener()),
+            *(False, True, True, True),
+        ),
+        ValueError,
+        (f"grad has shape [1, {H}, {W}]", f"expected [{B}, {H}, {W}]", "[B, H, W] of x"),
+    ),
+]
+
+CASES = _cases()
+FUNCTIONS = _functions()
+# For checks that are slow or do not depend on the options.
+ONE_OF_EACH = [f for f in FUNCTIONS if not f.options["squared"]]
+
+# Large inputs, for a machine with a GPU.
+LARGE = ((1, 100, 17, 19), (8, 100, 17, 19), (70, 33, 9, 8), (3, 257, 5, 4))
