@@ -49,7 +49,7 @@ def remove_unheld(path: Path) -> bool:
     try:
         # Neither a link is followed nor a pipe waited for.
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
@@ -104,7 +104,7 @@ def hold(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = take(path)
     if descriptor is None:
-        raise refusal(_holder(path))
+        raise refusal(holder(path))
     try:
         with contextlib.suppress(OSError):
             since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -120,7 +120,7 @@ def hold(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _holder(path: Path) -> str:
+def holder(path: Path) -> str:
     """Which process says that it holds the file."""
     try:
         note = json.loads(path.read_text())

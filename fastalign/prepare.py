@@ -73,5 +73,5 @@ def _input(contract: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 _FOREIGN = (
     "this is no contract of a file that fastalign export wrote; give the text that the file holds "
-    "under the key fastalign (docs/export.md shows how each runtime reads it)."
+    "under the key fastalign."
 )

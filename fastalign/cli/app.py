@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -20,7 +22,8 @@ _ABOUT = (
     "photographs, predict scores new ones, evaluate measures on labelled ones."
     "\n\nExample: fastalign fit data/screw --out screw.safetensors"
     "\n\nExit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad data or path, 4 bad model "
-    "file, 5 device or backend not usable, 6 another process of the job lost, 130 interrupted."
+    "file, 5 device or backend not usable, or out of memory, 6 another process of the job lost, "
+    "130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(
@@ -61,4 +64,8 @@ def main() -> None:
     """Run the command line; the process ends with one of the documented exit codes."""
     # Before a command loads torch, and for the processes that it starts.
     wait_passively()
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold what the terminal's encoding has not, or no text at all.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="fastalign")

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from fastalign.cli.guard import guarded
+from fastalign.cli.numbers import flag, whole
 from fastalign.cli.options import Debug
+from fastalign.numeric import MOST_THREADS
 
 
 class Profile(str, enum.Enum):
@@ -47,21 +49,34 @@ def bench(
             "--baseline",
             help="bench.json of an earlier run, or a commit, to compare with.",
             metavar="FILE|COMMIT",
+            show_default="none",
         ),
     ] = None,
     part: Annotated[
-        list[Part] | None, typer.Option("--part", help="ops or models; both by default.")
+        list[Part] | None,
+        typer.Option("--part", help="What to measure; may be repeated.", show_default="both"),
     ] = None,
     only: Annotated[
-        str, typer.Option("--only", help="Cases whose name this expression finds.", metavar="REGEX")
+        str,
+        typer.Option(
+            "--only",
+            help="Cases whose name this expression finds.",
+            metavar="REGEX",
+            show_default="all",
+        ),
     ] = "",
-    list_only: Annotated[bool, typer.Option("--list", help="Name the cases and stop.")] = False,
+    list_only: Annotated[bool, flag("--list", "Name the cases and stop.")] = False,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="A category in place of the shipped one.", metavar="DIR"),
+        typer.Option(
+            "--data",
+            help="The category of the models' rows.",
+            metavar="DIR",
+            show_default="the shipped photographs",
+        ),
     ] = None,
     device: Annotated[On, typer.Option("--device", help="Where the ops run.")] = On.cpu,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 2,
+    threads: Annotated[int, whole("--threads", "CPU threads.", 1, MOST_THREADS)] = 2,
     debug: Debug = False,
 ) -> None:
     """Measure ops and models beside what people use today, and write tables, plots and a report.

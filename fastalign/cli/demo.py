@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fastalign.cli.guard import guarded, warn
-from fastalign.cli.options import Debug, Device, Threads, set_threads
+from fastalign.cli.numbers import whole
+from fastalign.cli.options import Debug, Device, Seed, Threads, set_threads
 from fastalign.cli.progress import make_progress
 
 
@@ -17,14 +18,17 @@ def demo(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="A category to use in place of the shipped one.", metavar="DIR"
+            "--data",
+            help="A category to use.",
+            metavar="DIR",
+            show_default="the shipped photographs",
         ),
     ] = None,
     out: Annotated[
         str, typer.Option("--out", "-o", help="Folder for model and results.", metavar="DIR")
     ] = "fastalign-demo",
-    epochs: Annotated[int | None, typer.Option("--epochs", min=0, help="Training epochs.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    epochs: Annotated[int | None, whole("--epochs", "Training epochs.", default="10")] = None,
+    seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
     debug: Debug = False,

@@ -12,7 +12,9 @@ from fastalign.cli.options import (
     BitDepth,
     Category,
     Debug,
+    Details,
     Device,
+    Gallery,
     Layout,
     MemoryBudget,
     ModelFile,
@@ -22,6 +24,7 @@ from fastalign.cli.options import (
     set_threads,
 )
 from fastalign.cli.progress import make_progress
+from fastalign.cli.words import count
 
 if TYPE_CHECKING:
     from fastalign.engine import Evaluation
@@ -40,15 +43,14 @@ def evaluate(
             metavar="SIZE",
         ),
     ] = "model",
-    gallery: Annotated[
-        int, typer.Option("--gallery", min=0, help="Images in the report at most, worst first.")
-    ] = 120,
+    gallery: Gallery = 120,
     memory_budget: MemoryBudget = None,
     layout: Layout = "auto",
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
     bit_depth: BitDepth = "auto",
+    details: Details = False,
     debug: Debug = False,
 ) -> None:
     """Measure a model on labelled images: results.json, scores.csv, report.html.
@@ -67,8 +69,8 @@ def evaluate(
     check_writable(Path(out) / "results.json")
     budget = None if memory_budget is None else parse_bytes(memory_budget)
     fitted = artifact.load(model, target)
-    with make_progress() as progress:
-        progress.note(fitted.limit_memory(budget).describe())
+    with make_progress(details=details) as progress:
+        progress.detail(fitted.limit_memory(budget).describe())
         result = evaluate_category(
             one_folder(directory),
             fitted,
@@ -94,7 +96,7 @@ def print_evaluation(result: Evaluation) -> None:
     from fastalign.load import Load
 
     table = Table(
-        title=f"{result.category}: {len(result.images)} test images", title_justify="left"
+        title=f"{result.category}: {count(len(result.images), 'test image')}", title_justify="left"
     )
     table.add_column("figure")
     table.add_column("value", justify="right")

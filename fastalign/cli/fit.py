@@ -10,13 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from fastalign.cli.guard import guarded, warn
+from fastalign.cli.numbers import flag, real, whole
 from fastalign.cli.options import (
     BitDepth,
     Category,
     Debug,
+    Details,
     Device,
     Layout,
     MemoryBudget,
+    Seed,
     SkipBad,
     Threads,
     one_folder,
@@ -26,6 +29,7 @@ from fastalign.cli.options import (
     set_threads,
 )
 from fastalign.cli.progress import make_progress
+from fastalign.cli.words import count
 
 
 class Align(str, enum.Enum):
@@ -38,12 +42,28 @@ class Align(str, enum.Enum):
     all = "all"
 
 
-def _model(flag: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(flag, help=text, metavar=metavar, rich_help_panel="Model")
+class Family(str, enum.Enum):
+    """Transformations of the image alignment."""
+
+    auto = "auto"
+    translation = "translation"
+    rotation = "rotation"
+    scale = "scale"
+    shear = "shear"
+    rotation_scale = "rotation_scale"
+    rotation_translation = "rotation_translation"
+    scale_translation = "scale_translation"
+    similarity = "similarity"
+    affine = "affine"
 
 
-def _training(flag: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(flag, help=text, metavar=metavar, rich_help_panel="Training")
+_MODEL, _TRAINING = "Model", "Training"
+
+
+def _model(flag: str, text: str, metavar: str | None, default: str | bool = True) -> Any:
+    return typer.Option(
+        flag, help=text, metavar=metavar, rich_help_panel=_MODEL, show_default=default
+    )
 
 
 @guarded
@@ -52,52 +72,104 @@ def fit(
     out: Annotated[
         str, typer.Option("--out", "-o", help="The model file to write.", metavar="FILE")
     ],
-    image_size: Annotated[str, _model("--image-size", "Side, or height x width.", "N|HxW")] = "256",
+    image_size: Annotated[
+        str, _model("--image-size", "Side, or height x width, in pixels.", "N|HxW")
+    ] = "256",
     align: Annotated[
-        Align, _model("--align", "Image, feature or fine alignment, all of them or none.")
+        Align, _model("--align", "Image, feature or fine alignment, all of them or none.", None)
     ] = Align.all,
     teacher: Annotated[
         bool | None,
         _model(
             "--teacher/--no-teacher",
-            "Search poses on the training images and learn from them; on, except with --align ica.",
+            "Search poses on the training images and learn from them.",
+            "",
+            "on, except with --align ica",
         ),
     ] = None,
     family: Annotated[
-        str | None, _model("--family", "Transformations of the image alignment.", "NAME")
+        Family | None,
+        _model("--family", "Transformations of the image alignment.", None, "auto"),
     ] = None,
-    backbone: Annotated[str | None, _model("--backbone", "A timm network.", "NAME")] = None,
+    backbone: Annotated[
+        str | None,
+        _model(
+            "--backbone",
+            "A network of timm with convolutions, such as resnet18, resnet50, wide_resnet50_2, "
+            "mobilenetv3_large_100, efficientnet_b0, convnext_tiny, or a vision transformer.",
+            "NAME",
+            "tf_efficientnet_lite0",
+        ),
+    ] = None,
     weights: Annotated[
-        str | None, _model("--weights", "Weights of the backbone from a file.", "FILE")
+        str | None,
+        _model(
+            "--weights",
+            "Weights of the backbone: embedded, hub (timm's, downloaded) or a file.",
+            "FILE",
+            "embedded for tf_efficientnet_lite0, hub for others",
+        ),
     ] = None,
     layers: Annotated[
-        str | None, _model("--layers", "Blocks of the backbone, such as 1,2,4.", "LIST")
+        str | None,
+        _model(
+            "--layers",
+            "Feature layers of the backbone by number, from 0, such as 1,2,3.",
+            "LIST",
+            "the last at strides 4, 8 and 16",
+        ),
     ] = None,
-    channels: Annotated[int | None, _model("--channels", "Feature channels kept.", "N")] = None,
+    channels: Annotated[
+        int | None,
+        whole("--channels", "Feature channels kept; 0: all.", default="100", panel=_MODEL),
+    ] = None,
     shrinkage: Annotated[
-        float | None, _model("--shrinkage", "Added to the covariance's diagonal.", "X")
+        float | None,
+        real("--shrinkage", "Added to the covariance's diagonal.", 0, default="0.01", panel=_MODEL),
     ] = None,
-    epochs: Annotated[int | None, _training("--epochs", "Training epochs.", "N")] = None,
+    epochs: Annotated[
+        int | None, whole("--epochs", "Training epochs.", default="10", panel=_TRAINING)
+    ] = None,
     batch_size: Annotated[
-        int | None, _training("--batch-size", "Images per training step.", "N")
+        int | None,
+        whole("--batch-size", "Images per training step.", 2, default="32", panel=_TRAINING),
     ] = None,
     validation_fraction: Annotated[
         float,
-        _training(
-            "--validation-fraction", "Share of the good images kept for the thresholds.", "X"
+        real(
+            "--validation-fraction",
+            "Share of the good images kept for the thresholds.",
+            0,
+            1,
+            open_ended=True,
+            panel=_TRAINING,
         ),
     ] = 0.1,
     threshold_quantile: Annotated[
         float | None,
-        _training("--threshold-quantile", "Quantile of their scores that is the threshold.", "X"),
+        real(
+            "--threshold-quantile",
+            "Quantile of their scores that is the threshold.",
+            0,
+            1,
+            default="0.99",
+            panel=_TRAINING,
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        _model("--set", "Any other option of the model, see docs/model.md.", "NAME=VALUE"),
+        _model(
+            "--set",
+            "Any other option of the model: skip, fca_family, aspect, storage, min_share, "
+            "calibrate, refit, sigma, learning_rate, ica_learning_rate, momentum, ica_weight, "
+            "fa_weight, projector_channels, search_images.",
+            "NAME=VALUE",
+            False,
+        ),
     ] = None,
-    seed: Annotated[int, _training("--seed", "Seed of everything random.", "N")] = 0,
+    seed: Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run of the same settings.")
+        bool, flag("--resume", "Continue an interrupted run of the same settings.")
     ] = False,
     layout: Layout = "auto",
     device: Device = "cpu",
@@ -106,13 +178,10 @@ def fit(
     skip_bad: SkipBad = False,
     timeout: Annotated[
         float,
-        typer.Option(
-            "--timeout",
-            help="Under torchrun: seconds that a process waits for the others.",
-            metavar="X",
-        ),
+        real("--timeout", "Under torchrun: seconds that a process waits for the others.", 1, 10**7),
     ] = 600,
     bit_depth: BitDepth = "auto",
+    details: Details = False,
     debug: Debug = False,
 ) -> None:
     """Learn what good parts look like and write a model.
@@ -137,7 +206,7 @@ def fit(
         teacher=teacher,
         backbone=backbone,
         weights=weights,
-        family=family,
+        family=None if family is None else family.value,
         epochs=epochs,
         batch_size=batch_size,
         layers=None if layers is None else parse_layers(layers),
@@ -148,7 +217,7 @@ def fit(
     try:
         with (
             launched(device, timeout) as world,
-            make_progress(silent=world.rank > 0) as progress,
+            make_progress(silent=world.rank > 0, details=details) as progress,
         ):
             result = fit_category(
                 one_folder(directory),
@@ -164,12 +233,11 @@ def fit(
                 depth=depth,
                 progress=progress,
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        kind = type(error)
         if not checkpoint_path(out).exists():
-            raise KeyboardInterrupt(
-                "interrupted before the first checkpoint; run it again"
-            ) from None
-        raise KeyboardInterrupt(f"interrupted; to continue: {_resume_line()}") from None
+            raise kind("interrupted before the first checkpoint; run it again") from None
+        raise kind(f"interrupted; to continue: {_resume_line()}") from None
     if world.rank:
         return
     for skipped in result.skipped:
@@ -181,7 +249,7 @@ def fit(
     if result.depth is not None:
         typer.echo(f"16-bit files are read as {result.depth}; --bit-depth says otherwise")
     typer.echo(
-        f"{result.out}: fitted on {result.train_images} good images "
+        f"{result.out}: fitted on {count(result.train_images, 'good image')} "
         f"({result.validation_images} more for the thresholds) in {result.seconds:.0f} s"
     )
 

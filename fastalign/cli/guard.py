@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import typer
 
-_Command = TypeVar("_Command", bound=Callable[..., None])
+from fastalign.cli.faults import Terminated, explain
 
-UNEXPECTED = 1
-INPUT = 3
-BACKEND = 5
-INTERRUPTED = 130
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def guarded(command: _Command) -> _Command:
     """Wrap a command: known errors are printed and become their exit code; ``--debug`` shows where.
+    SIGTERM ends it as Ctrl-C does: what it has written is left whole.
 
     The command takes a keyword ``debug``.
     """
@@ -29,7 +30,7 @@ def guarded(command: _Command) -> _Command:
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
         try:
-            with warnings.catch_warnings():
+            with _ending_on_sigterm(), warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 command(*args, **options)
         except (Exception, KeyboardInterrupt) as error:
@@ -48,32 +49,23 @@ def guarded(command: _Command) -> _Command:
     return run  # type: ignore[return-value]
 
 
-def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and message for an error."""
-    from fastalign.errors import FastalignError
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise during the block. Not under torchrun, whose processes may wait for each
+    other below Python, where nothing is raised."""
+    launched = "TORCHELASTIC_RESTART_COUNT" in os.environ
+    if launched or threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-    if isinstance(error, FastalignError):
-        return error.exit_code, f"error: {error}"
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, str(error) or "interrupted"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return BACKEND, (
-            "error: out of memory; use a smaller --batch-size or --image-size, fewer --channels, "
-            "or another --device."
-        )
-    if isinstance(error, OSError) and error.strerror:
-        where = (
-            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        )
-        return (
-            INPUT,
-            f"error: {where}{error.strerror}; check the path, its permissions and free space.",
-        )
-    return UNEXPECTED, (
-        f"unexpected error: {type(error).__name__}: {error}\n"
-        "This is a fault of fastalign: please report it, with what the same command prints "
-        "under --debug."
-    )
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

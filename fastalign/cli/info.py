@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fastalign.cli.guard import guarded
+from fastalign.cli.numbers import flag
 from fastalign.cli.options import Debug
+
+_UNKNOWN = "unknown to this installation; install fastalign again"
 
 
 @guarded
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    everything: Annotated[
+        bool,
+        flag("--all", "The backends of every op and all environment variables, too."),
+    ] = False,
+    as_json: Annotated[bool, flag("--json", "Everything as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Versions, the native extension, the backends of every op and why one cannot run.
+    """What is installed and what runs here: versions, devices, fast kernels and why not, extras.
 
     Example: fastalign info --json
     """
@@ -26,24 +33,53 @@ def info(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
+    for line in summary(found):
+        typer.echo(line)
+    if everything:
+        _print_tables(found)
+    else:
+        typer.echo("More: fastalign info --all")
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """The lines that answer most questions."""
+    versions = dict(found["versions"])
+    first = " ".join(f"{name} {versions.pop(name)}," for name in ("fastalign", "python"))
+    lines = [f"{first} {', '.join(f'{name} {text}' for name, text in versions.items())}"]
+    for device in found["devices"]:
+        lines.append(f"Device {device}")
+    if len(found["devices"]) == 1:
+        built = found["extension"]["cuda_of_torch"]
+        why = "this torch has no CUDA" if built is None else f"torch for CUDA {built} finds none"
+        lines.append(f"No GPU: {why}")
+    for kind, sentence in found["kernels"].items():
+        lines.append(f"Fast {'CUDA' if kind == 'cuda' else 'CPU'} kernels: {sentence}")
+    library = found["extension"]
+    if library["loaded"]:
+        built = " and ".join(library["built_for"]) or "nothing"
+        lines.append(f"Native library: built for {built}, {library['file']}")
+    lines.append(f"Threads that wait for each other: {found['waiting']}")
+    for name, extra in found["extras"].items():
+        if extra["missing"]:
+            lines.append(f"Extra {name}: not installed; {extra['install']}")
+        else:
+            parts = ", ".join(f"{one} {text}" for one, text in extra["installed"].items())
+            lines.append(
+                f"Extra {name}: {parts or 'unknown to this installation; install fastalign again'}"
+            )
+    chosen = [
+        f"{name}={entry['value']}" for name, entry in found["environment"].items() if entry["value"]
+    ]
+    lines.append(f"Environment: {', '.join(chosen) or 'nothing set'}")
+    return lines
+
+
+def _print_tables(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    versions = Table("package", "version", title="Versions", title_justify="left")
-    for name, text in found["versions"].items():
-        versions.add_row(name, text)
-    console.print(versions)
-    library = found["extension"]
-    if library["loaded"]:
-        state = f"{library['file']}, built for {' and '.join(library['built_for']) or 'nothing'}"
-    else:
-        state = library["reason"]
-    typer.echo(f"Native extension: {state}")
-    typer.echo(f"CUDA of torch: {library['cuda_of_torch'] or 'none'}")
-    typer.echo(f"Devices: {', '.join(found['devices'])}")
-    typer.echo("")
     for device, ops in found["backends"].items():
         table = Table("op", "backend", "state", title=f"Backends for {device} tensors")
         table.title_justify = "left"

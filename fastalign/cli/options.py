@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 from typing import Annotated, Any
 
 import typer
 
+from fastalign.cli.numbers import flag, whole
 from fastalign.errors import ConfigError
+from fastalign.numeric import LARGEST_SEED, MOST_THREADS, whole_number
 
+# Sides of images: what the model takes at least, and no file has more.
+_SMALLEST_SIDE, _LARGEST_SIDE = 16, 65535
+_MOST_LAYERS = 10_000
+LAYOUT_NAMES = ("mvtec", "mvtec2", "btad", "visa", "realiad", "pairs", "items", "folder")
 # Options of the model that have a flag of their own name, so that none can be given twice.
 _OWN_FLAG = (
     "image_size",
@@ -30,21 +37,40 @@ Category = Annotated[
     list[str],
     typer.Argument(metavar="DIR", help="A category: its folder; to fit, good/ in it is enough."),
 ]
+
+
+class MapFormat(str, enum.Enum):
+    """Formats of maps."""
+
+    tiff = "tiff"
+    npy = "npy"
+
+
+class OverlayFormat(str, enum.Enum):
+    """Formats of overlays."""
+
+    jpg = "jpg"
+    png = "png"
+
+
 Device = Annotated[
     str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", metavar="NAME")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; the default is torch's.")
+    int | None, whole("--threads", "CPU threads.", 1, MOST_THREADS, default="torch's choice")
 ]
+Seed = Annotated[int, whole("--seed", "Seed of everything random.", 0, LARGEST_SEED)]
+Gallery = Annotated[int, whole("--gallery", "Images on the page at most; 0 for none.")]
 Layout = Annotated[
     str,
     typer.Option(
-        "--layout", help="Layout of DIR: auto, or a name from the documentation.", metavar="NAME"
+        "--layout",
+        help=f"Layout of DIR: auto, {', '.join(LAYOUT_NAMES)}.",
+        metavar="NAME",
     ),
 ]
 SkipBad = Annotated[
-    bool,
-    typer.Option("--skip-bad", help="Leave bad files out with a warning and a count."),
+    bool, flag("--skip-bad", "Files that cannot be read are a warning and no error.")
 ]
 MemoryBudget = Annotated[
     str | None,
@@ -52,6 +78,7 @@ MemoryBudget = Annotated[
         "--memory-budget",
         help="Memory that the process may take, such as 4GB; large images go in pieces.",
         metavar="SIZE",
+        show_default="no limit",
     ),
 ]
 BitDepth = Annotated[
@@ -63,7 +90,8 @@ BitDepth = Annotated[
         metavar="BITS",
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+Debug = Annotated[bool, flag("--debug", "Show where an error came from.")]
+Details = Annotated[bool, flag("--details", "Print everything: memory plans, figures, all images.")]
 ModelFile = Annotated[
     str, typer.Option("--model", "-m", help="The file that fit wrote.", metavar="FILE")
 ]
@@ -100,12 +128,15 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     parts = text.lower().split("x")
     try:
-        sides = [int(part) for part in parts]
-    except ValueError:
+        sides = [
+            whole_number("side", part, _SMALLEST_SIDE, _LARGEST_SIDE, text=True) for part in parts
+        ]
+    except ConfigError:
         sides = []
-    if len(sides) not in (1, 2) or any(side < 1 for side in sides):
+    if len(sides) not in (1, 2):
         raise ConfigError(
-            f"--image-size {text!r}: use one side such as 256, or height x width such as 256x384."
+            f"--image-size {text!r}: use one side such as 256, or height x width such as 256x384, "
+            f"each from {_SMALLEST_SIDE} to {_LARGEST_SIDE}."
         )
     return (sides[0], sides[-1])
 
@@ -117,8 +148,11 @@ def parse_layers(text: str) -> tuple[int, ...]:
         ConfigError: no comma-separated list of numbers.
     """
     try:
-        layers = tuple(int(part) for part in text.split(","))
-    except ValueError:
+        layers = tuple(
+            whole_number("layer", part, -_MOST_LAYERS, _MOST_LAYERS, text=True)
+            for part in text.split(",")
+        )
+    except ConfigError:
         raise ConfigError(f"--layers {text!r}: use numbers with commas, such as 1,2,4.") from None
     return layers
 

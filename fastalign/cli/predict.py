@@ -8,17 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from fastalign.cli.guard import guarded, warn
+from fastalign.cli.numbers import flag, real, whole
 from fastalign.cli.options import (
     BitDepth,
     Debug,
+    Details,
     Device,
+    Gallery,
+    MapFormat,
     MemoryBudget,
     ModelFile,
+    OverlayFormat,
     SkipBad,
     Threads,
     set_threads,
 )
 from fastalign.cli.progress import make_progress
+from fastalign.cli.verdicts import print_predictions
 from fastalign.errors import ConfigError
 
 LOCAL = "local"
@@ -28,34 +34,55 @@ RAY = "ray"
 @guarded
 def predict(
     source: Annotated[
-        str,
+        list[str],
         typer.Argument(
             metavar="PATH",
-            help="A folder (with sub-folders), an image, or a quoted glob pattern; with --engine "
-            "ray also a text file or Parquet with paths.",
+            help="Folders (with sub-folders), images or glob patterns, quoted or not; with "
+            "--engine ray also a text file or Parquet with paths.",
         ),
     ],
     model: ModelFile,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for the results.", metavar="DIR")],
-    map_format: Annotated[
-        str, typer.Option("--map-format", help="Float32 maps as tiff or npy.", metavar="FORMAT")
-    ] = "tiff",
+    overwrite: Annotated[
+        bool,
+        flag(
+            "--overwrite",
+            "Replace the results of an earlier run in --out: its tables and the pictures that they "
+            "list.",
+        ),
+    ] = False,
     save: Annotated[
         str | None,
         typer.Option(
             "--save",
-            help="Pictures to write, any of map,mask,overlay; the default is all, and none with "
-            "--engine ray.",
+            help="Pictures to write, any of map,mask,overlay with commas, or none.",
             metavar="LIST",
+            show_default="map,mask,overlay; none with --engine ray",
         ),
     ] = None,
+    picture_size: Annotated[
+        str | None,
+        typer.Option(
+            "--picture-size",
+            help="Longest side of the pictures in pixels, or full for that of the photograph; they "
+            "are never larger than it.",
+            metavar="N|full",
+            show_default="1024, or that of the model if larger",
+        ),
+    ] = None,
+    map_format: Annotated[
+        MapFormat,
+        typer.Option("--map-format", help="float32 maps as tiff, with a PNG to look at, or npy."),
+    ] = MapFormat.tiff,
+    overlay_format: Annotated[
+        OverlayFormat, typer.Option("--overlay-format", help="Format of the overlays.")
+    ] = OverlayFormat.jpg,
+    gallery: Gallery = 120,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", help="Image threshold to use in place of the model's."),
+        real("--threshold", "Image threshold to use for this run.", default="the model's"),
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Images per forward pass.")
-    ] = 1,
+    batch_size: Annotated[int, whole("--batch-size", "Images per forward pass.", 1)] = 1,
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -65,35 +92,49 @@ def predict(
         typer.Option(
             "--engine",
             help="local: this process; ray: many processes or machines, scores as Parquet.",
-            metavar="NAME",
+            metavar="local|ray",
         ),
     ] = LOCAL,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="ray: processes that hold the model.")
+        int | None,
+        whole("--workers", "ray: processes that hold the model.", 1, default="1"),
     ] = None,
     gpus: Annotated[
         float | None,
-        typer.Option("--gpus", min=0, help="ray: GPUs of each worker; the default is 1 on CUDA."),
+        real("--gpus", "ray: GPUs of each worker.", 0, default="1 on CUDA, else 0"),
     ] = None,
     part_size: Annotated[
-        int | None, typer.Option("--part-size", min=1, help="ray: images in one file of scores.")
+        int | None,
+        whole(
+            "--part-size",
+            "ray: images in one file of scores.",
+            1,
+            default="16 to 256, by the number of images",
+        ),
     ] = None,
     path_column: Annotated[
         str | None,
-        typer.Option("--path-column", help="ray: column of a Parquet PATH; the default is path."),
+        typer.Option(
+            "--path-column",
+            help="ray: column of a Parquet PATH.",
+            metavar="NAME",
+            show_default="path",
+        ),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
             "--ray-address",
-            help="ray: a running cluster, such as auto; the default starts Ray here.",
+            help="ray: a running cluster, such as auto.",
             metavar="ADDRESS",
+            show_default="starts Ray here",
         ),
     ] = None,
     bit_depth: BitDepth = "auto",
+    details: Details = False,
     debug: Debug = False,
 ) -> None:
-    """Score images: label, float32 map, mask and overlay in the image's own size and frame.
+    """Score images: a table, a page, and maps, masks and overlays in each image's own frame.
 
     Example: fastalign predict photos/ --model screw.safetensors --out scored/
     """
@@ -108,23 +149,29 @@ def predict(
         "address": ray_address,
     }
     given: dict[str, Any] = {name: value for name, value in of_ray.items() if value is not None}
-    pictures = None if save is None else [n.strip() for n in save.split(",") if n.strip()]
-    common: dict[str, Any] = {"map_format": map_format, "threshold": threshold}
+    common: dict[str, Any] = {
+        "map_format": map_format.value,
+        "overlay_format": overlay_format.value,
+        "picture_size": picture_size,
+        "threshold": threshold,
+    }
+    if save is not None:
+        names = [name.strip() for name in save.split(",") if name.strip()]
+        common["outputs"] = [] if names == ["none"] else names
+    sources = source[0] if len(source) == 1 else source
     if engine == RAY:
         if memory_budget is not None:
             raise ConfigError("--memory-budget is an option of the local engine: leave one out.")
+        if overwrite:
+            raise ConfigError(
+                "--overwrite is an option of the local engine; with --engine ray remove the "
+                "folder, or give another --out."
+            )
         if threads is not None:
             given["threads"] = threads
         given["bit_depth"] = bit_depth
         _predict_with_ray(
-            model,
-            source,
-            out,
-            device=device,
-            outputs=pictures or (),
-            batch_size=batch_size,
-            **common,
-            **given,
+            model, sources, out, device=device, batch_size=batch_size, **common, **given
         )
     elif engine == LOCAL:
         if given:
@@ -132,47 +179,43 @@ def predict(
             raise ConfigError(f"--{flag} is an option of the ray engine: add --engine ray.")
         set_threads(threads)
         common["depth"] = parse_depth(bit_depth)
-        if pictures is not None:
-            common["outputs"] = pictures
         budget = None if memory_budget is None else parse_bytes(memory_budget)
-        _predict_here(model, source, out, device, budget, batch_size, skip_bad=skip_bad, **common)
+        common |= {"skip_bad": skip_bad, "overwrite": overwrite, "gallery_images": gallery}
+        _predict_here(model, sources, out, device, budget, batch_size, details, **common)
     else:
         raise ConfigError(f"--engine {engine!r}: use {LOCAL} or {RAY}.")
 
 
 def _predict_here(
     model: str,
-    source: str,
+    source: str | list[str],
     out: str,
     device: str,
     budget: int | None,
     batch_size: int,
+    details: bool,
     **options: Any,
 ) -> None:
     from fastalign import artifact
     from fastalign.engine import predict_paths
     from fastalign.engine.environment import open_device
-    from fastalign.io import check_writable
+    from fastalign.engine.runfolder import check_free
 
     target = open_device(device)
-    check_writable(Path(out) / "scores.csv")
+    check_free(Path(out), overwrite=options["overwrite"])
     fitted = artifact.load(model, target)
-    with make_progress() as progress:
+    with make_progress(details=details) as progress:
         plan = fitted.limit_memory(budget, batch_size)
-        progress.note(plan.describe())
+        progress.detail(plan.describe())
         result = predict_paths(
             fitted, source, out, batch_size=plan.images, progress=progress, **options
         )
-    for skipped in result.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
     for message in result.warnings:
         warn(message)
-    count = sum(item.label == "anomaly" for item in result.images)
-    verdict = f", {count} labelled anomaly" if result.image_threshold is not None else ""
-    typer.echo(f"{len(result.images)} images scored{verdict}: {result.out / 'scores.csv'}")
+    print_predictions(result, everything=details)
 
 
-def _predict_with_ray(model: str, source: str, out: str, **options: Any) -> None:
+def _predict_with_ray(model: str, source: str | list[str], out: str, **options: Any) -> None:
     from fastalign.integrations.ray import score_collection
     from fastalign.io import check_writable
 
@@ -182,8 +225,11 @@ def _predict_with_ray(model: str, source: str, out: str, **options: Any) -> None
     for message in result.warnings:
         warn(message)
     if result.errors:
-        warn(f"{result.errors} images have no score; the column error says why")
-    verdict = f", {result.anomalies} labelled anomaly" if result.image_threshold is not None else ""
+        images = "image has" if result.errors == 1 else "images have"
+        warn(f"{result.errors} {images} no score; the column error says why")
+    anomalies = "anomaly" if result.anomalies == 1 else "anomalies"
+    verdict = f", {result.anomalies} {anomalies}" if result.image_threshold is not None else ""
     before = f", {result.resumed} of them by an earlier run" if result.resumed else ""
     scored = result.images - result.errors
-    typer.echo(f"{scored} of {result.images} images scored{before}{verdict}: {result.scores}")
+    noun = "image" if result.images == 1 else "images"
+    typer.echo(f"{scored} of {result.images} {noun} scored{before}{verdict}: {result.scores}")

@@ -33,13 +33,15 @@ class Display(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def detail(self, text: str) -> None: ...
 
-def make_progress(*, silent: bool = False) -> Display:
+
+def make_progress(*, silent: bool = False, details: bool = False) -> Display:
     """The live display where standard error is a terminal, lines for logs and pipes; nothing where
-    another process speaks for this one."""
+    another process speaks for this one. ``details``: with figures and notes about the inside."""
     if silent:
         return SilentProgress()
-    return LiveProgress() if sys.stderr.isatty() else LineProgress()
+    return LiveProgress(details) if sys.stderr.isatty() else LineProgress(details)
 
 
 _Own = TypeVar("_Own", bound="_Passive")
@@ -75,11 +77,15 @@ class SilentProgress(_Passive):
     def note(self, text: str) -> None:
         pass
 
+    def detail(self, text: str) -> None:
+        pass
+
 
 class LiveProgress:
     """Bars with the time left, one per stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, details: bool = False) -> None:
+        self._details = details
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -122,8 +128,12 @@ class LiveProgress:
             self._bars.advance(self._task, n)
 
     def log(self, values: dict[str, Any]) -> None:
-        if self._task is not None:
+        if self._details and self._task is not None:
             self._bars.update(self._task, figures=_figures(values))
+
+    def detail(self, text: str) -> None:
+        if self._details:
+            self.note(text)
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
@@ -132,7 +142,8 @@ class LiveProgress:
 class LineProgress(_Passive):
     """A line when a stage begins and ends, and one every ten seconds in between."""
 
-    def __init__(self) -> None:
+    def __init__(self, details: bool = False) -> None:
+        self._details = details
         self._stage = ""
         self._total = self._done = 0
         self._began = self._last = 0.0
@@ -157,7 +168,12 @@ class LineProgress(_Passive):
             self._print(f"{self._stage}: {self._done}/{self._total}, about {left:.0f} s left{tail}")
 
     def log(self, values: dict[str, Any]) -> None:
-        self._values = dict(values)
+        if self._details:
+            self._values = dict(values)
+
+    def detail(self, text: str) -> None:
+        if self._details:
+            self.note(text)
 
     def note(self, text: str) -> None:
         self._print(text)

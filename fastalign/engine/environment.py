@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastalign.errors import BackendError, ConfigError
+from fastalign.ops.backends import BACKENDS
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "triton")
 ENVIRONMENT_VARIABLES = {
@@ -22,6 +23,12 @@ ENVIRONMENT_VARIABLES = {
     "OMP_NUM_THREADS": "CPU threads of torch; `--threads` sets the same for one run",
     "OMP_WAIT_POLICY": "passive: threads that wait for each other sleep; the command's default",
     "CUDA_VISIBLE_DEVICES": "the GPUs that torch may see",
+}
+
+_ALLOWED = {
+    "FASTALIGN_BACKEND": ("auto", *BACKENDS),
+    "FASTALIGN_CPU_ISA": ("baseline", "avx2", "avx512"),
+    "FASTALIGN_KEEP_RESULTS": ("0", "1"),
 }
 
 
@@ -60,13 +67,29 @@ def describe_device(device: torch.device) -> str:
     return str(device)
 
 
+def check_variables() -> None:
+    """Look whether the environment variables that name something name what there is.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for name, allowed in _ALLOWED.items():
+        value = os.environ.get(name)
+        if value and value not in allowed:
+            raise ConfigError(
+                f"environment variable {name}={value}: use one of {', '.join(allowed)}, or unset "
+                "it."
+            )
+
+
 def open_device(name: str | torch.device) -> torch.device:
     """The torch device called ``name``, after a look that it can be used.
 
     Raises:
-        ConfigError: no such device name.
+        ConfigError: no such device name, or an environment variable that names nothing.
         BackendError: the device is not there, or this torch was not built for it.
     """
+    check_variables()
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.leakage import find_seen, tell_seen
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
+from fastalign.engine.runfolder import earlier_evaluation, reserve
 from fastalign.engine.scoring import (
     NO_THRESHOLD,
     NOT_JUDGED,
@@ -34,10 +36,11 @@ from fastalign.engine.scoring import (
     stored_depth,
     thresholds,
 )
-from fastalign.errors import ConfigError, InputError
+from fastalign.errors import InputError
 from fastalign.load import LoadMeter
 from fastalign.metrics import Figures, PixelMetrics, image_metrics
 from fastalign.models.progress import NoProgress, Progress
+from fastalign.numeric import whole_number
 from fastalign.report.gallery import Gallery
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 _Mask = npt.NDArray[np.bool_]
 _TIMED_IMAGES = 50
 _WARM_UP = 3
+_LARGEST_SIDE = 65535
 
 
 def evaluate_category(
@@ -80,11 +84,12 @@ def evaluate_category(
         progress: told about the course.
 
     Raises:
-        ConfigError: ``eval_size`` has no such value.
+        ConfigError: an option has no such value, or ``out`` holds predictions.
         InputError: no test images, a file that cannot be read, a mask that is missing or does not
             fit its image, or ``out`` cannot be written.
     """
     size = _evaluation_size(eval_size, model.config.image_size)
+    gallery_images = whole_number("gallery", gallery_images)
     category = open_category(directory, layout=layout)
     if not category.test:
         raise InputError(
@@ -94,7 +99,12 @@ def evaluate_category(
     progress = progress or NoProgress()
     progress.start("evaluating", len(category.test))
     limits = thresholds(model)
-    with tempfile.TemporaryDirectory(prefix="fastalign-") as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="fastalign-"))
+        if out is not None:
+            stack.enter_context(reserve(Path(out)))
+            if earlier := earlier_evaluation(Path(out)):
+                progress.note(f"{out}: holds {earlier}, which this one replaces in the end")
         gallery = Gallery(Path(scratch), limits.pixel_or_nan)
         run = _Run(model, Path(directory), category.test, size, limits, gallery, skip_bad, depth)
         meter = LoadMeter()
@@ -331,12 +341,7 @@ def _evaluation_size(eval_size: str | int, model_size: tuple[int, int]) -> tuple
         return (int(model_size[0]), int(model_size[1]))
     if eval_size == "native":
         return None
-    try:
-        side = int(eval_size)
-    except ValueError:
-        side = 0
-    if side < 1:
-        raise ConfigError(
-            f"evaluation size {eval_size!r}: use model, native or a side length such as 256."
-        )
+    side = whole_number(
+        "evaluation size", eval_size, 1, _LARGEST_SIDE, text=True, other="model or native"
+    )
     return (side, side)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 
 from fastalign.engine.environment import describe_device, environment_variables, versions
+from fastalign.engine.extras import extras
+from fastalign.load import SETTINGS, spins
 from fastalign.ops import available_backends
 from fastalign.ops.native import LIBRARY, load
 from fastalign.ops.schema import SCHEMAS
 
 
 def collect() -> dict[str, Any]:
-    """Versions, devices, the native library, the backends of every op with reasons; JSON-able.
+    """Versions, devices, the native library, the backends of every op with reasons, extras, the
+    waiting policy of threads; JSON-able.
 
+    ``kernels`` says for each type of device in a sentence whether its fast kernels are on.
     ``backends[device type][op][backend]`` is None where the backend can run and else the reason
     why it cannot.
     """
@@ -31,7 +36,49 @@ def collect() -> dict[str, Any]:
             for kind, sample in samples.items()
         },
         "environment": environment_variables(),
+        "kernels": describe_kernels(samples),
+        "extras": extras(),
+        "waiting": describe_waiting(),
     }
+
+
+def describe_kernels(samples: dict[str, torch.Tensor]) -> dict[str, str]:
+    """For each type of device one sentence: whether its fast kernels are on, and why not."""
+    return {kind: _kernels(kind, sample) for kind, sample in samples.items()}
+
+
+def _kernels(kind: str, sample: torch.Tensor) -> str:
+    forced = os.environ.get("FASTALIGN_BACKEND") or "auto"
+    if forced != "auto":
+        return f"not chosen: FASTALIGN_BACKEND={forced} decides"
+    reasons = [available_backends(op, sample) for op in SCHEMAS]
+    off = [found[kind] for found in reasons if found.get(kind) is not None]
+    if not off:
+        return f"on ({_instruction_set()})" if kind == "cpu" else "on"
+    if kind == "cuda" and all(found["triton"] is None for found in reasons):
+        return f"on, as Triton kernels ({off[0]})"
+    some = "off" if len(off) == len(reasons) else f"off for {len(off)} of {len(reasons)} ops"
+    return f"{some}, slower code takes their place: {off[0]}"
+
+
+def _instruction_set() -> str:
+    """The instruction set that the native CPU kernels use."""
+    from fastalign import _C
+
+    try:
+        return str(_C.cpu_isa())
+    except RuntimeError as error:
+        return str(error)
+
+
+def describe_waiting() -> str:
+    """How threads that wait for each other do it, in words."""
+    chosen = {name: value for name in SETTINGS if (value := os.environ.get(name))}
+    how = "spin" if spins() else "sleep"
+    settings = ", ".join(f"{name}={value}" for name, value in chosen.items())
+    if how == "sleep":
+        return f"sleep ({settings})"
+    return f"spin ({settings or 'the default of OpenMP'}): slow on a busy machine"
 
 
 def describe_library() -> dict[str, Any]:

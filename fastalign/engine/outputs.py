@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
-from fastalign.engine.results import Evaluation, finite
+from fastalign.engine.results import Evaluation
+from fastalign.engine.table import Row, header
 from fastalign.io import atomic_write
 from fastalign.report.gallery import Gallery
 from fastalign.report.page import render_report
-
-_COLUMNS = (
-    "path",
-    "defect",
-    "label",
-    "score",
-    "predicted",
-    "residual_before",
-    "residual_after",
-    "shift",
-    "rotation",
-    "scale",
-    "covered",
-)
+from fastalign.verdict import Verdict, judge
 
 
 def write_evaluation(
@@ -55,24 +41,25 @@ def write_evaluation(
 
 
 def scores_table(evaluation: Evaluation) -> str:
-    """One line per image: label, score, verdict and alignment; empty where there is no value."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for item in evaluation.images:
-        alignment = item.alignment
-        row = [
-            item.path,
-            item.defect,
-            item.label,
-            item.score,
-            item.predicted,
-            alignment.residual_before,
-            alignment.residual_after,
-            alignment.shift,
-            alignment.rotation,
-            alignment.scale,
-            alignment.covered,
-        ]
-        writer.writerow(["" if finite(value) is None else value for value in row])
-    return table.getvalue()
+    """One line per image in the format of all tables of scores; empty where there is no value."""
+    threshold = evaluation.image_threshold
+    left_out = {item.path: item.reason for item in evaluation.skipped}
+    rows = [
+        Row(
+            path=item.path,
+            score=item.score,
+            threshold=threshold,
+            verdict=judge(item.score, threshold),
+            truth=item.label,
+            defect=item.defect,
+            alignment=item.alignment,
+        )
+        for item in evaluation.images
+    ]
+    scored = {row.path for row in rows}
+    rows += [
+        Row(path, None, threshold, Verdict.NOT_JUDGED, reason)
+        for path, reason in left_out.items()
+        if path not in scored
+    ]
+    return header() + "".join(row.line() for row in rows)

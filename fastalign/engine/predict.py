@@ -1,206 +1,143 @@
-"""Score images that carry no label: maps, masks and overlays in each image's own size and frame."""
+"""Score images that carry no label: a table, a page, and pictures of each image in its frame."""
 
 from __future__ import annotations
 
-import csv
-import glob
-import io
 import json
 import os
-from collections import Counter
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
-from fastalign.data import IMAGE_SUFFIXES, Depth, is_image_file, list_images, load_image, prepare
+from fastalign.data import Depth, Source, load_image, prepare
+from fastalign.engine.inputs import Input, find_inputs
+from fastalign.engine.pictures import OUTPUTS, PictureOptions, PictureWriter
+from fastalign.engine.predict_page import PredictionPage
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
-from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, map_at, stored_depth, thresholds
-from fastalign.errors import ConfigError, InputError
+from fastalign.engine.runfolder import PREDICTIONS, begin, reserve
+from fastalign.engine.scoring import (
+    NO_THRESHOLD,
+    NOT_JUDGED,
+    Thresholds,
+    alignment_of,
+    stored_depth,
+    thresholds,
+)
+from fastalign.engine.shapes import ShapeWatch
+from fastalign.engine.table import FILES, SCORES, Row, ScoresTable, encode
+from fastalign.errors import InputError
 from fastalign.io import atomic_write
 from fastalign.models.progress import NoProgress, Progress
-from fastalign.report.heat import heat_overlay
+from fastalign.numeric import real_number, whole_number
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD
-
-MAP_FORMATS = ("tiff", "npy")
-OUTPUTS = ("map", "mask", "overlay")
-
-
-@dataclass(frozen=True)
-class Input:
-    """An image to score: its file, its name in tables, and the stem of the files written for it."""
-
-    path: Path
-    name: str
-    stem: Path
+    from fastalign.models.fyd import FYD, Detail
 
 
 def predict_paths(
     model: FYD,
-    source: str | os.PathLike[str],
+    source: Source,
     out: str | os.PathLike[str],
     *,
     map_format: str = "tiff",
+    overlay_format: str = "jpg",
     outputs: Sequence[str] = OUTPUTS,
+    picture_size: int | str | None = None,
+    gallery_images: int = 120,
     threshold: float | None = None,
     batch_size: int = 1,
     skip_bad: bool = False,
+    overwrite: bool = False,
     depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> Predictions:
-    """Score the images of a folder (with its sub-folders), one file, or the files a glob pattern
-    matches.
+    """Score the images of a folder (with its sub-folders), a file, or the files a glob pattern
+    matches, or of several of these.
 
-    Written below ``out``: ``maps/``, ``masks/`` and ``overlays/`` with the folder tree of the
-    source, then ``scores.csv`` and ``predictions.json``. Maps are float32 and unclamped; a mask is
-    255 where the map exceeds the pixel threshold, 128 where it could not be judged, else 0. All
-    have the size and the frame of their image, upright as its EXIF orientation says.
+    Written below ``out``: ``scores.csv``, row by row while the run goes on; ``maps/``, ``masks/``
+    and ``overlays/`` with the folder tree of the source; in the end ``predictions.json`` and
+    ``report.html``. Maps are float32 and unclamped; a mask is 255 where the map exceeds the pixel
+    threshold, 128 where it could not be judged, else 0. All are in the frame of their image,
+    upright as its EXIF orientation says.
+
+    An image that cannot be read is a row with its reason. A run that ends early, whatever the
+    cause, leaves the rows and pictures that it has made.
 
     Args:
         model: a fitted model; the device it is on is used.
-        source: an existing folder or file, or a glob pattern (``**`` for any depth).
-        out: folder to write to; made when missing. Images below it are never taken as input.
-        map_format: ``"tiff"`` or ``"npy"``.
+        source: an existing folder or file, or a glob pattern (``**`` for any depth); or several.
+        out: folder to write to; made when missing. Pictures that a run wrote there are no input.
+        map_format: ``"tiff"`` (with a viewable PNG beside each) or ``"npy"``.
+        overlay_format: ``"jpg"`` or ``"png"``.
         outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write.
+        picture_size: longest side of the pictures in pixels, ``"full"`` for that of the image;
+            None: 1024, or that of the model where it is larger. Never larger than the image.
+        gallery_images: images on the page at most, highest score first; 0 for no page.
         threshold: image threshold to use in place of the model's.
         batch_size: images per forward pass.
-        skip_bad: leave unreadable images out, with a warning and a count, where the default is an
-            error.
+        skip_bad: an image that cannot be read makes a warning, where the default is an error after
+            all others are scored.
+        overwrite: replace the results of an earlier run in ``out``: its tables and the pictures
+            that they list.
         depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
 
     Raises:
-        ConfigError: an option has no such value.
-        InputError: nothing to score, an unreadable image, or a file that cannot be written.
+        ConfigError: an option has no such value, or ``out`` holds results and ``overwrite`` is not
+            set.
+        InputError: nothing to score, an image that cannot be read, a file that cannot be written,
+            or another run that writes into ``out``.
     """
-    check_options(map_format, outputs, batch_size)
-    out = Path(out)
-    depth = depth or stored_depth(model)
-    inputs = find_inputs(source, exclude=out)
+    options = PictureOptions(tuple(outputs), map_format, overlay_format, picture_size)
+    batch_size = whole_number("batch size", batch_size, 1)
+    most = whole_number("gallery", gallery_images)
     stored = thresholds(model)
+    if threshold is not None:
+        threshold = real_number("threshold", threshold)
     limits = stored if threshold is None else replace(stored, image=threshold)
+    out = Path(out)
+    inputs, passed_over = find_inputs(source, outputs=out)
     progress = progress or NoProgress()
-    progress.start("scoring", len(inputs))
-    warnings = []
-    if limits.image is None or (limits.pixel is None and "mask" in outputs):
-        warnings.append(NO_THRESHOLD)
-    skipped: list[Skipped] = []
-    rows: list[Prediction] = []
-    writer = PictureWriter(out, map_format, frozenset(outputs), limits)
-    for batch in _batches(inputs, batch_size):
-        images = []
-        for item in batch:
-            try:
-                images.append((item, load_image(item.path, depth=depth)))
-            except InputError as error:
-                if not skip_bad:
-                    raise
-                skipped.append(Skipped(item.name, str(error)))
-        if images:
-            scores, maps = score_images(model, [image for _, image in images])
-            for (item, image), score, scored in zip(images, scores.tolist(), maps, strict=True):
-                rows.append(writer.write(item, image, score, scored))
-        progress.advance(len(batch))
-    if unjudged := [row for row in rows if row.label == Verdict.NOT_JUDGED.text]:
-        warnings.append(
-            f"{len(unjudged)} of {len(rows)} images could not be judged, since their scores are "
-            f"not finite; the first: {unjudged[0].path}"
-        )
-    if not rows:
-        raise InputError(
-            f"{source}: none of the {len(inputs)} images could be read; "
-            f"the first: {skipped[0].reason}"
-        )
-    if skipped:
-        warnings.append(
-            f"{len(skipped)} of {len(inputs)} images could not be read and were left out"
-        )
-    result = Predictions(out, rows, limits.image, limits.pixel, skipped, warnings)
-    _write_tables(result)
-    return result
+    with ExitStack() as stack:
+        stack.enter_context(reserve(out))
+        notes = [*passed_over, *begin(out, overwrite=overwrite)]
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastalign-")))
+        table = stack.enter_context(ScoresTable(out / SCORES))
+        page = PredictionPage(scratch, limits, most)
+        depth = depth or stored_depth(model)
+        run = _Run(model, out, limits, options, table, page, notes, progress, depth)
+        progress.start("scoring", len(inputs))
+        try:
+            for batch in _batches(inputs, batch_size):
+                run.score(batch)
+                progress.advance(len(batch))
+            run.finish(inputs)
+        except BaseException as error:
+            # The first error is the cause; what is left to write may fail for the same one.
+            with suppress(InputError):
+                run.break_off(inputs, error)
+            raise
+    if run.skipped and not (skip_bad and run.images):
+        raise InputError(_unread(run, inputs))
+    return run.result()
 
 
-def check_options(map_format: str, outputs: Sequence[str], batch_size: int) -> None:
-    """Refuse options that have no such value.
-
-    Raises:
-        ConfigError: one has not.
-    """
-    if map_format not in MAP_FORMATS:
-        raise ConfigError(f"map format {map_format!r}: use one of {', '.join(MAP_FORMATS)}.")
-    if unknown := [name for name in outputs if name not in OUTPUTS]:
-        raise ConfigError(f"output {unknown[0]!r}: use any of {', '.join(OUTPUTS)}.")
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: use 1 or more.")
-
-
-def find_inputs(source: str | os.PathLike[str], exclude: Path | None = None) -> list[Input]:
-    """The image files that ``source`` stands for, sorted, with the output stem of each.
-
-    Raises:
-        InputError: nothing there, or no image among it.
-    """
-    text = os.fspath(source)
-    path = Path(text)
-    if path.is_dir():
-        root = path
-        found = list_images(path)
-    elif path.exists():
-        root, found = path.parent, [path]
-    elif glob.has_magic(text):
-        matches = [Path(p) for p in glob.glob(text, recursive=True)]
-        root = _fixed_part(path)
-        found = [p for p in matches if p.is_file() and is_image_file(p)]
-    else:
-        raise InputError(
-            f"{text}: no such file or folder; give an image, a folder or a glob pattern."
-        )
-    if exclude is not None:
-        outputs = exclude.resolve()
-        found = [p for p in found if outputs not in p.resolve().parents]
-    if not found:
-        raise InputError(
-            f"{text}: no image found; files with these endings are images: "
-            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    return named_inputs(sorted(set(found)), root)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folders of a glob pattern before the first wildcard."""
-    fixed = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return Path(*fixed)
-
-
-def named_inputs(paths: list[Path], root: Path) -> list[Input]:
-    """Output stems mirror the tree below ``root``; where two would meet, the file ending stays."""
-    relative = [path.relative_to(root) for path in paths]
-    # Compared without case, since the outputs may land on a file system that ignores it.
-    stems = Counter(str(name.with_suffix("")).casefold() for name in relative)
-    taken: Counter[str] = Counter()
-    inputs = []
-    for path, name in zip(paths, relative, strict=True):
-        stem = name.with_suffix("")
-        if stems[str(stem).casefold()] > 1:
-            stem = name
-        key = str(stem).casefold()
-        taken[key] += 1
-        if taken[key] > 1:
-            stem = stem.with_name(f"{stem.name}~{taken[key]}")
-        inputs.append(Input(path, name.as_posix(), stem))
-    return inputs
+def _unread(run: _Run, inputs: list[Input]) -> str:
+    first, count = run.skipped[0], len(run.skipped)
+    if not run.images:
+        return f"none of the {len(inputs)} images could be read; the first: {first.reason}"
+    others = f"; {count - 1} more could not be read" if count > 1 else ""
+    return (
+        f"{first.reason}{others}. The other {len(run.images)} of {len(inputs)} images are scored: "
+        f"{run.table.path}"
+    )
 
 
 def _batches(inputs: list[Input], size: int) -> Iterator[list[Input]]:
@@ -208,97 +145,136 @@ def _batches(inputs: list[Input], size: int) -> Iterator[list[Input]]:
         yield inputs[start : start + size]
 
 
-def score_images(
-    model: FYD, images: list[npt.NDArray[np.uint8]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores ``[B]`` and maps ``[B,H,W]`` of the model's size, float32 on the CPU, of images uint8
-    ``[h,w,3]`` of any size."""
+def score_images(model: FYD, images: list[npt.NDArray[np.uint8]]) -> Detail:
+    """What the model says of images uint8 ``[h,w,3]`` of any size."""
     batch = torch.stack([prepare(image, model.config.image_size) for image in images])
     with torch.inference_mode():
-        scores, maps = model(batch.to(model.image_threshold.device))
-    return scores.float().cpu(), maps.float().cpu()
+        return model.predict_detail(batch.to(model.image_threshold.device))
 
 
-class PictureWriter:
-    """Writes maps, masks and overlays below ``out``, one image after the other."""
+class _Run:
+    """What a run has found so far, and what it has written of it."""
 
     def __init__(
-        self, out: Path, map_format: str, outputs: frozenset[str], limits: Thresholds
+        self,
+        model: FYD,
+        out: Path,
+        limits: Thresholds,
+        options: PictureOptions,
+        table: ScoresTable,
+        page: PredictionPage,
+        notes: list[str],
+        progress: Progress,
+        depth: Depth | None,
     ) -> None:
-        self._out = out
-        self._map_format = map_format
-        self._outputs = outputs
-        self._limits = limits
+        self.model, self.out, self.limits, self.depth = model, out, limits, depth
+        self.table, self.page, self.progress = table, page, progress
+        self.writer = PictureWriter(out, options, limits)
+        self.shapes = ShapeWatch(model)
+        self.notes = notes
+        self.images: list[Prediction] = []
+        self.skipped: list[Skipped] = []
+        self.rows: list[Row] = []
+        if limits.image is None or (limits.pixel is None and "mask" in options.outputs):
+            notes.append(NO_THRESHOLD)
 
-    def write(
-        self, item: Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
-    ) -> Prediction:
-        """Write what was asked for of one image; ``scored`` is its map at the model's size."""
-        scores = map_at(scored, image.shape[:2])
-        written: dict[str, Path | None] = dict.fromkeys(OUTPUTS)
-        if "map" in self._outputs:
-            data = _encode_map(scores, self._map_format)
-            written["map"] = self._save("maps", item, f".{self._map_format}", data)
-        if "mask" in self._outputs and self._limits.pixel is not None:
-            mask = Image.fromarray(self._limits.mask(scores))
-            written["mask"] = self._save("masks", item, ".png", encode_png(mask))
-        if "overlay" in self._outputs:
-            overlay = Image.fromarray(heat_overlay(image, scores, self._limits.pixel_or_nan))
-            written["overlay"] = self._save("overlays", item, ".png", encode_png(overlay))
-        label = None if self._limits.image is None else self._limits.verdict(score).text
-        return Prediction(item.name, score, label, **written)
+    def score(self, batch: list[Input]) -> None:
+        """Score a batch; its rows and pictures are written when this returns."""
+        read: list[tuple[Input, npt.NDArray[np.uint8] | None, str]] = []
+        for item in batch:
+            try:
+                read.append((item, load_image(item.path, depth=self.depth), ""))
+            except InputError as error:
+                read.append((item, None, str(error)))
+        images = [image for _, image, _ in read if image is not None]
+        detail = score_images(self.model, images) if images else None
+        index = 0
+        for item, image, reason in read:
+            if image is None or detail is None:
+                self._add_unread(item, reason)
+                continue
+            self._add(item, image, detail, index)
+            index += 1
 
-    def _save(self, folder: str, item: Input, suffix: str, data: bytes) -> Path:
-        path = self._out / folder / item.stem.with_name(item.stem.name + suffix)
-        with atomic_write(path) as file:
-            file.write(data)
-        return path
+    def _add_unread(self, item: Input, reason: str) -> None:
+        self.skipped.append(Skipped(item.name, reason))
+        self.progress.note(f"warning: cannot be read: {reason}")
+        self._write(Row(item.name, None, self.limits.image, Verdict.NOT_JUDGED, reason))
 
+    def _add(self, item: Input, image: npt.NDArray[np.uint8], detail: Detail, index: int) -> None:
+        score = float(detail.score[index])
+        verdict = self.limits.verdict(score)
+        alignment = alignment_of(detail, index)
+        remarks = [self.shapes.remark(item.name, image), self.limits.remark(alignment.covered)]
+        reason = "; ".join(remark for remark in remarks if remark)
+        if verdict is Verdict.NOT_JUDGED:
+            reason = NO_THRESHOLD if self.limits.image is None else NOT_JUDGED
+        files = self.writer.write(item, image, detail.map[index])
+        row = Row(
+            item.name, score, self.limits.image, verdict, reason, alignment=alignment, files=files
+        )
+        self._write(row)
+        placed = {kind: self.out / files[kind] if kind in files else None for kind in FILES}
+        prediction = Prediction(item.name, score, verdict, reason, alignment, **placed)
+        self.page.add(len(self.images), prediction, image, detail, index)
+        self.images.append(prediction)
 
-def encode_png(image: Image.Image) -> bytes:
-    """PNG bytes. In memory first: Pillow hides the cause of an error while it writes to a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    def _write(self, row: Row) -> None:
+        self.table.add(row)
+        self.rows.append(row)
 
+    def result(self) -> Predictions:
+        """What is known so far."""
+        warnings = [*self.notes, *self.shapes.warnings()]
+        if self.skipped:
+            total = len(self.images) + len(self.skipped)
+            warnings.append(f"{len(self.skipped)} of {total} images could not be read")
+        strange = [row for row in self.images if row.reason == NOT_JUDGED]
+        if strange:
+            warnings.append(
+                f"{len(strange)} of {len(self.images)} images could not be judged: {NOT_JUDGED}; "
+                f"the first: {strange[0].path}"
+            )
+        covers = self.limits.remark
+        if hidden := [item for item in self.images if covers(item.alignment.covered)]:
+            warnings.append(
+                f"{len(hidden)} of {len(self.images)} images are covered by alignment to less than "
+                f"any normal image was; what was left out was not looked at. The first: "
+                f"{hidden[0].path}"
+            )
+        limits = self.limits
+        return Predictions(
+            self.out, self.images, limits.image, limits.pixel, self.skipped, warnings
+        )
 
-def _encode_map(scores: npt.NDArray[np.float32], map_format: str) -> bytes:
-    buffer = io.BytesIO()
-    if map_format == "npy":
-        np.save(buffer, scores, allow_pickle=False)
-    else:
-        Image.fromarray(scores).save(buffer, "TIFF")
-    return buffer.getvalue()
+    def finish(self, inputs: list[Input], ended: str | None = None) -> None:
+        """Write what stands beside the table; ``ended`` says why the run was cut short.
 
-
-def _write_tables(result: Predictions) -> None:
-    rows = [
-        {
-            "path": row.path,
-            "score": row.score,
-            "label": row.label,
-            **{
-                name: None if file is None else file.relative_to(result.out).as_posix()
-                for name, file in (("map", row.map), ("mask", row.mask), ("overlay", row.overlay))
-            },
+        Raises:
+            InputError: it cannot be written.
+        """
+        result = self.result()
+        if ended is not None:
+            result.warnings.insert(
+                0, f"the run ended early ({ended}): {len(self.rows)} of {len(inputs)} images"
+            )
+        self.page.write(self.model, result, len(inputs))
+        document = {
+            "complete": ended is None,
+            "images_given": len(inputs),
+            "image_threshold": result.image_threshold,
+            "pixel_threshold": result.pixel_threshold,
+            "images": [row.values() for row in self.rows],
+            "skipped": [{"path": item.path, "reason": item.reason} for item in result.skipped],
+            "warnings": result.warnings,
         }
-        for row in result.images
-    ]
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: "" if value is None else value for key, value in row.items()} for row in rows
-    )
-    document = {
-        "image_threshold": result.image_threshold,
-        "pixel_threshold": result.pixel_threshold,
-        "images": rows,
-        "skipped": [{"path": item.path, "reason": item.reason} for item in result.skipped],
-        "warnings": result.warnings,
-    }
-    text = json.dumps(finite(document), indent=2, allow_nan=False)
-    for name, content in (("scores.csv", table.getvalue()), ("predictions.json", text + "\n")):
-        with atomic_write(result.out / name) as file:
-            # A file name need not be valid UTF-8; this writes its bytes back as they are.
-            file.write(content.encode("utf-8", "surrogateescape"))
+        text = json.dumps(finite(document), indent=2, allow_nan=False)
+        with atomic_write(self.out / PREDICTIONS) as file:
+            file.write(encode(text + "\n"))
+
+    def break_off(self, inputs: list[Input], error: BaseException) -> None:
+        """Keep what there is after an error or an interruption."""
+        if not self.rows:
+            return
+        self.progress.note(f"{len(self.rows)} of {len(inputs)} images are in {self.out / SCORES}")
+        self.finish(inputs, type(error).__name__)

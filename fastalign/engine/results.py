@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastalign.verdict import Verdict
+
 METRICS = (
     "image_auroc",
     "image_ap",
@@ -141,19 +143,36 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One scored image and the files written for it (None where the user did not ask for them)."""
+    """One scored image.
+
+    Attributes:
+        path: the image as the source names it.
+        score: its score.
+        verdict: what the score says at the threshold in force.
+        reason: why it was not judged, or what speaks against the verdict; empty without such.
+        alignment: how it was aligned.
+        map, mask, overlay: the files written for it; None where there are none.
+    """
 
     path: str
     score: float
-    label: str | None
-    map: Path | None
-    mask: Path | None
-    overlay: Path | None
+    verdict: Verdict
+    reason: str
+    alignment: Alignment
+    map: Path | None = None
+    mask: Path | None = None
+    overlay: Path | None = None
+
+    @property
+    def label(self) -> str | None:
+        """``"good"`` or ``"anomaly"``; None for an image that was not judged."""
+        return None if self.verdict is Verdict.NOT_JUDGED else self.verdict.text
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A finished ``predict``."""
+    """A finished ``predict``: scored images and those that could not be read, in the order of the
+    source."""
 
     out: Path
     images: list[Prediction]
@@ -162,15 +181,21 @@ class Predictions:
     skipped: list[Skipped]
     warnings: list[str]
 
+    def of(self, verdict: Verdict) -> list[Prediction]:
+        """The scored images with this verdict, highest score first."""
+        found = [item for item in self.images if item.verdict is verdict]
+        return sorted(found, key=lambda item: (-item.score, item.path))
+
 
 def order_by_error(images: list[ImageResult], threshold: float | None) -> list[int]:
     """Indices of ``images``, worst first.
 
     Misclassified images come first, the clearest mistake leading; then the right ones, the closest
-    call leading. Without a threshold: highest score first.
+    call leading. Without a threshold or any label: highest score first, led by scores that are no
+    numbers.
     """
-    if threshold is None:
-        return sorted(range(len(images)), key=lambda i: (-images[i].score, images[i].path))
+    if threshold is None or all(item.label < 0 for item in images):
+        return sorted(range(len(images)), key=lambda i: (-rank(images[i].score), images[i].path))
 
     def key(i: int) -> tuple[int, float, str]:
         item = images[i]
@@ -178,6 +203,11 @@ def order_by_error(images: list[ImageResult], threshold: float | None) -> list[i
         return (0, -margin, item.path) if item.wrong else (1, margin, item.path)
 
     return sorted(range(len(images)), key=key)
+
+
+def rank(score: float) -> float:
+    """A score to sort by: one that is no number stands above all others."""
+    return score if math.isfinite(score) else math.inf
 
 
 def finite(value: Any) -> Any:

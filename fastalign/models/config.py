@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastalign.errors import ConfigError
+from fastalign.numeric import LARGEST_WHOLE, real_number, whole_number
 from fastalign.ops import affine
 
 PARTS = ("ica", "fca", "fa")
@@ -153,12 +154,14 @@ class FYDConfig:
         whole: bool = False,
     ) -> None:
         value: Any = getattr(self, name)
-        number = isinstance(value, int if whole else (int, float)) and math.isfinite(value)
-        if not number or value < least or (most is not None and value > most):
-            limits = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-            because = f": {reason}" if reason else ""
-            kind = "a whole number" if whole else "a number"
-            raise ConfigError(f"{_words(name)} {value}: give {kind} {limits}{because}.")
+        if whole:
+            ceiling = LARGEST_WHOLE if most is None else int(most)
+            value = whole_number(_words(name), value, int(least), ceiling, because=reason)
+        else:
+            value = real_number(
+                _words(name), value, least, math.inf if most is None else most, because=reason
+            )
+        object.__setattr__(self, name, value)
 
 
 def _words(name: str) -> str:

@@ -68,7 +68,7 @@ class FeatureExtractor(nn.Module):
         self.image_size = image_size
         self.fca_family = fca_family
         self.backbone = FeatureBackbone(network, layers, weights).eval().fuse()
-        self.backbone.limit_memory(PASS_BYTES)
+        self.backbone.limit_memory(PASS_BYTES, must=False)
         if staged:
             self.backbone.stages()
         self.fca: nn.ModuleList | None = None
@@ -152,7 +152,9 @@ class FeatureExtractor(nn.Module):
         self.settle()
         if self.device.type != before:
             # Pieces that fit a CPU's caches would only cost time elsewhere.
-            self.backbone.limit_memory(PASS_BYTES if self.device.type == "cpu" else math.inf)
+            self.backbone.limit_memory(
+                PASS_BYTES if self.device.type == "cpu" else math.inf, must=False
+            )
         return self
 
     @property
@@ -169,7 +171,7 @@ class FeatureExtractor(nn.Module):
             ConfigError: a budget for what is compiled.
         """
         self.require_free(budget)
-        self.backbone.limit_memory(pass_bytes)
+        self.backbone.limit_memory(pass_bytes, must=budget is not None)
         self._budget = budget
 
     def require_free(self, budget: int | None) -> None:

@@ -19,6 +19,7 @@ from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.room_model import RoomModel
 from fastalign.models.rooms import warp
+from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
 from fastalign.ops import affine
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ class FYD(RoomModel):
             ConfigError: the budget is too small, or the network cannot be run in pieces or is
                 compiled.
         """
+        if budget is not None:
+            budget = whole_number("memory budget", budget, 1, LARGEST_SIZE)
+        images = whole_number("images at a time", images, 1)
         self.features.require_free(budget)
         plan = plan_scoring(self.rooms, budget, images)
         self.features.limit_memory(plan.pass_bytes, budget)
@@ -175,6 +179,9 @@ class FYD(RoomModel):
             DataWarning: images that hardly differ, fewer than 20 different ones, or twins: copies
                 and frames of one burst, which count as one image where the thresholds are set.
         """
+        seed = seed_number(seed)
+        if memory_budget is not None:
+            memory_budget = whole_number("memory budget", memory_budget, 1, LARGEST_SIZE)
         # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
         # the caller is in.
         with torch.inference_mode(False):

@@ -21,6 +21,14 @@ class Progress(Protocol):
         """One line worth knowing."""
 
 
+def tell_detail(progress: Progress, text: str) -> None:
+    """One line for those who ask for details, such as how memory is planned: for the method
+    ``detail(text)`` of a progress that has it."""
+    take = getattr(progress, "detail", None)
+    if take is not None:
+        take(text)
+
+
 class NoProgress:
     """Says nothing."""
 

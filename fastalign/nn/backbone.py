@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError
+from fastalign.errors import ConfigError, FastalignError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
 from fastalign.nn.stages import (
     chain_of,
     create_network,
     features_network,
+    own_size,
     resolve_layers,
     sample_size,
     split,
@@ -82,7 +83,7 @@ class FeatureBackbone(nn.Module):
         # Weights that are replaced at once must not use up the caller's random numbers.
         with nullcontext() if weights is None else torch.random.fork_rng(devices=[]):
             network, mean, std = create_network(name, weights)
-        self._sample_size = sample_size(name)
+        self._sample_size, self._own_size = sample_size(name), own_size(name)
         self.name = name
         self.trainable = trainable
         self.channels_last = channels_last
@@ -90,6 +91,7 @@ class FeatureBackbone(nn.Module):
         self._stages: nn.ModuleList | None = None
         self._whole: nn.Module | None = None
         self._pass_bytes = math.inf
+        self._must_keep = True
         self._tilers: list[Tiler] | None = None
 
         available = {
@@ -105,7 +107,14 @@ class FeatureBackbone(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 state = network.state_dict()
                 network = features_network(name, out_indices=indices)
-                network.load_state_dict(state, strict=False)
+                try:
+                    network.load_state_dict(state, strict=False)
+                except RuntimeError as error:
+                    raise ConfigError(
+                        f"backbone {name} cannot give the layers {', '.join(self.layers)} alone "
+                        f"({str(error).splitlines()[-1].strip()}); choose other layers or another "
+                        "network"
+                    ) from error
             self._normalise = Normalise(mean, std)
             self._whole = network
         if not trainable:
@@ -151,16 +160,18 @@ class FeatureBackbone(nn.Module):
         # Gradients keep all pieces in any case.
         if math.isinf(self._pass_bytes) or torch.compiler.is_compiling() or x.requires_grad:
             return self.stages()[index](x)
-        return self.tilers()[index](x, self._pass_bytes)
+        return self.tilers()[index](x, self._pass_bytes, must=self._must_keep)
 
-    def limit_memory(self, pass_bytes: float) -> FeatureBackbone:
+    def limit_memory(self, pass_bytes: float, *, must: bool = True) -> FeatureBackbone:
         """Let no pass through a stage take more than about ``pass_bytes``; returns itself.
 
         Images that exceed it together go one after the other, and an image that exceeds it alone in
         pieces that overlap by what the stage looks at, so that the features are those of the whole
         image. Networks that cannot be split run image by image. ``math.inf``: no limit.
+        ``must``: a network that cannot be run in pieces is an error; without it, it runs the whole
+        image at once.
         """
-        self._pass_bytes = pass_bytes
+        self._pass_bytes, self._must_keep = pass_bytes, must
         return self
 
     def tilers(self) -> list[Tiler]:
@@ -192,9 +203,41 @@ class FeatureBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self._prepare(images)
+        if torch.compiler.is_compiling():
+            return self._features(x)
+        try:
+            return self._features(x)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if not self._is_about_size(x, error):
+                raise
+            height, width = self._own_size
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"backbone {self.name} does not take images of {x.shape[2]} x {x.shape[3]} pixels "
+                f"({cause}); use the size that it was made for, {height} x {width} (--image-size), "
+                "or another backbone."
+            ) from error
+
+    def _is_about_size(self, x: Tensor, error: Exception) -> bool:
+        """Whether a network that failed on ``x`` runs on one image of the size it was made for."""
+        if isinstance(error, (FastalignError, torch.OutOfMemoryError)):
+            return False
+        size = self._own_size
+        if tuple(x.shape[2:]) == size or x.requires_grad or x.device.type == "meta":
+            return False
+        try:
+            with torch.no_grad():
+                self._features(x.new_zeros(1, 3, *size))
+        except Exception:
+            return False
+        return True
+
+    def _features(self, x: Tensor) -> list[Tensor]:
         if self._stages is None:
             if len(x) > 1 and not (math.isinf(self._pass_bytes) or torch.compiler.is_compiling()):
-                return [torch.cat(one) for one in zip(*map(self, x.split(1)), strict=True)]
+                return [
+                    torch.cat(one) for one in zip(*map(self._features, x.split(1)), strict=True)
+                ]
             assert self._whole is not None
             features = self._whole(self._normalise(x))[: len(self.layers)]
             nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")

@@ -81,6 +81,12 @@ def sample_size(name: str) -> tuple[int, int]:
     return settings.input_size[1], settings.input_size[2]
 
 
+def own_size(name: str) -> tuple[int, int]:
+    """Height and width of the images that a network was made for."""
+    settings = load_timm().get_pretrained_cfg(name, allow_unregistered=True)
+    return (224, 224) if settings is None else (settings.input_size[1], settings.input_size[2])
+
+
 def chain_of(network: Any, layers: list[str]) -> dict[str, nn.Module] | None:
     """The network as modules called one after the other, by their name in timm's whole network;
     None where it is no such chain, or where a feature is taken from inside one of them."""
@@ -90,7 +96,9 @@ def chain_of(network: Any, layers: list[str]) -> dict[str, nn.Module] | None:
     if type(network) is FeatureListNet:
         if "NHWC" in str(network.output_fmt).upper():
             return None
-        outputs = dict(zip(network.return_layers, layers, strict=True))
+        # Some networks list more features than they give by default.
+        given = network.feature_info.module_name()
+        outputs = dict(zip(network.return_layers, given, strict=True))
         chain = {outputs.get(key, key): module for key, module in network.items()}
     elif all(hasattr(network, part) for part in ("conv_stem", "bn1", "blocks")):
         if getattr(network, "feature_hooks", None) is not None:

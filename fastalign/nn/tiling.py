@@ -58,7 +58,8 @@ class Tiler:
     """One stage, run on pieces that need no more than a given number of bytes.
 
     Where a stage cannot be cut, because each of its outputs depends on the whole map, calling it
-    with a limit that the whole map exceeds raises :class:`ConfigError`.
+    with a limit that the whole map exceeds raises :class:`ConfigError` if the limit must be kept,
+    and else runs the whole map at once.
 
     Arguments:
         stage: takes ``[B,C,H,W]``, returns ``[B,C',H',W']``.
@@ -70,6 +71,7 @@ class Tiler:
         self._stage, self._channels, self._name = stage, channels, name
         self._reaches: dict[tuple[int, int], Reach] = {}
         self._bytes_per_pixel: float | None = None
+        self._cannot_be_cut = False
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -99,17 +101,25 @@ class Tiler:
             self._reaches[axis, rest] = self._measure(axis, rest)
         return self._reaches[axis, rest]
 
-    def __call__(self, x: Tensor, limit: float) -> Tensor:
+    def __call__(self, x: Tensor, limit: float, *, must: bool = True) -> Tensor:
         """The stage's output; images one after the other, and in pieces, where ``limit`` bytes
-        would be exceeded."""
+        would be exceeded. ``must``: the limit has to be kept."""
         images, _, height, width = x.shape
         fits = max(1, int(limit / self.bytes_per_pixel))
         if images * height * width <= fits:
             return self._stage(x)
         if images > 1:
             at_once = max(1, fits // (height * width))
-            return torch.cat([self(part, limit) for part in x.split(at_once)])
-        rows, columns = self.reach(2, height), self.reach(3, width)
+            return torch.cat([self(part, limit, must=must) for part in x.split(at_once)])
+        if self._cannot_be_cut and not must:
+            return self._stage(x)
+        try:
+            rows, columns = self.reach(2, height), self.reach(3, width)
+        except ConfigError:
+            self._cannot_be_cut = True
+            if must:
+                raise
+            return self._stage(x)
         across = self._least(columns, width, max(fits / height, fits**0.5))
         down = self._least(rows, height, fits / across)
         strips = []

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastalign.errors import BackendError
+from fastalign.errors import BackendError, ConfigError
 from fastalign.ops import native, reference, triton_kernels
 from fastalign.ops.schema import SCHEMAS
 
@@ -69,7 +69,7 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
     """The kernel that serves ``op``: a callable with the op's arguments, without ``backend``.
 
     Raises:
-        ValueError: no backend of that name.
+        ValueError: no backend of that name; ConfigError where the environment names it.
         BackendError: the backend was asked for by name and cannot run; the message says why.
     """
     source = "backend"
@@ -92,9 +92,9 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
                 f"Here {', '.join(able)} can."
             )
     else:
-        raise ValueError(
-            f"{op}: {source} is {backend!r}, expected one of auto, {', '.join(BACKENDS)}"
-        )
+        # From the environment it is a setting of whoever runs the program, not of a caller.
+        kind = ConfigError if source == ENVIRONMENT else ValueError
+        raise kind(f"{op}: {source} is {backend!r}, expected one of auto, {', '.join(BACKENDS)}")
     kernel = _kernel(op, chosen)
     # Triton kernels may have limits by shape, so a choice that passed them by or took one holds for
     # these tensors only.

@@ -87,6 +87,10 @@ class Gallery:
         )
         self._file(index).write_text(json.dumps(asdict(item)), encoding="utf-8")
 
+    def remove(self, index: int) -> None:
+        """Forget the pictures of image number ``index``."""
+        self._file(index).unlink()
+
     def item(self, index: int) -> GalleryItem:
         """The pictures stored as number ``index``."""
         return GalleryItem(**json.loads(self._file(index).read_text(encoding="utf-8")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -28,28 +28,37 @@ _TILES = (
 )
 
 
-def render_report(evaluation: Evaluation, gallery: Gallery, *, most: int = 120) -> str:
+def render_report(
+    evaluation: Evaluation,
+    gallery: Gallery,
+    *,
+    most: int = 120,
+    order: Sequence[int] | None = None,
+) -> str:
     """The page as HTML text; it loads nothing from anywhere and names from the data are escaped.
 
     Args:
         evaluation: the results.
         gallery: pictures stored under the indices of ``evaluation.images``.
         most: images shown at most; the worst are kept and the page states the count.
+        order: indices of the images to show, in this order, in place of the worst.
     """
-    order = order_by_error(evaluation.images, evaluation.image_threshold)
-    shown = order[: max(0, most)]
+    if order is None:
+        order = order_by_error(evaluation.images, evaluation.image_threshold)[: max(0, most)]
+    labelled = any(item.label >= 0 for item in evaluation.images)
     folder = files("fastalign.report")
     page = templates().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
     return page.render(
         evaluation=evaluation,
-        tiles=_tiles(evaluation),
-        verdicts=_verdicts(evaluation),
-        charts=_charts(evaluation),
+        labelled=labelled,
+        tiles=_tiles(evaluation) if labelled else [],
+        verdicts=_verdicts(evaluation) if labelled else None,
+        charts=_charts(evaluation, labelled),
         alignment=_alignment(evaluation.images),
-        cards=_cards(evaluation, gallery, shown),
+        cards=_cards(evaluation, gallery, order, labelled),
         defects=sorted({item.defect for item in evaluation.images if item.label == 1}),
-        total=len(order),
-        shown=len(shown),
+        total=len(evaluation.images),
+        shown=len(order),
         wrong=sum(item.wrong for item in evaluation.images),
         gradient=css_gradient(),
         threshold_position=100 * THRESHOLD_POSITION,
@@ -127,10 +136,11 @@ def _verdicts(evaluation: Evaluation) -> dict[str, int] | None:
     }
 
 
-def _charts(evaluation: Evaluation) -> dict[str, str]:
+def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
     images = evaluation.images
-    good = [item.score for item in images if item.label == 0]
-    anomalous = [item.score for item in images if item.label == 1]
+    kinds = [_kind(item, labelled) for item in images]
+    good = [item.score for item, kind in zip(images, kinds, strict=True) if kind != "anomaly"]
+    anomalous = [item.score for item, kind in zip(images, kinds, strict=True) if kind == "anomaly"]
     result = {
         "histogram": charts.histogram(good, anomalous, evaluation.image_threshold),
         "roc": "",
@@ -138,7 +148,7 @@ def _charts(evaluation: Evaluation) -> dict[str, str]:
         "residual": charts.before_after(
             [item.alignment.residual_before for item in images],
             [item.alignment.residual_after for item in images],
-            [item.label == 1 for item in images],
+            [kind == "anomaly" for kind in kinds],
         ),
     }
     curves = evaluation.curves
@@ -185,21 +195,33 @@ def _alignment(images: list[ImageResult]) -> list[dict[str, str]]:
     return rows
 
 
+def _kind(image: ImageResult, labelled: bool) -> str:
+    """The class of an image by its label or, where no image has one, by the model's verdict."""
+    value = image.label if labelled else image.predicted
+    return {0: "good", 1: "anomaly"}.get(-1 if value is None else value, "unknown")
+
+
+def _verdict(image: ImageResult) -> str:
+    predicted = -1 if image.predicted is None else image.predicted
+    if image.label < 0:
+        return {0: "good", 1: "anomaly"}.get(predicted, "not judged")
+    return {(1, 0): "missed", (0, 1): "false alarm", (1, 1): "found", (0, 0): "passed"}.get(
+        (image.label, predicted), "not judged"
+    )
+
+
 def _cards(
-    evaluation: Evaluation, gallery: Gallery, indices: Iterable[int]
+    evaluation: Evaluation, gallery: Gallery, indices: Iterable[int], labelled: bool
 ) -> list[dict[str, Any]]:
     cards = []
     for rank, index in enumerate(indices):
         image = evaluation.images[index]
-        verdict = {(1, 0): "missed", (0, 1): "false alarm", (1, 1): "found", (0, 0): "passed"}.get(
-            (image.label, -1 if image.predicted is None else image.predicted), "scored"
-        )
         cards.append(
             {
                 "rank": rank,
                 "image": image,
-                "verdict": verdict,
-                "kind": {0: "good", 1: "anomaly"}.get(image.label, "unknown"),
+                "verdict": _verdict(image),
+                "kind": _kind(image, labelled),
                 "pictures": gallery.item(index),
             }
         )

@@ -1,5 +1,6 @@
 """Bad input through the command line: exit code, file and remedy named, nothing half-written."""
 
+import csv
 import errno
 import json
 import os
@@ -113,7 +114,8 @@ def test_one_good_image_fits_without_a_threshold(fit, run, ring, tmp_path):
     assert outcome.code == 0 and "no threshold" in outcome.err
     document = json.loads((tmp_path / "p" / "predictions.json").read_text())
     assert document["image_threshold"] is None
-    assert {item["label"] for item in document["images"]} == {None}
+    assert {item["verdict"] for item in document["images"]} == {"not judged"}
+    assert "scored, without verdicts" in outcome.out
     assert all(item["score"] is not None for item in document["images"])
     assert not (tmp_path / "p" / "masks").exists()
     outcome = run("evaluate", ring, "-m", model, "-o", tmp_path / "e")
@@ -163,13 +165,19 @@ def test_a_bad_image_to_score(run, fitted, ring, make_part, tmp_path, command, k
         truncate(path)
     else:
         path.write_text("notes")
-    arguments = (command, ring, "-m", fitted, "-o", tmp_path / "out")
+    source = ring if command == "evaluate" else ring / "test"
+    arguments = (command, source, "-m", fitted, "-o", tmp_path / "out")
     refused(run(*arguments), 3, path, kind, "--skip-bad")
-    assert "scores.csv" not in written()
-    outcome = run(*arguments, "--skip-bad")
+    # An evaluation is whole or not there; a prediction keeps what it has, the bad file as a row.
+    assert ("scores.csv" in written()) == (command == "predict")
+    more = ("--skip-bad", "--overwrite") if command == "predict" else ("--skip-bad",)
+    outcome = run(*arguments, *more)
     assert outcome.code == 0, outcome.err
     assert "warning:" in outcome.err and "1 of" in outcome.err
-    assert "scores.csv" in written()
+    with (tmp_path / "out" / "scores.csv").open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    (bad,) = (row for name, row in rows.items() if name.endswith(path.name))
+    assert bad["verdict"] == "not judged" and kind in bad["reason"]
 
 
 def test_a_16_bit_tiff_is_read(fit, run, ring, tmp_path):
@@ -248,7 +256,7 @@ def test_a_model_file_that_is_a_folder(run, whole_ring, tmp_path, fit_options):
 @pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
 def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, command, monkeypatch):
     """Every write to disk fails as on a full one."""
-    from fastalign.engine import outputs, predict
+    from fastalign.engine import outputs, pictures
     from fastalign.storage import container
 
     def full(path):
@@ -271,11 +279,12 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
 
         return writing()
 
-    for module in (container, outputs, predict):
+    for module in (container, outputs, pictures):
         monkeypatch.setattr(module, "atomic_write", full)
     out = tmp_path / "out" / ("m.safetensors" if command == "fit" else "")
     options = fit_options if command == "fit" else ("--model", fitted)
-    refused(run(command, whole_ring, "--out", out, *options), 3, tmp_path / "out", "no space left")
+    source = whole_ring / "test" if command == "predict" else whole_ring
+    refused(run(command, source, "--out", out, *options), 3, tmp_path / "out", "no space left")
     assert [name for name in files_below(tmp_path / "out") if "." in name] == []
 
 
@@ -304,7 +313,8 @@ def test_a_real_read_only_and_a_real_full_disk(
     out = disk / "m.safetensors" if command == "fit" else disk / "out"
     more = fit_options if command == "fit" else ("--model", fitted)
     inspect = '; code=$?; find "$0" -type f; exit $code'
-    arguments = [sys.executable, "-m", "fastalign", command, whole_ring, "--out", out, *more]
+    source = whole_ring / "test" if command == "predict" else whole_ring
+    arguments = [sys.executable, "-m", "fastalign", command, source, "--out", out, *more]
     wrapped = ["sh", "-c", f'"$@"{inspect}', disk, *arguments]
     result = subprocess.run(
         [*shell, disk, *map(str, wrapped)], capture_output=True, text=True, timeout=300
@@ -313,5 +323,5 @@ def test_a_real_read_only_and_a_real_full_disk(
     assert word in result.stderr and str(disk) in result.stderr
     assert "Traceback" not in result.stderr
     left = [line for line in result.stdout.splitlines() if line.startswith(str(disk))]
-    whole = (".tiff", ".png") if command == "predict" else ()
+    whole = (".tiff", ".png", ".jpg", "scores.csv") if command == "predict" else ()
     assert [line for line in left if not line.endswith(whole or "\0")] == []

@@ -72,14 +72,23 @@ def test_predict_agrees_with_evaluate(run, fitted, whole_ring, tmp_path):
         "predict", whole_ring / "test", "-m", fitted, "-o", tmp_path / "p", "--map-format", "npy"
     )
     assert outcome.code == 0, outcome.err
-    assert "6 images scored" in outcome.out
-    evaluated = {row["path"]: row for row in rows(tmp_path / "e" / "scores.csv")}
     predicted = rows(tmp_path / "p" / "scores.csv")
+    counts, *lines = outcome.out.splitlines()
+    assert counts.startswith("6 images: 3 anomalies, 3 good (threshold ")
+    assert [line.split()[-1] for line in lines[:3]] == sorted(
+        (f"dent/{index:02d}.png" for index in range(3)),
+        key=lambda name: -next(float(row["score"]) for row in predicted if row["path"] == name),
+    )
+    assert all(" x threshold " in line for line in lines[:3])
+    evaluated = {row["path"]: row for row in rows(tmp_path / "e" / "scores.csv")}
     assert len(predicted) == 6
     for row in predicted:
         other = evaluated[f"test/{row['path']}"]
         assert float(row["score"]) == pytest.approx(float(other["score"]), rel=1e-5)
-        assert (row["label"] == "anomaly") == (other["predicted"] == "1")
+        same = ("threshold", "relative", "verdict", "residual_after", "covered")
+        assert list(row) == list(other) and [row[name] for name in same] == [
+            other[name] for name in same
+        ]
         scores = np.load(tmp_path / "p" / row["map"])
         assert scores.shape == (40, 48) and scores.dtype == np.float32
         assert Image.open(tmp_path / "p" / row["overlay"]).size == (48, 40)
@@ -102,8 +111,16 @@ def test_predict_one_file_and_a_glob(run, fitted, whole_ring, tmp_path):
     assert sorted(p.name for p in (tmp_path / "many").iterdir()) == [
         "masks",
         "predictions.json",
+        "report.html",
         "scores.csv",
     ]
+    paths = sorted(whole_ring.glob("test/*/0[01].png"))
+    unquoted = run("predict", *paths, "-m", fitted, "-o", tmp_path / "more", "--gallery", 0)
+    assert unquoted.code == 0
+    assert [row["path"] for row in rows(tmp_path / "more/scores.csv")] == [
+        row["path"] for row in rows(tmp_path / "many/scores.csv")
+    ]
+    assert not (tmp_path / "more/report.html").exists()
 
 
 @pytest.mark.parametrize("align", ["none", "ica", "fca", "fa"])
@@ -162,6 +179,13 @@ def test_a_forced_backend_that_cannot_run_leaves_with_5(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["FASTALIGN_BACKEND", "FASTALIGN_CPU_ISA"])
+def test_an_environment_variable_that_names_nothing_leaves_with_2(run, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "abacus")
+    outcome = run("predict", tmp_path, "-m", tmp_path / "m", "-o", tmp_path / "out")
+    assert outcome.code == 2 and f"{name}=abacus" in outcome.err
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_a_bad_model_file_leaves_with_4(run, whole_ring, fitted, tmp_path, command):
     truncated = tmp_path / "truncated.safetensors"
@@ -179,12 +203,18 @@ def test_a_bad_model_file_leaves_with_4(run, whole_ring, fitted, tmp_path, comma
         assert not (tmp_path / "out").exists()
 
 
-def test_info_as_table_and_json(run):
-    table = run("info")
-    assert table.code == 0
+def test_info_in_short_in_full_and_as_json(run):
+    short = run("info")
+    assert short.code == 0 and len(short.out.splitlines()) <= 20
+    for word in ("torch", "Device cpu", "Fast CPU kernels: o", "Extra ray", "wait", "--all"):
+        assert word in short.out
+    assert "warp_affine" not in short.out
+    table = run("info", "--all")
     for word in ("torch", "warp_affine", "reference", "runs", "FASTALIGN_BACKEND"):
         assert word in table.out
     found = json.loads(run("info", "--json").out)
+    assert found["waiting"].split()[0] in ("sleep", "spin")
+    assert set(found["extras"]) == {"anomalib", "export", "heif", "ray"}
     assert found["backends"]["cpu"]["mahalanobis"]["reference"] is None
     assert set(found["backends"]["cpu"]["warp_affine"]) == {"reference", "cpu", "cuda", "triton"}
     assert isinstance(found["backends"]["cpu"]["mahalanobis"]["cuda"], str)

@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import warnings
 
 import pytest
@@ -52,6 +53,98 @@ def test_an_unexpected_error_asks_for_a_report():
     code, message = explain(ZeroDivisionError("by zero"))
     assert code == 1
     assert "ZeroDivisionError" in message and "--debug" in message
+
+
+def torch_runs_out_of_memory():
+    import torch
+
+    try:
+        torch.empty(2**62, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("this machine has 4 EB of memory")
+
+
+def raised_from(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        torch_runs_out_of_memory(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
+        RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("can't start new thread"),
+        raised_from(RuntimeError("a batch failed"), MemoryError()),
+        raised_from(errors.InputError("x.png: the image is damaged"), MemoryError()),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {error}"[:40],
+)
+def test_full_memory_is_no_fault_and_says_what_takes_less(error):
+    code, message = explain(error)
+    assert code == 5 and "out of memory" in message and "--memory-budget" in message
+    assert "fault of fastalign" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        (RuntimeError("CUDA error: no kernel image is available for execution"), 5, "--device cpu"),
+        (ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), 5, "pip install jinja2"),
+        (
+            RuntimeError("FASTALIGN_CPU_ISA: avx512 is not supported here"),
+            5,
+            "environment variable",
+        ),
+        (errors.ConfigError("memory budget 1 MB: fitting needs more memory"), 2, "needs more"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_fault(error, code, word):
+    found, message = explain(error)
+    assert found == code and word in message and "fault of fastalign" not in message
+
+
+def test_a_module_of_ours_that_is_missing_is_our_fault():
+    assert explain(ModuleNotFoundError("No module named", name="fastalign.gone"))[0] == 1
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(capsys, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    cleaned = []
+
+    @guarded
+    def run(debug: bool = False) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the command went on")
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as end:
+        run()
+    assert end.value.exit_code == 143 and cleaned == [True]
+    assert capsys.readouterr().err == "terminated\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_under_torchrun_sigterm_is_left_alone(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    @guarded
+    def run(debug: bool = False) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    run()
+    assert seen == [before]
 
 
 def test_usage_errors_are_left_to_typer():

@@ -5,6 +5,7 @@ import pytest
 
 from fastalign.cli import progress
 from fastalign.cli.progress import LineProgress, LiveProgress, make_progress
+from fastalign.models.progress import NoProgress, tell_detail
 
 
 @pytest.fixture
@@ -14,8 +15,9 @@ def clock(monkeypatch):
     return now
 
 
-def test_lines_begin_end_and_time_left(capsys, clock):
-    with LineProgress() as shown:
+@pytest.mark.parametrize(("details", "loss"), [(False, ""), (True, ", loss 0.1235")])
+def test_lines_begin_end_and_time_left(capsys, clock, details, loss):
+    with LineProgress(details) as shown:
         shown.start("training", 10)
         shown.log({"loss": 0.123456})
         clock[0] += 4
@@ -26,9 +28,17 @@ def test_lines_begin_end_and_time_left(capsys, clock):
         shown.advance(7)
     assert capsys.readouterr().err.splitlines() == [
         "training: 10 steps",
-        "training: 3/10, about 28 s left, loss 0.1235",
-        "training: done in 20 s, loss 0.1235",
+        f"training: 3/10, about 28 s left{loss}",
+        f"training: done in 20 s{loss}",
     ]
+
+
+@pytest.mark.parametrize("details", [False, True])
+def test_the_inside_is_shown_to_those_who_ask(capsys, details):
+    with LineProgress(details) as shown:
+        tell_detail(shown, "memory: about 1 MB")
+        tell_detail(NoProgress(), "nothing")
+    assert capsys.readouterr().err == ("memory: about 1 MB\n" if details else "")
 
 
 def test_more_steps_than_announced_do_no_harm(capsys, clock):

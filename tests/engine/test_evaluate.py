@@ -14,6 +14,7 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from fastalign.data import ImageDataset, open_category
 from fastalign.engine.evaluate import evaluate_category, roc_curve
 from fastalign.engine.results import METRICS
+from fastalign.engine.table import COLUMNS
 from fastalign.errors import ConfigError, InputError
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.survey import look_at
@@ -47,7 +48,9 @@ def test_figures_files_and_protocol(tmp_path, model, category):
     with (tmp_path / "out/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [item.path for item in result.images]
-    assert {(row["label"], row["predicted"]) for row in rows} == {("0", "0"), ("1", "1")}
+    verdicts = {(row["truth"], row["defect"], row["verdict"]) for row in rows}
+    assert verdicts == {("good", "good", "good"), ("anomaly", "scratch", "anomaly")}
+    assert tuple(rows[0]) == COLUMNS
     assert rows[0]["rotation"] == "12.5"
     html = (tmp_path / "out/report.html").read_text()
     assert html.count("<article") == 6 and "It helps." in html

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastalign.engine.predict import find_inputs, predict_paths
+from fastalign.engine.predict import predict_paths
 from fastalign.errors import ConfigError, InputError
+from fastalign.verdict import Verdict
 
 
 def table(path):
@@ -26,11 +27,11 @@ def test_every_output_has_the_size_and_the_frame_of_its_image(
     save_image(tmp_path / "in" / "a.png", make_photo(40, 60))
     save_image(tmp_path / "in" / "b.png", make_photo(90, 50, (20, 5, 30, 20)))
     result = predict_paths(model, tmp_path / "in", tmp_path / "out")
-    assert [item.label for item in result.images] == ["good", "anomaly"]
+    assert [item.verdict.text for item in result.images] == ["good", "anomaly"]
     for name, size in (("a", (40, 60)), ("b", (90, 50))):
         scores = np.asarray(Image.open(tmp_path / "out/maps" / f"{name}.tiff"))
         mask = np.asarray(Image.open(tmp_path / "out/masks" / f"{name}.png"))
-        overlay = np.asarray(Image.open(tmp_path / "out/overlays" / f"{name}.png"))
+        overlay = np.asarray(Image.open(tmp_path / "out/overlays" / f"{name}.jpg"))
         assert scores.dtype == np.float32 and scores.shape == size
         assert mask.dtype == np.uint8 and mask.shape == size
         assert overlay.dtype == np.uint8 and overlay.shape == (*size, 3)
@@ -40,13 +41,16 @@ def test_every_output_has_the_size_and_the_frame_of_its_image(
     rows, columns = np.nonzero(mask)
     assert abs(rows.mean() - 34.5) < 2 and abs(columns.mean() - 14.5) < 2
     assert files_below(tmp_path / "out") == [
+        "maps/a.png",
         "maps/a.tiff",
+        "maps/b.png",
         "maps/b.tiff",
         "masks/a.png",
         "masks/b.png",
-        "overlays/a.png",
-        "overlays/b.png",
+        "overlays/a.jpg",
+        "overlays/b.jpg",
         "predictions.json",
+        "report.html",
         "scores.csv",
     ]
 
@@ -56,7 +60,7 @@ def test_tables_say_what_was_written(tmp_path, model, make_photo, save_image):
     result = predict_paths(model, tmp_path / "in", tmp_path / "out", map_format="npy")
     (row,) = table(tmp_path / "out" / "scores.csv")
     document = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert row["path"] == "sub/ä,b.png" and row["label"] == "anomaly"
+    assert row["path"] == "sub/ä,b.png" and row["verdict"] == "anomaly"
     assert float(row["score"]) == document["images"][0]["score"] == result.images[0].score
     assert document["image_threshold"] == 0.25
     for name in ("map", "mask", "overlay"):
@@ -89,47 +93,20 @@ def test_equal_names_in_sub_folders_and_endings_do_not_meet(
     assert len({item.mask for item in result.images}) == 5
 
 
-def test_names_that_differ_by_case_do_not_meet_on_a_file_system_without_case(tmp_path, save_image):
-    for name in ("A.png", "a.png", "a.PNG"):
-        save_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
-    stems = [str(item.stem).casefold() for item in find_inputs(tmp_path)]
-    assert len(set(stems)) == len(list(tmp_path.iterdir()))
-
-
-def test_file_glob_and_folder(tmp_path, save_image):
-    for name in ("x/1.png", "x/y/2.jpg", "x/y/3.png", "x/notes.txt"):
-        if name.endswith("txt"):
-            (tmp_path / name).write_text("no image")
-        else:
-            save_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
-
-    def names(source):
-        return [item.name for item in find_inputs(source)]
-
-    assert names(tmp_path / "x") == ["1.png", "y/2.jpg", "y/3.png"]
-    assert names(tmp_path / "x" / "y" / "2.jpg") == ["2.jpg"]
-    assert names(f"{tmp_path}/x/*") == ["1.png"]
-    assert names(f"{tmp_path}/x/**/*.png") == ["1.png", "y/3.png"]
-    assert names(f"{tmp_path}/*/y/[0-2].jpg") == ["x/y/2.jpg"]
-
-
-def test_a_name_with_wildcard_characters_is_taken_as_it_is(tmp_path, save_image):
-    save_image(tmp_path / "a[1].png", np.zeros((4, 4, 3), np.uint8))
-    assert [item.name for item in find_inputs(tmp_path / "a[1].png")] == ["a[1].png"]
-
-
 def test_outputs_of_an_earlier_run_are_no_inputs(tmp_path, model, make_photo, save_image):
     save_image(tmp_path / "a.png", make_photo())
     first = predict_paths(model, tmp_path, tmp_path / "out")
-    again = predict_paths(model, tmp_path, tmp_path / "out")
+    again = predict_paths(model, tmp_path, tmp_path / "out", overwrite=True)
     assert len(first.images) == len(again.images) == 1
+    assert any("written by `fastalign predict`" in text for text in again.warnings)
 
 
 def test_batches_give_the_same_scores(tmp_path, model, make_photo, save_image):
     for i in range(5):
         save_image(tmp_path / "in" / f"{i}.png", make_photo(40 + i, 50, (i, i, 9, 9)))
-    one = predict_paths(model, tmp_path / "in", tmp_path / "1")
-    three = predict_paths(model, tmp_path / "in", tmp_path / "3", batch_size=3)
+    plain = {"outputs": (), "gallery_images": 0}
+    one = predict_paths(model, tmp_path / "in", tmp_path / "1", **plain)
+    three = predict_paths(model, tmp_path / "in", tmp_path / "3", batch_size=3, **plain)
     assert [item.score for item in one.images] == [item.score for item in three.images]
 
 
@@ -150,31 +127,76 @@ def test_without_a_threshold_scores_are_written_and_nothing_is_labelled(
 ):
     save_image(tmp_path / "in" / "a.png", make_photo())
     result = predict_paths(make_model(float("nan")), tmp_path / "in", tmp_path / "out")
-    assert result.images[0].label is None and result.images[0].mask is None
+    assert result.images[0].verdict is Verdict.NOT_JUDGED and result.images[0].mask is None
     assert any("no threshold" in message for message in result.warnings)
     (row,) = table(tmp_path / "out" / "scores.csv")
-    assert row["label"] == "" and row["mask"] == "" and row["score"]
+    assert row["verdict"] == "not judged" and "threshold" in row["reason"]
+    assert row["mask"] == row["threshold"] == row["relative"] == "" and row["score"]
     assert json.loads((tmp_path / "out/predictions.json").read_text())["image_threshold"] is None
     given = predict_paths(
-        make_model(float("nan")), tmp_path / "in", tmp_path / "out", threshold=-9.0
+        make_model(float("nan")), tmp_path / "in", tmp_path / "given", threshold=-9.0
     )
-    assert given.images[0].label == "anomaly"
+    assert given.images[0].verdict is Verdict.ANOMALY
 
 
-def test_bad_images(tmp_path, model, make_photo, save_image):
-    save_image(tmp_path / "in" / "good.png", make_photo())
-    bad = tmp_path / "in" / "sub" / "text.png"
-    bad.parent.mkdir()
+def test_an_image_that_cannot_be_read_is_a_row_with_its_reason(
+    tmp_path, model, make_photo, save_image
+):
+    for name in ("1.png", "3.png"):
+        save_image(tmp_path / "in" / name, make_photo())
+    bad = tmp_path / "in" / "2.png"
     bad.write_text("not an image")
-    with pytest.raises(InputError, match=r"text\.png"):
+    with pytest.raises(InputError, match=r"2\.png: .*The other 2 of 3 images are scored"):
         predict_paths(model, tmp_path / "in", tmp_path / "out")
-    result = predict_paths(model, tmp_path / "in", tmp_path / "out", skip_bad=True)
-    assert [item.path for item in result.images] == ["good.png"]
-    assert [item.path for item in result.skipped] == ["sub/text.png"]
+    rows = table(tmp_path / "out" / "scores.csv")
+    assert [row["path"] for row in rows] == ["1.png", "2.png", "3.png"]
+    assert rows[1]["verdict"] == "not judged" and "text file" in rows[1]["reason"]
+    assert rows[1]["score"] == rows[1]["map"] == ""
     document = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert document["skipped"][0]["path"] == "sub/text.png"
-    with pytest.raises(InputError, match=r"none of the 1 images.*text\.png"):
-        predict_paths(model, bad, tmp_path / "out", skip_bad=True)
+    assert document["skipped"][0]["path"] == "2.png" and document["complete"] is True
+    again = predict_paths(model, tmp_path / "in", tmp_path / "again", skip_bad=True)
+    assert [item.path for item in again.images] == ["1.png", "3.png"]
+    assert [item.path for item in again.skipped] == ["2.png"]
+    assert table(tmp_path / "again" / "scores.csv")[1] == rows[1]
+    with pytest.raises(InputError, match=r"none of the 1 images.*2\.png"):
+        predict_paths(model, bad, tmp_path / "only", skip_bad=True)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_what_was_scored_before_an_early_end_is_in_the_table(
+    tmp_path, model, make_photo, save_image, error
+):
+    for index in range(4):
+        save_image(tmp_path / "in" / f"{index}.png", make_photo())
+    scored = model.predict_detail
+    seen = []
+
+    def detail(images):
+        seen.append(1)
+        if len(seen) == 3:
+            # What is there while the run goes on.
+            assert len(table(tmp_path / "out" / "scores.csv")) == 2
+            raise error
+        return scored(images)
+
+    model.predict_detail = detail
+    with pytest.raises(error):
+        predict_paths(model, tmp_path / "in", tmp_path / "out")
+    rows = table(tmp_path / "out" / "scores.csv")
+    assert [row["path"] for row in rows] == ["0.png", "1.png"]
+    assert all((tmp_path / "out" / row["mask"]).is_file() for row in rows)
+    document = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert document["complete"] is False and document["images_given"] == 4
+    assert error.__name__ in document["warnings"][0]
+    assert not [name for name in files_below(tmp_path / "out") if "/." in f"/{name}"]
+
+
+def test_an_early_end_before_the_first_row_leaves_nothing(tmp_path, model, make_photo, save_image):
+    save_image(tmp_path / "in" / "a.png", make_photo())
+    model.predict_detail = lambda images: (_ for _ in ()).throw(RuntimeError)
+    with pytest.raises(RuntimeError):
+        predict_paths(model, tmp_path / "in", tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
 
 
 def test_nothing_to_score(tmp_path, model):
@@ -190,10 +212,24 @@ def test_nothing_to_score(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    "options", [{"map_format": "exr"}, {"outputs": ["map", "video"]}, {"batch_size": 0}]
+    "options",
+    [
+        {"map_format": "exr"},
+        {"overlay_format": "gif"},
+        {"outputs": ["map", "video"]},
+        {"picture_size": 0},
+        {"picture_size": "huge"},
+        {"batch_size": 0},
+        {"batch_size": 1.5},
+        {"gallery_images": -1},
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+    ],
 )
 def test_options_with_no_such_value(tmp_path, model, options):
-    with pytest.raises(ConfigError):
+    words = {"outputs": "output", "gallery_images": "gallery"}
+    (name,) = options
+    with pytest.raises(ConfigError, match=words.get(name, name.replace("_", " "))):
         predict_paths(model, tmp_path, tmp_path / "out", **options)
 
 
@@ -201,9 +237,9 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(
     tmp_path, model, make_photo, save_image, monkeypatch
 ):
     save_image(tmp_path / "in" / "a.png", make_photo())
-    from fastalign.engine import predict
+    from fastalign.engine import pictures
 
-    real = predict.atomic_write
+    real = pictures.atomic_write
 
     class Full:
         def __init__(self, file):
@@ -218,9 +254,9 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(
     @contextmanager
     def full(path, *args, **options):
         with real(path, *args, **options) as file:
-            yield Full(file) if path.name == "a.png" else file
+            yield Full(file) if path.parent.name == "masks" else file
 
-    monkeypatch.setattr(predict, "atomic_write", full)
+    monkeypatch.setattr(pictures, "atomic_write", full)
     with pytest.raises(InputError, match=r"masks.a\.png"):
         predict_paths(model, tmp_path / "in", tmp_path / "out")
-    assert files_below(tmp_path / "out") == ["maps/a.tiff"]
+    assert files_below(tmp_path / "out") == ["maps/a.png", "maps/a.tiff"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastalign.engine.predict import Input, find_inputs, named_inputs
+from fastalign.data import Source
+from fastalign.engine.inputs import Input, find_inputs, named_inputs
 from fastalign.errors import InputError
 
 LIST_SUFFIXES = frozenset({".lst", ".txt"})
@@ -14,7 +15,7 @@ _COLUMNS_SHOWN = 8
 
 
 def list_collection(
-    source: str | os.PathLike[str], *, path_column: str = "path", exclude: Path | None = None
+    source: Source, *, path_column: str = "path", outputs: Path | None = None
 ) -> tuple[list[Input], int]:
     """The images that ``source`` stands for, in a fixed order, and how many repetitions were left
     out.
@@ -28,7 +29,7 @@ def list_collection(
     Args:
         source: what to read.
         path_column: column of a Parquet file that holds the paths.
-        exclude: a folder whose images do not count, for sources that are searched.
+        outputs: the output folder, whose pictures are no input.
 
     Returns:
         inputs with absolute paths, and the number of entries that named an image again.
@@ -36,14 +37,14 @@ def list_collection(
     Raises:
         InputError: nothing there, a list that cannot be read, or no image in it.
     """
-    path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in PARQUET_SUFFIXES and path.exists():
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    suffix = "" if path is None else path.suffix.lower()
+    if path is not None and suffix in PARQUET_SUFFIXES and path.exists():
         names = _parquet_entries(path, path_column)
-    elif suffix in LIST_SUFFIXES and path.is_file():
+    elif path is not None and suffix in LIST_SUFFIXES and path.is_file():
         names = _lines(path)
     else:
-        found = find_inputs(source, exclude=exclude)
+        found, _ = find_inputs(source, outputs=outputs)
         return [Input(_absolute(item.path), item.name, item.stem) for item in found], 0
     if not names:
         raise InputError(f"{source}: the list is empty; give it one path of an image in each row.")

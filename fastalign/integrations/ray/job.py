@@ -19,7 +19,8 @@ from typing import Any
 import fastalign
 from fastalign.artifact import differing_settings
 from fastalign.data import fingerprint
-from fastalign.engine.predict import Input
+from fastalign.engine.inputs import Input
+from fastalign.engine.pictures import PictureOptions
 from fastalign.engine.scoring import Thresholds
 from fastalign.errors import ArtifactError, ConfigError, InputError
 from fastalign.integrations.ray.parts import Counts, part_path, read_counts, text_of
@@ -45,6 +46,13 @@ class Options:
     batch_size: int
     part_size: int
     bit_depth: str = "auto"
+    overlay_format: str = "jpg"
+    picture_size: int | str | None = None
+
+    @property
+    def pictures(self) -> PictureOptions:
+        """What is written besides the scores."""
+        return PictureOptions(self.outputs, self.map_format, self.overlay_format, self.picture_size)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from fastalign import artifact
-from fastalign.data import parse_depth
-from fastalign.engine.predict import OUTPUTS, check_options
+from fastalign.data import Source, parse_depth
+from fastalign.engine.pictures import OUTPUTS, PictureOptions
 from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, thresholds
 from fastalign.errors import ConfigError
 from fastalign.integrations.ray.cluster import Pool, running
@@ -22,6 +22,7 @@ from fastalign.integrations.ray.parts import SCORES, Counts
 from fastalign.integrations.ray.requirements import require
 from fastalign.load import SETTINGS, wait_passively
 from fastalign.models.progress import NoProgress, Progress
+from fastalign.numeric import MOST_THREADS, real_number, whole_number
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class BulkScores:
 
 def score_collection(
     model: str | os.PathLike[str],
-    source: str | os.PathLike[str],
+    source: Source,
     out: str | os.PathLike[str],
     *,
     workers: int = 1,
@@ -63,6 +64,8 @@ def score_collection(
     gpus: float | None = None,
     outputs: Sequence[str] = (),
     map_format: str = "tiff",
+    overlay_format: str = "jpg",
+    picture_size: int | str | None = None,
     threshold: float | None = None,
     batch_size: int = 1,
     part_size: int | None = None,
@@ -86,15 +89,18 @@ def score_collection(
     Args:
         model: the file that ``fastalign fit`` wrote. Every machine sees it, the images and ``out``
             under the same paths.
-        source: a folder, an image, a glob pattern, a text file with one path on each line (``.txt``
-            or ``.lst``), or Parquet with a column of paths.
+        source: a folder, an image, a glob pattern, several of these, a text file with one path on
+            each line (``.txt`` or ``.lst``), or Parquet with a column of paths.
         out: folder to write to; new, empty, or that of an earlier call.
         workers: workers, each with the model in memory.
         threads: CPU threads of each worker.
         device: torch device of the workers, such as ``"cuda"``.
         gpus: GPUs that each worker claims, such as 0.5; the default is 1 on CUDA, else 0.
         outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write as well.
-        map_format: ``"tiff"`` or ``"npy"``.
+        map_format: ``"tiff"`` (with a viewable PNG beside each) or ``"npy"``.
+        overlay_format: ``"jpg"`` or ``"png"``.
+        picture_size: longest side of the pictures in pixels, see
+            :func:`fastalign.engine.predict_paths`.
         threshold: image threshold to use in place of the model's.
         batch_size: images per forward pass.
         part_size: images in one file of scores, a multiple of ``batch_size``; the default depends
@@ -112,12 +118,18 @@ def score_collection(
         InputError: nothing to score, or ``out`` cannot be written.
     """
     require()
-    check_options(map_format, outputs, batch_size)
-    _check_resources(workers, threads, gpus)
     parse_depth(bit_depth)
+    chosen = PictureOptions(tuple(outputs), map_format, overlay_format, picture_size)
+    batch_size = whole_number("batch size", batch_size, 1)
+    workers = whole_number("workers", workers, 1)
+    threads = whole_number("threads", threads, 1, MOST_THREADS)
+    if gpus is not None:
+        gpus = real_number("gpus", gpus, 0)
+    if threshold is not None:
+        threshold = real_number("threshold", threshold)
     warning_texts = []
     out = Path(os.path.abspath(out))
-    inputs, repeated = list_collection(source, path_column=path_column, exclude=out)
+    inputs, repeated = list_collection(source, path_column=path_column, outputs=out)
     if repeated:
         warning_texts.append(f"{repeated} entries name an image again and were left out")
     model_file = Path(os.path.abspath(model))
@@ -126,7 +138,7 @@ def score_collection(
     if limits.image is None or (limits.pixel is None and "mask" in outputs):
         warning_texts.append(NO_THRESHOLD)
     size = default_part_size(len(inputs), batch_size) if part_size is None else part_size
-    if size < 1 or size % batch_size:
+    if whole_number("part size", size, 1) % batch_size:
         raise ConfigError(
             f"part size {size}: use a positive multiple of the batch size {batch_size}, so that "
             "parts end where batches end."
@@ -134,11 +146,20 @@ def score_collection(
     ordered = tuple(name for name in OUTPUTS if name in outputs)
     job = open_job(
         out,
-        os.fspath(source),
+        source if isinstance(source, str) else str(source),
         inputs,
         model_file=model_file,
         model=identity,
-        options=Options(ordered, map_format, threshold, batch_size, size, bit_depth),
+        options=Options(
+            ordered,
+            map_format,
+            threshold,
+            batch_size,
+            size,
+            bit_depth,
+            overlay_format,
+            chosen.size,
+        ),
         limits=limits,
     )
     claim = (1.0 if device.startswith("cuda") else 0.0) if gpus is None else gpus
@@ -159,14 +180,6 @@ def score_collection(
         pixel_threshold=limits.pixel,
         warnings=warning_texts,
     )
-
-
-def _check_resources(workers: int, threads: int, gpus: float | None) -> None:
-    for name, value in (("workers", workers), ("threads", threads)):
-        if value < 1:
-            raise ConfigError(f"{name} {value}: use 1 or more.")
-    if gpus is not None and not gpus >= 0:
-        raise ConfigError(f"gpus {gpus}: use 0 or more, such as 1 or 0.5.")
 
 
 def _limits(model_file: Path, threshold: float | None) -> Thresholds:

@@ -18,7 +18,9 @@ import torch
 from fastalign import artifact
 from fastalign.data import Depth, load_image, parse_depth
 from fastalign.engine.environment import open_device
-from fastalign.engine.predict import OUTPUTS, Input, PictureWriter, score_images
+from fastalign.engine.inputs import Input
+from fastalign.engine.pictures import OUTPUTS, PictureWriter
+from fastalign.engine.predict import score_images
 from fastalign.engine.scoring import stored_depth
 from fastalign.errors import ArtifactError, InputError
 from fastalign.integrations.ray.attempts import DEATHS, Attempts
@@ -123,9 +125,10 @@ class PartScorer:
         if not loaded:
             return rows
         began = time.perf_counter()
-        scores, maps = score_images(self._model, [image for _, image in loaded])
+        detail = score_images(self._model, [image for _, image in loaded])
         share = _ms(began) / len(loaded)
-        for (offset, image), score, scored in zip(loaded, scores.tolist(), maps, strict=True):
+        scores = detail.score.tolist()
+        for (offset, image), score, scored in zip(loaded, scores, detail.map, strict=True):
             began = time.perf_counter()
             label, files = writer.write(batch[offset], image, score, scored)
             spent = rows[offset].ms + share + _ms(began)
@@ -137,24 +140,18 @@ class _Pictures:
     """The pictures of one part in a folder of their own, so that no folder grows without bound."""
 
     def __init__(self, job: Job, part: int) -> None:
-        self._out = job.out
         self._folder = part_name(part)
-        options = job.options
-        self._writer = PictureWriter(
-            job.out, options.map_format, frozenset(options.outputs), job.limits
-        )
+        self._limits = job.limits
+        self._writer = PictureWriter(job.out, job.options.pictures, job.limits)
 
     def write(
         self, item: Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
     ) -> tuple[str | None, dict[str, str | None]]:
         """Label and files of an image, as a row names them."""
         placed = replace(item, stem=Path(self._folder) / item.stem)
-        made = self._writer.write(placed, image, score, scored)
-        files = {name: getattr(made, name) for name in OUTPUTS}
-        return made.label, {
-            name: None if file is None else text_of(file.relative_to(self._out).as_posix())
-            for name, file in files.items()
-        }
+        files = self._writer.write(placed, image, scored)
+        label = None if self._limits.image is None else self._limits.verdict(score).text
+        return label, {name: text_of(files[name]) if name in files else None for name in OUTPUTS}
 
 
 def _load(job: Job, device: str) -> FYD:

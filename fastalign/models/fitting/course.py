@@ -28,7 +28,7 @@ from fastalign.models.fitting.survey import Survey, few_images, look_at
 from fastalign.models.fitting.thresholds import turns
 from fastalign.models.fitting.training import Trainer
 from fastalign.models.memory import plan_fitting, release_unused
-from fastalign.models.progress import NoProgress, Progress
+from fastalign.models.progress import NoProgress, Progress, tell_detail
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms
 from fastalign.storage import checkpoint as checkpoints
@@ -134,8 +134,8 @@ def _prepare(
     # What building the network has left.
     release_unused()
     plan = plan_fitting(rooms, len(train), number, len(taking_turns), budget, cached)
-    rooms.features.backbone.limit_memory(plan.pass_bytes)
-    progress.note(plan.describe())
+    rooms.features.backbone.limit_memory(plan.pass_bytes, must=budget is not None)
+    tell_detail(progress, plan.describe())
     setting = Setting(config, train, validation, seed, world, progress, plan, survey, taking_turns)
     return setting, warned
 

@@ -9,6 +9,7 @@ import re
 import torch
 
 from fastalign.errors import ConfigError
+from fastalign.numeric import LARGEST_SIZE
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -20,10 +21,14 @@ def parse_bytes(text: str) -> int:
         ConfigError: it is no size.
     """
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if found is None or (found[3] and not found[2]) or float(found[1]) == 0:
-        raise ConfigError(f"memory budget {text!r}: give a size such as 4GB or 900MB.")
-    unit = 2 ** (10 * "kmgt".index(found[2]) + 10) if found[3] else _UNITS[found[2]]
-    return int(float(found[1]) * unit)
+    size = 0.0
+    if found is not None and (found[2] or not found[3]):
+        unit = 2 ** (10 * "kmgt".index(found[2]) + 10) if found[3] else _UNITS[found[2]]
+        size = float(found[1]) * unit
+    if not 1 <= size <= LARGEST_SIZE:
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise ConfigError(f"memory budget {shown!r}: give a size such as 4GB or 900MB.")
+    return int(size)
 
 
 def resident_bytes() -> int:

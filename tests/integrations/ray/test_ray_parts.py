@@ -42,7 +42,7 @@ def make_job(tmp_path, model_file):
     def make(source, out=None, *, model=None, batch_size=1, part_size=8, outputs=("map",)):
         model = model or model_file
         out = out or tmp_path / "out"
-        inputs, _ = list_collection(source, exclude=out)
+        inputs, _ = list_collection(source, outputs=out)
         fitted = artifact.load(model)
         return open_job(
             out,

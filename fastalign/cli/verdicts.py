@@ -1,0 +1,54 @@
+"""What ``predict`` found, for people: which images are anomalous, and how far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from fastalign.cli.words import count
+
+if TYPE_CHECKING:
+    from fastalign.engine import Predictions
+
+_SHOWN = 20
+
+
+def print_predictions(result: Predictions, *, everything: bool) -> None:
+    """Counts, the anomalous images and those that were not judged, and where the files are.
+
+    Args:
+        result: what was found.
+        everything: name all of them, however many.
+    """
+    from fastalign.engine.runfolder import REPORT
+    from fastalign.engine.table import SCORES, relative
+    from fastalign.verdict import Verdict
+
+    anomalies, unjudged = result.of(Verdict.ANOMALY), result.of(Verdict.NOT_JUDGED)
+    good = len(result.images) - len(anomalies) - len(unjudged)
+    total = len(result.images) + len(result.skipped)
+    threshold = result.image_threshold
+    if threshold is None:
+        typer.echo(f"{count(len(result.images), 'image')} scored, without verdicts")
+        unjudged = []
+    else:
+        parts = [count(len(anomalies), "anomaly"), f"{good} good"]
+        if unjudged or result.skipped:
+            parts.append(f"{len(unjudged) + len(result.skipped)} not judged")
+        typer.echo(f"{count(total, 'image')}: {', '.join(parts)} (threshold {threshold:.4g})")
+    lines = []
+    for item in anomalies:
+        share = relative(item.score, threshold)
+        how_far = f"score {item.score:.4g}" if share is None else f"{share:.2f} x threshold"
+        lines.append(f"  anomaly     {how_far:>18}  {item.path}")
+    lines += [f"  not judged  {item.path}: {item.reason}" for item in unjudged]
+    lines += [f"  not judged  {item.path}: {item.reason}" for item in result.skipped]
+    shown = lines if everything else lines[:_SHOWN]
+    for line in shown:
+        typer.echo(line)
+    if len(shown) < len(lines):
+        typer.echo(f"  and {len(lines) - len(shown)} more (--details names all)")
+    typer.echo(f"scores: {result.out / SCORES}")
+    if (result.out / REPORT).exists():
+        typer.echo(f"page: {result.out / REPORT}")

@@ -1,0 +1,110 @@
+"""The page of a prediction: the template of the report, of images that carry no label."""
+
+from __future__ import annotations
+
+import heapq
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fastalign.engine.protocol import describe_alignment, describe_protocol
+from fastalign.engine.results import Evaluation, ImageResult, Prediction, Predictions, rank
+from fastalign.engine.runfolder import REPORT
+from fastalign.engine.scoring import Thresholds, aligned_picture
+from fastalign.io import atomic_write
+from fastalign.report.gallery import Gallery
+from fastalign.verdict import Verdict
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD, Detail
+
+
+class PredictionPage:
+    """Keeps the pictures of the images with the highest scores, and writes the page.
+
+    Args:
+        folder: an empty folder for the pictures of one run.
+        limits: thresholds in force.
+        most: images shown at most; 0: no page.
+    """
+
+    def __init__(self, folder: Path, limits: Thresholds, most: int) -> None:
+        self._gallery = Gallery(folder, limits.pixel_or_nan)
+        self._most = most
+        self._kept: list[tuple[float, int]] = []
+
+    def add(
+        self,
+        number: int,
+        item: Prediction,
+        image: npt.NDArray[np.uint8],
+        detail: Detail,
+        index: int,
+    ) -> None:
+        """Take image ``number`` of the run, which is ``index`` in ``detail``, if it is among the
+        highest so far."""
+        entry = (rank(item.score), -number)
+        if len(self._kept) < self._most:
+            heapq.heappush(self._kept, entry)
+        elif self._most and entry > self._kept[0]:
+            _, dropped = heapq.heapreplace(self._kept, entry)
+            self._gallery.remove(-dropped)
+        else:
+            return
+        aligned, covered = aligned_picture(detail, index)
+        scores = detail.map[index].float().cpu().numpy()
+        self._gallery.add(number, image, scores, None, aligned, covered)
+
+    def write(self, model: FYD, result: Predictions, given: int) -> None:
+        """Write the page into the folder of the run.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        if not self._kept:
+            return
+        from fastalign.report.page import render_report
+
+        images = [
+            ImageResult(
+                path=item.path,
+                defect="",
+                label=-1,
+                score=item.score,
+                predicted=None if item.verdict is Verdict.NOT_JUDGED else int(item.verdict),
+                alignment=item.alignment,
+            )
+            for item in result.images
+        ]
+        counts = {
+            "images": given,
+            "scored": len(images),
+            "anomaly": len(result.of(Verdict.ANOMALY)),
+            "good": len(result.of(Verdict.GOOD)),
+            "not judged": len(result.of(Verdict.NOT_JUDGED)) + len(result.skipped),
+        }
+        protocol = describe_protocol(model, None, counts, 0)
+        for name in ("evaluation_size", "mask_resampling", "timing", "memory"):
+            del protocol[name]
+        evaluation = Evaluation(
+            category=result.out.resolve().name,
+            metrics={},
+            reasons={},
+            ms_per_image=None,
+            alignment_ms_per_image=None,
+            peak_rss_mb=None,
+            image_threshold=result.image_threshold,
+            pixel_threshold=result.pixel_threshold,
+            counts=counts,
+            alignment=describe_alignment(model, images),
+            protocol=protocol,
+            images=images,
+            skipped=result.skipped,
+            warnings=result.warnings,
+        )
+        order = [-number for _, number in sorted(self._kept, reverse=True)]
+        text = render_report(evaluation, self._gallery, order=order)
+        with atomic_write(result.out / REPORT) as file:
+            file.write(text.encode("utf-8", "replace"))

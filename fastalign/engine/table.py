@@ -1,0 +1,162 @@
+"""``scores.csv``: one format for whatever scores images, written row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastalign.engine.results import Alignment, finite
+from fastalign.io import unwritable
+from fastalign.verdict import Verdict
+
+SCORES = "scores.csv"
+FILES = ("map", "mask", "overlay")
+_ALIGNMENT = ("residual_before", "residual_after", "shift", "rotation", "scale", "covered")
+COLUMNS = (
+    "path",
+    "score",
+    "threshold",
+    "relative",
+    "verdict",
+    "reason",
+    "truth",
+    "defect",
+    *_ALIGNMENT,
+    *FILES,
+)
+_TRUTH = {0: "good", 1: "anomaly"}
+_RELATIVE_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    Attributes:
+        path: the image as the source names it.
+        score: its score; None where the file could not be read.
+        threshold: the image threshold in force; None without one.
+        verdict: what the score says at this threshold.
+        reason: why it was not judged, or what speaks against the verdict; empty without such.
+        truth: 0 good, 1 anomaly, None or -1 where it is not known.
+        defect: kind of defect, where it is known.
+        alignment: how it was aligned; None where it was not read.
+        files: pictures written for it by kind, relative to the folder of the table.
+    """
+
+    path: str
+    score: float | None
+    threshold: float | None
+    verdict: Verdict
+    reason: str = ""
+    truth: int | None = None
+    defect: str = ""
+    alignment: Alignment | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def values(self) -> dict[str, Any]:
+        """The row by column; None where there is no value."""
+        share = relative(self.score, self.threshold)
+        values: dict[str, Any] = {
+            "path": self.path,
+            "score": self.score,
+            "threshold": self.threshold,
+            "relative": None if share is None else float(f"{share:.{_RELATIVE_DIGITS}g}"),
+            "verdict": self.verdict.text,
+            "reason": self.reason or None,
+            "truth": None if self.truth is None else _TRUTH.get(self.truth),
+            "defect": self.defect or None,
+        }
+        for name in _ALIGNMENT:
+            values[name] = None if self.alignment is None else getattr(self.alignment, name)
+        for name in FILES:
+            values[name] = self.files.get(name)
+        return {name: finite(value) for name, value in values.items()}
+
+    def line(self) -> str:
+        """The row as a line of the table."""
+        values = self.values()
+        return _line(["" if values[name] is None else values[name] for name in COLUMNS])
+
+
+def relative(score: float | None, threshold: float | None) -> float | None:
+    """Score over threshold, above 1 for an anomaly; None where that says nothing."""
+    if score is None or threshold is None or not math.isfinite(score) or threshold <= 0:
+        return None
+    return score / threshold
+
+
+def header() -> str:
+    """The first line of the table."""
+    return _line(COLUMNS)
+
+
+def _line(cells: Any) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def encode(text: str) -> bytes:
+    """UTF-8; a file name that is none keeps its bytes."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+class ScoresTable:
+    """A table that holds, whatever happens, the rows written so far, each of them whole.
+
+    Use it in a ``with`` block. Without any row nothing is left at ``path``.
+
+    Args:
+        path: where to write; replaced when the block is entered.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        self._descriptor = -1
+        self._length = 0
+
+    def __enter__(self) -> ScoresTable:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        try:
+            self._descriptor = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            self._append(header())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def add(self, row: Row) -> None:
+        """Write one more row."""
+        self._append(row.line())
+        self.rows += 1
+
+    def _append(self, text: str) -> None:
+        # Past any buffer, at one stroke: a process that is killed leaves whole rows.
+        data = encode(text)
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._length)
+            raise unwritable(self.path, error) from error
+        self._length += len(data)
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._descriptor)
+        if not self.rows:
+            self.path.unlink(missing_ok=True)
