@@ -93,6 +93,7 @@ class ImageDataset(Dataset[Item]):
         samples: the samples that are left.
         depth: as given.
         skipped: the files that were left out, with reasons.
+        sizes: width and height of the photographs that were read so far, by path.
 
     Raises:
         ConfigError: ``image_size`` is not two positive numbers.
@@ -115,6 +116,7 @@ class ImageDataset(Dataset[Item]):
         self.skipped: list[SkippedFile] = []
         self._cache: list[Tensor | None] | None = [None] * len(self.samples) if cache else None
         self._glances: list[Tensor | None] = [None] * len(self.samples)
+        self.sizes: dict[Path, tuple[int, int]] = {}
         if not self.samples:
             raise InputError("no images: an image dataset needs at least one sample.")
         if skip_bad:
@@ -201,7 +203,10 @@ class ImageDataset(Dataset[Item]):
         """uint8 ``[3, H, W]``."""
         if self._cache is not None and (kept := self._cache[index]) is not None:
             return kept
-        pixels = _resize(load_image(self.samples[index].path, depth=self.depth), self.image_size)
+        path = self.samples[index].path
+        image = load_image(path, depth=self.depth)
+        self.sizes[path] = (image.shape[1], image.shape[0])
+        pixels = _resize(image, self.image_size)
         if self._glances[index] is None:
             self._glances[index] = glance(_to_float(pixels)[None])[0]
         if self._cache is not None:

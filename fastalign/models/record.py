@@ -55,6 +55,8 @@ class FitRecord:
         least_covered: share of the aligned frame that each normal image covered at least.
         warnings: what the user has to know, in sentences.
         known_images: by which images of the fit are known again.
+        photographs: ``typical``, the most frequent size in words, and the ranges of ``width`` in
+            pixels and ``aspect``, width over height; None for tensors.
         depth: of 16-bit photographs whose files state none, as its record.
         others: what a file says beyond these.
     """
@@ -69,6 +71,7 @@ class FitRecord:
     least_covered: float | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None
+    photographs: Mapping[str, Any] | None = None
     depth: Mapping[str, Any] | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 

@@ -28,7 +28,11 @@ def rows(path):
 
 
 def test_fit_leaves_the_model_and_nothing_else(fitted):
+    from fastalign import artifact
+
     assert [entry.name for entry in fitted.parent.iterdir()] == ["ring.safetensors"]
+    photographs = artifact.read_metadata(fitted)["extra"]["photographs"]
+    assert photographs == {"typical": "48 x 40", "width": [48, 48], "aspect": [1.2, 1.2]}
 
 
 def test_fit_twice_gives_the_same_file_byte_for_byte(

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,7 @@ def fit(
     aspect = config.aspect or world.once(
         lambda: setting.train.aspect(config.image_size), "looking at the photographs"
     )
+    photographs = world.once(partial(_photographs, setting), "looking at the photographs")
     # What an earlier fit has left must not shine through.
     pose.install(aspect=aspect)
     features.install()
@@ -104,8 +106,24 @@ def fit(
         least_covered=threshold.least_covered,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.record(),
+        photographs=photographs,
         depth=setting.train.depth,
     )
+
+
+def _photographs(setting: Setting) -> dict[str, Any] | None:
+    """What sizes the photographs have: the most frequent one in words, and the ranges."""
+    sources = (setting.train, setting.validation)
+    sizes = sorted(size for source in sources if source is not None for size in source.sizes())
+    if not sizes:
+        return None
+    aspects = [width / height for width, height in sizes]
+    width, height = mode(sizes)
+    return {
+        "typical": f"{width} x {height}",
+        "width": [sizes[0][0], sizes[-1][0]],
+        "aspect": [min(aspects), max(aspects)],
+    }
 
 
 def _prepare(

@@ -109,6 +109,10 @@ class ImageSource:
             progress.start("looking at the photographs", self._dataset.unseen)
         return self._dataset.glances(progress.advance)
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of the photographs that were read; of tensors nothing is known."""
+        return [] if self._dataset is None else list(self._dataset.sizes.values())
+
     def aspect(self, image_size: tuple[int, int]) -> float:
         """Width over height: the median of the first photographs, or that of the tensors."""
         if self._dataset is None:
