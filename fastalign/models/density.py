@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,9 @@ class FeatureDensity(nn.Module):
             bands = [self.gaussians(self.describe(stages, rows), rows) for rows in self.bands]
             distance = torch.cat(bands, 1)
         return Distance(distance * self.calibration, self.support)
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def describe(self, stages: Sequence[Tensor], rows: slice | None = None) -> Tensor:
         """The channels of all stages at the size of the first: ``[B,C,h,w]``, float32; of the rows

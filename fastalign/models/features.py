@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,9 @@ class FeatureExtractor(nn.Module):
         if self._compiled is None or torch.compiler.is_compiling():
             return self.extract(images, theta)
         return self._compiled(images, theta)
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def extract(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
         """As :meth:`forward`, without what :meth:`compile` has made."""

@@ -69,6 +69,9 @@ class FYD(RoomModel):
         distance, support = self.density(stages)
         return self.maps(distance, theta, support, are_finite(images))
 
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
+
     @watched
     def predict_detail(self, images: Tensor) -> Detail:
         """As :meth:`forward`, with everything that was found on the way."""

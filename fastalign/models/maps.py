@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,6 +74,9 @@ class AnomalyMaps(nn.Module):
         judged = are_finite(maps)
         maps = where_known(judged if whole is None else whole & judged, maps)
         return maps.amax((1, 2)), maps
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and

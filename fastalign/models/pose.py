@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ class PoseEstimator(nn.Module):
         if self.aligner is not None:
             return self.aligner(images).theta
         return None if self.ica is None else self.ica.localise(images)
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def install(
         self,

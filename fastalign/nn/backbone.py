@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,9 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
 
 class FeatureBackbone(nn.Module):
@@ -247,6 +251,9 @@ class FeatureBackbone(nn.Module):
             x = self.forward_stage(index, x)
             outputs.append(x)
         return outputs
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def fuse(self) -> FeatureBackbone:
         """Fold BatchNorm into the convolutions, in place, for inference; returns itself.

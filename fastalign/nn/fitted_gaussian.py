@@ -25,9 +25,10 @@ class FittedGaussian(nn.Module):
         channels, size, min_count, storage: as there, checked there.
     """
 
-    mean: Tensor | None
-    whitener: Tensor | None
-    count: Tensor | None
+    # None as long as :attr:`fitted` is False, and so not what ``ops.mahalanobis`` may be given.
+    mean: Tensor
+    whitener: Tensor
+    count: Tensor
     _support: Tensor
 
     def __init__(
@@ -47,7 +48,7 @@ class FittedGaussian(nn.Module):
     @property
     def fitted(self) -> bool:
         """Whether it is ready to score."""
-        return self.whitener is not None
+        return self._buffers["whitener"] is not None
 
     @property
     def support(self) -> Tensor:
@@ -94,11 +95,15 @@ class FittedGaussian(nn.Module):
         distance = mahalanobis(features.masked_fill(outside, 0), mean, whitener)
         return distance.masked_fill(outside, 0)
 
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
+
     # State -----------------------------------------------------------------------------------
 
     def reset(self) -> Self:
         """Forget the fit; returns the module."""
-        self.mean = self.whitener = self.count = None
+        for name in FITTED:
+            setattr(self, name, None)
         self._settle()
         return self
 
@@ -115,7 +120,7 @@ class FittedGaussian(nn.Module):
     def _settle(self) -> None:
         """Derive the support from the fitted tensors, once per fit and not once per image."""
         support = torch.zeros(self.size, dtype=torch.bool, device=self._support.device)
-        if self.count is not None and self.whitener is not None:
+        if self.fitted:
             # A whitener that was finalized with a greater min_count is 0 where that was missed.
             known = self.whitener[:, 0].view(self.size) > 0
             support = (self.count >= self.min_count) & known
@@ -124,7 +129,7 @@ class FittedGaussian(nn.Module):
 
     def require_fit(self) -> tuple[Tensor, Tensor]:
         """mean and whitener; :class:`ConfigError` where there is no fit."""
-        if self.mean is None or self.whitener is None:
+        if not self.fitted:
             raise ConfigError(
                 "DenseGaussian: not fitted; call update(features) on normal images and then "
                 "finalize(), or load a fitted state dict"

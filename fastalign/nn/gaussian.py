@@ -177,7 +177,8 @@ class DenseGaussian(FittedGaussian):
             sums = self._sums
             support = sums.count >= self.min_count
             check_finite(sums)
-            earlier, self.whitener = self.whitener, None
+            earlier = self._buffers["whitener"]
+            self._buffers["whitener"] = None
             self.whitener = whiten(
                 sums,
                 support,
@@ -226,12 +227,10 @@ class DenseGaussian(FittedGaussian):
             )
         with _plain_tensors():
             self._allocate()
-            assert self.mean is not None and self.whitener is not None and self.count is not None
             width = self.size[1]
             locations = slice(indices.start * width, indices.stop * width)
             self.mean[:, rows] = mean
             self.whitener[locations] = whitener.to(self.storage)
-            assert band.count is not None
             self.count[rows] = band.count
             self.min_count = band.min_count
             self._sums = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class _Head(nn.Sequential):
                 "on; use larger batches or maps, or eval() for inference"
             )
         return super().forward(features)
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
 
 class Projector(_Head):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,9 @@ class SpatialAlign(nn.Module):
         theta = self.localise(x) if theta is None else theta
         aligned = warp_affine(x, theta, padding_mode=self.padding_mode)
         return Aligned(aligned, theta, affine.valid_mask(theta, x.shape[-2:]))
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, family={self.family!r}, aspect={self.aspect:g}"

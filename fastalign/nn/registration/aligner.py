@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,9 @@ class TemplateAligner(nn.Module):
         # Poses need the precision of float32 whatever surrounds them.
         with torch.autocast(images.device.type, enabled=False):
             return self._find(small)
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def _find(self, small: Tensor) -> Pose:
         candidates, agreement = self.bank(self.encoder(small), self.candidates)

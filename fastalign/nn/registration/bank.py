@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,9 @@ class TemplateBank(nn.Module):
         angle = self.angles[chosen] + turn * self._step
         theta = affine.from_parameters(-angle.unsqueeze(-1), "rotation", self.aspect)
         return torch.cat([theta[..., :2], shift.unsqueeze(-1)], -1), peak
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
     def _peaks(self, best: Tensor, count: int) -> Tensor:
         """Indices ``[B,count]`` of the largest local maxima over the angles."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -95,3 +97,6 @@ class LocalEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.project(self.features(images))
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -224,6 +226,9 @@ class GaussNewtonRefiner(nn.Module):
             theta = theta @ self._move(-step)
         assert best is not None
         return best_theta, best
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
 
 def _prepare_again(refiner: GaussNewtonRefiner, _: object) -> None:
