@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,10 @@ from fastalign.engine.environment import open_device
 from fastalign.engine.results import FitOutcome, Skipped
 from fastalign.engine.scoring import NO_THRESHOLD, thresholds
 from fastalign.errors import ArtifactError, ConfigError, InputError
-from fastalign.io import check_writable
+from fastalign.io import check_writable, unwritable
+from fastalign.locks import hold
 from fastalign.models.progress import NoProgress, Progress
+from fastalign.numeric import real_number, seed_number
 
 if TYPE_CHECKING:
     from fastalign.distributed import World
@@ -120,27 +123,86 @@ def fit_category(
         BackendError: the device or a forced backend cannot be used.
         ProcessError: another process of the group failed or did not answer in time.
     """
+    from fastalign.distributed import current
+
+    out = Path(out)
+    progress = progress or NoProgress()
+    with ExitStack() as stack:
+        own = partial(_reserve, stack, out, progress, resume)
+        current().once(own, "looking at the output")
+        return _fit(
+            directory,
+            out,
+            config=config,
+            layout=layout,
+            seed=seed,
+            device=device,
+            resume=resume,
+            skip_bad=skip_bad,
+            validation_fraction=validation_fraction,
+            memory_budget=memory_budget,
+            depth=depth,
+            progress=progress,
+        )
+
+
+def _reserve(stack: ExitStack, out: Path, progress: Progress, resume: bool) -> None:
+    """Keep the model file for this fit, and say what it will replace."""
+
+    def refusal(who: str) -> InputError:
+        return InputError(
+            f"{out}: another fit writes this model ({who}); wait for its end, or give another "
+            "--out."
+        )
+
+    check_writable(out)
+    try:
+        stack.enter_context(hold(out.with_name(f".{out.name}.fit"), refusal))
+    except OSError as error:
+        raise unwritable(out, error) from error
+    if out.exists():
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(out.stat().st_mtime))
+        progress.note(f"{out}: a model of {when} is there, which this fit replaces in the end")
+    elif checkpoint_path(out).exists() and not resume:
+        progress.note(
+            f"{checkpoint_path(out)}: the checkpoint of an interrupted fit is there, which this "
+            "one replaces; --resume goes on from it"
+        )
+
+
+def _fit(
+    directory: str | os.PathLike[str],
+    out: Path,
+    *,
+    config: FYDConfig | None,
+    layout: str,
+    seed: int,
+    device: str | torch.device,
+    resume: bool,
+    skip_bad: bool,
+    validation_fraction: float,
+    memory_budget: int | None,
+    depth: Depth | None,
+    progress: Progress,
+) -> FitOutcome:
     from fastalign.distributed import current, own_device, restarted
     from fastalign.models.config import FYDConfig
     from fastalign.models.fyd import FYD
 
     began = time.perf_counter()
-    out = Path(out)
     config = config or FYDConfig()
     world = current()
     target = open_device(own_device(str(device)))
-    if not 0 <= validation_fraction < 1:
-        raise ConfigError(
-            f"validation fraction {validation_fraction}: use a number from 0 up to, but not, 1."
-        )
+    validation_fraction = real_number(
+        "validation fraction", validation_fraction, 0, 1, open_ended=True
+    )
+    seed = seed_number(seed)
     category = open_category(directory, layout=layout)
     if not category.train:
         raise InputError(
             f"{directory}: no good training images (layout {category.layout}); put photographs of "
             "good parts into train/good, or give a folder that has them in good/."
         )
-    world.once(lambda: check_writable(out), "looking at the output")
-    progress = progress or NoProgress()
     training, validation = list(category.train), list(category.validation or ())
     if depth is None:
         photographs = [sample.path for sample in (*training, *validation)]

@@ -48,6 +48,22 @@ def test_fit_twice_gives_the_same_file_byte_for_byte(
     assert other.read_bytes() != fitted.read_bytes()
 
 
+def test_a_fit_over_a_model_says_so_and_two_at_once_are_refused(
+    run, fitted, whole_ring, tmp_path, fit_options
+):
+    from fastalign.locks import hold
+
+    out = tmp_path / "m.safetensors"
+    out.write_bytes(fitted.read_bytes())
+    with hold(tmp_path / ".m.safetensors.fit", OSError):
+        outcome = run("fit", whole_ring, "--out", out, *fit_options)
+    assert outcome.code == 3 and "another fit writes this model (process" in outcome.err
+    outcome = run("fit", tmp_path / "missing", "--out", out, *fit_options)
+    assert outcome.code == 3 and "which this fit replaces in the end" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    assert out.read_bytes() == fitted.read_bytes()
+
+
 def test_evaluate(run, fitted, whole_ring, tmp_path):
     outcome = run("evaluate", whole_ring, "--model", fitted, "--out", tmp_path / "results")
     assert outcome.code == 0, outcome.err
