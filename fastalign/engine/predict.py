@@ -134,8 +134,9 @@ def _unread(run: _Run, inputs: list[Input]) -> str:
     if not run.images:
         return f"none of the {len(inputs)} images could be read; the first: {first.reason}"
     others = f"; {count - 1} more could not be read" if count > 1 else ""
+    cause = first.reason.rstrip(".")
     return (
-        f"{first.reason}{others}. The other {len(run.images)} of {len(inputs)} images are scored: "
+        f"{cause}{others}. The other {len(run.images)} of {len(inputs)} images are scored: "
         f"{run.table.path}"
     )
 

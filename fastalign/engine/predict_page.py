@@ -81,7 +81,7 @@ class PredictionPage:
         counts = {
             "images": given,
             "scored": len(images),
-            "anomaly": len(result.of(Verdict.ANOMALY)),
+            "anomalous": len(result.of(Verdict.ANOMALY)),
             "good": len(result.of(Verdict.GOOD)),
             "not judged": len(result.of(Verdict.NOT_JUDGED)) + len(result.skipped),
         }
