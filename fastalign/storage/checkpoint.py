@@ -37,15 +37,14 @@ def save_checkpoint(
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what :func:`save_checkpoint` wrote: ``(tensors on the CPU, meta)``.
 
-    The tensors are copies that may be written to. JSON turns tuples into lists and integer keys
+    The tensors may be written to. JSON turns tuples into lists and integer keys
     into strings; nothing else changes.
 
     Raises:
         ArtifactError: the file is missing, truncated, damaged, foreign or from a newer version.
     """
     tensors, header = container.read(Path(path), CHECKPOINT)
-    # Cloned, since tensors that map the file would keep Windows from replacing it.
-    return {name: value.clone() for name, value in tensors.items()}, header["meta"]
+    return tensors, header["meta"]
 
 
 def differing_settings(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -8,12 +8,14 @@ files, byte for byte. Files are written beside their final name and then renamed
 old file or the new one, never half of one.
 
 The writer is ours because safetensors' own builds the whole file in memory and, with more than one
-metadata entry, orders them by a random hash; reading is left to safetensors.
+metadata entry, orders them by a random hash. The reader is ours because theirs maps the file: whoever writes
+into it then changes a model that is in use, and whoever cuts it short ends the process.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ import torch
 
 from fastalign.errors import ArtifactError, ConfigError
 from fastalign.io import atomic_write
-from fastalign.storage.header import FORMAT, MODEL, VERSION, read_header
+from fastalign.storage.header import FORMAT, MODEL, VERSION, Head, read_header
 
 _DTYPES = {
     torch.float64: "F64",
@@ -37,6 +39,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_FROM_FILE = {name: dtype for dtype, name in _DTYPES.items()}
 _CHUNK = 1 << 24
 
 
@@ -103,16 +106,25 @@ def chunks(value: torch.Tensor) -> Iterator[memoryview]:
         yield data[start : start + _CHUNK]
 
 
-def read(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a file, on the CPU and mapped from it, and its header.
+def read(
+    path: Path, kind: str, *, mapped: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a file, on the CPU, and its header.
+
+    Args:
+        path: the file.
+        kind: that it must be of.
+        mapped: leave the tensors in the file, whose pages come into memory as they are used and
+            are shared with other processes that map it. What is written into the file then changes
+            them, and cutting it short ends the process; a file that another is renamed to, as
+            :func:`write` does, stays as it was.
 
     Raises:
         ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version or of
             another kind; the message says which, and what to do.
     """
-    from safetensors import SafetensorError, safe_open
-
-    about, data_start = read_header(path)
+    head = read_header(path)
+    about = head.about
     if about["kind"] != kind:
         raise ArtifactError(
             f"{path}: the file is a fastalign {about['kind']}, a {kind} was expected; "
@@ -122,24 +134,68 @@ def read(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]
                 else "name the checkpoint (the model's file name with .ckpt)."
             )
         )
-    with path.open("rb") as file:
-        file.seek(data_start)
-        checksum = 0
-        while chunk := file.read(_CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
+    tensors, checksum = _map(path, head) if mapped else _read(path, head)
     if checksum != about.get("crc32"):
         raise ArtifactError(
-            f"{path}: the tensors are damaged (their checksum is not the one stored with them); "
-            "copy the file again from its source or fit the model again."
+            f"{path}: the tensors are damaged (their checksum is not the one stored with them), or "
+            "the file was written to while it was read; copy the file again from its source or fit "
+            "the model again."
         )
+    return tensors, about
+
+
+def _read(path: Path, head: Head) -> tuple[dict[str, torch.Tensor], int]:
+    """The tensors in memory of their own, and the checksum of their bytes."""
+    tensors: dict[str, torch.Tensor] = {}
+    end = checksum = 0
+    try:
+        with path.open("rb") as file:
+            file.seek(head.start)
+            for name, entry in sorted(head.entries.items(), key=_offsets):
+                begin, until = _offsets((name, entry))
+                shape, dtype = entry["shape"], _FROM_FILE[entry["dtype"]]
+                # Before a damaged shape asks for more memory than there is.
+                if begin != end or until - begin != math.prod(shape) * dtype.itemsize:
+                    raise ValueError(f"the table of tensors does not fit {name!r}")
+                tensor = torch.empty(shape, dtype=dtype, device="cpu")
+                for chunk in chunks(tensor):
+                    if file.readinto(chunk) != len(chunk):
+                        raise ValueError("the file ends too early")
+                    checksum = zlib.crc32(chunk, checksum)
+                tensors[name], end = tensor, until
+            # What lies behind the last tensor belongs to nobody, and is damage as well.
+            checksum = zlib.crc32(file.read(), checksum)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return tensors, checksum
+
+
+def _map(path: Path, head: Head) -> tuple[dict[str, torch.Tensor], int]:
+    """The tensors where they lie in the file, and the checksum of their bytes."""
+    from safetensors import SafetensorError, safe_open
+
+    checksum = 0
+    with path.open("rb") as file:
+        file.seek(head.start)
+        while chunk := file.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in head.entries}, checksum
     except (SafetensorError, RuntimeError, ValueError) as error:
-        raise ArtifactError(
-            f"{path}: the tensors cannot be read ({first_lines(error)}); "
-            "copy the file again from its source or fit the model again."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _offsets(item: tuple[str, Any]) -> tuple[int, int]:
+    begin, end = item[1]["data_offsets"]
+    return int(begin), int(end)
+
+
+def _unreadable(path: Path, error: BaseException) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: the tensors cannot be read ({first_lines(error)}); "
+        "copy the file again from its source or fit the model again."
+    )
 
 
 def first_lines(error: BaseException, lines: int = 3) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastalign.errors import ArtifactError
 
@@ -18,8 +18,17 @@ CHECKPOINT = "checkpoint"
 _LONGEST_HEADER = 100_000_000
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The ``fastalign`` metadata of a file, and the offset of its first tensor byte.
+class Head(NamedTuple):
+    """What stands before the tensors: the ``fastalign`` metadata, the table of tensors by name, and
+    the offset of the first tensor byte."""
+
+    about: dict[str, Any]
+    entries: dict[str, Any]
+    start: int
+
+
+def read_header(path: Path) -> Head:
+    """The head of a file.
 
     Raises:
         ArtifactError: the file is missing, truncated, damaged, foreign or from a newer version.
@@ -72,7 +81,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     needed = 8 + length + _data_length(path, document)
     if size < needed:
         raise _truncated(path, size, needed)
-    return about, 8 + length
+    return Head(about, document, 8 + length)
 
 
 def _about(path: Path, metadata: object, foreign: str) -> dict[str, Any]:

@@ -42,19 +42,22 @@ def write_model(path: str | os.PathLike[str], model: StoredModel) -> None:
     container.write(Path(path), in_file(model.rooms), header)
 
 
-def read_model(path: str | os.PathLike[str], options: Collection[str]) -> StoredModel:
-    """Read what :func:`write_model` wrote; the tensors are on the CPU and mapped from the file.
+def read_model(
+    path: str | os.PathLike[str], options: Collection[str], *, mapped: bool = False
+) -> StoredModel:
+    """Read what :func:`write_model` wrote; the tensors are on the CPU.
 
     Args:
         path: the file.
         options: the names of options that the reader knows.
+        mapped: leave the tensors in the file, see :func:`fastalign.storage.container.read`.
 
     Raises:
         ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version or
             fitted with other options; the message says which, and what to do.
     """
     path = Path(path)
-    tensors, header = container.read(path, MODEL)
+    tensors, header = container.read(path, MODEL, mapped=mapped)
     config = header.get("config")
     if not isinstance(config, dict):
         raise ArtifactError(f"{path}: the model's configuration is missing; fit the model again.")
@@ -93,7 +96,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ArtifactError: as :func:`read_model`, for what can be seen in the header alone.
     """
-    return container.read_header(Path(path))[0]
+    return container.read_header(Path(path)).about
 
 
 def tuples(value: Any) -> Any:

@@ -64,6 +64,40 @@ def test_loaded_tensors_may_be_written_without_touching_the_file(checkpoint):
     assert torch.equal(again["double"], tensors()["double"])
 
 
+def overwrite(path):
+    """As ``cp`` and ``rsync --inplace`` do: other bytes in the same file."""
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+
+
+def cut_short(path):
+    os.truncate(path, 16)
+
+
+@pytest.mark.parametrize("happening", [overwrite, cut_short, os.remove])
+def test_what_was_read_stays_whatever_happens_to_the_file(checkpoint, happening):
+    loaded, _ = storage.load_checkpoint(checkpoint)
+    happening(checkpoint)
+    for name, value in tensors().items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_a_mapped_file_gives_the_same_and_stays_when_it_is_replaced(checkpoint, tmp_path):
+    loaded, _ = container.read(checkpoint, header.CHECKPOINT, mapped=True)
+    storage.save_checkpoint(checkpoint, {"other": torch.zeros(100)}, META)
+    for name, value in tensors().items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_a_file_that_is_written_while_it_is_read_is_noticed(checkpoint, monkeypatch):
+    """Its head is that of one model, its tensors are of another."""
+    head = container.read_header(checkpoint)
+    overwrite(checkpoint)
+    monkeypatch.setattr(container, "read_header", lambda path: head)
+    with pytest.raises(ArtifactError, match=r"a\.ckpt: .*written to while it was read"):
+        storage.load_checkpoint(checkpoint)
+
+
 def test_equal_content_is_an_equal_file(tmp_path):
     first, second = tmp_path / "1", tmp_path / "2"
     storage.save_checkpoint(first, tensors(), META)
