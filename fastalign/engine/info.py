@@ -11,7 +11,7 @@ from fastalign.engine.environment import describe_device, environment_variables,
 from fastalign.engine.extras import extras
 from fastalign.load import SETTINGS, spins
 from fastalign.ops import available_backends
-from fastalign.ops.native import LIBRARY, load
+from fastalign.ops.native import LIBRARY, instruction_set, load
 from fastalign.ops.schema import SCHEMAS
 
 
@@ -54,21 +54,11 @@ def _kernels(kind: str, sample: torch.Tensor) -> str:
     reasons = [available_backends(op, sample) for op in SCHEMAS]
     off = [found[kind] for found in reasons if found.get(kind) is not None]
     if not off:
-        return f"on ({_instruction_set()})" if kind == "cpu" else "on"
+        return f"on ({instruction_set()})" if kind == "cpu" else "on"
     if kind == "cuda" and all(found["triton"] is None for found in reasons):
         return f"on, as Triton kernels ({off[0]})"
     some = "off" if len(off) == len(reasons) else f"off for {len(off)} of {len(reasons)} ops"
     return f"{some}, slower code takes their place: {off[0]}"
-
-
-def _instruction_set() -> str:
-    """The instruction set that the native CPU kernels use."""
-    from fastalign import _C
-
-    try:
-        return str(_C.cpu_isa())
-    except RuntimeError as error:
-        return str(error)
 
 
 def describe_waiting() -> str:

@@ -107,6 +107,16 @@ def release_memory() -> None:
         _C.release_memory()
 
 
+def instruction_set() -> str:
+    """The instruction set that the CPU kernels use, or why the one asked for cannot be."""
+    from fastalign import _C
+
+    try:
+        return str(_C.cpu_isa())
+    except RuntimeError as error:
+        return str(error)
+
+
 def kernel(op: str) -> Callable[..., Any]:
     """The raw op as a callable with the arguments of its public twin, without ``backend``."""
     raw = getattr(torch.ops.fastalign_native, op).default
