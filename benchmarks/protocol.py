@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastalign import FYD, FYDConfig
@@ -29,9 +30,19 @@ def fit_and_measure(images: Images, config: FYDConfig, seed: int) -> tuple[FYD, 
     with torch.inference_mode():
         maps = torch.cat([model(batch)[1] for batch in images.test.split(_BATCH)])
     row: dict[str, Any] = figures(maps.amax((1, 2)).numpy(), maps, images)
+    row |= mistakes(maps.amax((1, 2)), images.labels, float(model.image_threshold))
     row["fit_s"] = seconds
     row["alignment"] = model.extra_metadata()["alignment"]["summary"]
     return model, row
+
+
+def mistakes(scores: torch.Tensor, labels: np.ndarray, threshold: float) -> dict[str, float]:
+    """Shares of good test images above the stored threshold and of anomalies that are not."""
+    above, anomalous = scores > threshold, torch.from_numpy(labels == 1)
+    return {
+        "false_alarms": float(above[~anomalous].float().mean()),
+        "missed": float((~above[anomalous]).float().mean()),
+    }
 
 
 def alternate(works: dict[str, Callable[[], object]], rounds: int = 40) -> dict[str, float]:
