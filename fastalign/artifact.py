@@ -29,6 +29,8 @@ def save(model: FYD, path: str | os.PathLike[str]) -> None:
     model.save(path)
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> FYD:
+def load(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, mapped: bool = False
+) -> FYD:
     """Read a model; see :meth:`fastalign.FYD.load`."""
-    return FYD.load(path, device)
+    return FYD.load(path, device, mapped=mapped)

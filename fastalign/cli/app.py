@@ -15,6 +15,7 @@ from fastalign.cli.export import export
 from fastalign.cli.fit import fit
 from fastalign.cli.info import info
 from fastalign.cli.predict import predict
+from fastalign.cli.threshold import threshold
 from fastalign.load import wait_passively
 
 _ABOUT = (
@@ -56,7 +57,7 @@ def _common(
     pass
 
 
-for _command in (fit, evaluate, predict, export, bench, info, demo):
+for _command in (fit, evaluate, predict, threshold, export, bench, info, demo):
     app.command()(_command)
 
 

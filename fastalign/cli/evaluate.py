@@ -102,6 +102,8 @@ def print_evaluation(result: Evaluation) -> None:
     table.add_column("value", justify="right")
     document = result.to_json()
     load = Load.from_json(document["protocol"]["load"])
+    for figure, value in mistake_rows(result):
+        table.add_row(figure, value)
     for name in (*result.metrics, "ms_per_image", "alignment_ms_per_image", "peak_rss_mb"):
         value = document[name]
         digits = 1 if name.endswith(("_mb", "_image")) else 4
@@ -111,9 +113,46 @@ def print_evaluation(result: Evaluation) -> None:
             reason = "on a busy machine"
         table.add_row(name, f"{shown}  ({reason})" if reason else shown)
     Console().print(table)
+    if told := other_threshold(result):
+        typer.echo(told)
     if load.busy:
         typer.echo(
             f"The machine was busy, so times are longer than they need be: {load.describe()}."
         )
     for name, path in result.files.items():
         typer.echo(f"{name}: {path}")
+
+
+def mistake_rows(result: Evaluation) -> list[tuple[str, str]]:
+    """False alarms and misses at the stored threshold, as rows of the table."""
+    made = result.mistakes
+    if made is None:
+        return []
+    rows = [("threshold", f"{made['threshold']:.4g}")]
+    for name, part, of, what in (
+        ("false alarms", "false_alarms", "good", "good"),
+        ("missed", "missed", "anomalous", "anomalous"),
+    ):
+        if made[of]:
+            share = 100 * made[part] / made[of]
+            rows.append((name, f"{made[part]} of {made[of]} {what}  ({share:.0f} %)"))
+    if made["not_judged"]:
+        rows.append(("not judged", str(made["not_judged"])))
+    return rows
+
+
+def other_threshold(result: Evaluation) -> str:
+    """What the threshold with the fewest mistakes would do here; empty where the stored one is as
+    good."""
+    made, best = result.mistakes, result.fewest_mistakes
+    if best is None:
+        return ""
+    wrong = best["false_alarms"] + best["missed"]
+    if made is not None and made["false_alarms"] + made["missed"] <= wrong:
+        return ""
+    return (
+        f"On these images a threshold of {best['threshold']:.4g} would make the fewest mistakes: "
+        f"{count(best['false_alarms'], 'false alarm')} and {best['missed']} missed. It was chosen "
+        "by looking at the test images, so it says nothing about others and is not stored "
+        "(fastalign threshold stores one)."
+    )

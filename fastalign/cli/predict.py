@@ -80,7 +80,19 @@ def predict(
     gallery: Gallery = 120,
     threshold: Annotated[
         float | None,
-        real("--threshold", "Image threshold to use for this run.", default="the model's"),
+        real(
+            "--threshold",
+            "Threshold to use for this run, for images and masks.",
+            default="the model's",
+        ),
+    ] = None,
+    pixel_threshold: Annotated[
+        float | None,
+        real(
+            "--pixel-threshold",
+            "Threshold of masks to use for this run.",
+            default="--threshold, else the model's",
+        ),
     ] = None,
     batch_size: Annotated[int, whole("--batch-size", "Images per forward pass.", 1)] = 1,
     memory_budget: MemoryBudget = None,
@@ -154,6 +166,7 @@ def predict(
         "overlay_format": overlay_format.value,
         "picture_size": picture_size,
         "threshold": threshold,
+        "pixel_threshold": pixel_threshold,
     }
     if save is not None:
         names = [name.strip() for name in save.split(",") if name.strip()]

@@ -22,6 +22,7 @@ from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.leakage import find_seen, tell_seen
+from fastalign.engine.mistakes import count_mistakes, fewest_mistakes
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation, ImageResult, Skipped
 from fastalign.engine.runfolder import earlier_evaluation, reserve
@@ -294,6 +295,7 @@ def _conclude(run: _Run, category: str) -> Evaluation:
     for reason in dict.fromkeys(reasons.values()):
         empty = ", ".join(name for name in reasons if reasons[name] == reason)
         warnings.append(f"{reason}, so these figures are left empty: {empty}")
+    made, fewest = count_mistakes(images, run.limits.image), fewest_mistakes(images)
     peak, peak_source = peak_rss_mb()
     if peak is None:
         reasons["peak_rss_mb"] = peak_source
@@ -320,6 +322,8 @@ def _conclude(run: _Run, category: str) -> Evaluation:
         skipped=run.skipped + run.unmasked,
         warnings=warnings,
         curves=curves,
+        mistakes=None if made is None else made.to_json(),
+        fewest_mistakes=None if fewest is None else fewest.to_json(),
     )
 
 

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from fastalign.data import Depth, Source, load_image, prepare
 from fastalign.engine.inputs import Input, find_inputs
 from fastalign.engine.pictures import OUTPUTS, PictureOptions, PictureWriter
 from fastalign.engine.predict_page import PredictionPage
+from fastalign.engine.protocol import threshold_source
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
 from fastalign.engine.runfolder import PREDICTIONS, begin, reserve
 from fastalign.engine.scoring import (
@@ -34,7 +34,7 @@ from fastalign.engine.table import FILES, SCORES, Row, ScoresTable, encode
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
 from fastalign.models.progress import NoProgress, Progress
-from fastalign.numeric import real_number, whole_number
+from fastalign.numeric import whole_number
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def predict_paths(
     picture_size: int | str | None = None,
     gallery_images: int = 120,
     threshold: float | None = None,
+    pixel_threshold: float | None = None,
     batch_size: int = 1,
     skip_bad: bool = False,
     overwrite: bool = False,
@@ -80,7 +81,9 @@ def predict_paths(
         picture_size: longest side of the pictures in pixels, ``"full"`` for that of the image;
             None: 1024, or that of the model where it is larger. Never larger than the image.
         gallery_images: images on the page at most, highest score first; 0 for no page.
-        threshold: image threshold to use in place of the model's.
+        threshold: to use in place of the model's, for images and, without ``pixel_threshold``, for
+            masks as well.
+        pixel_threshold: of masks, to use in place of the model's.
         batch_size: images per forward pass.
         skip_bad: an image that cannot be read makes a warning, where the default is an error after
             all others are scored.
@@ -99,9 +102,7 @@ def predict_paths(
     batch_size = whole_number("batch size", batch_size, 1)
     most = whole_number("gallery", gallery_images)
     stored = thresholds(model)
-    if threshold is not None:
-        threshold = real_number("threshold", threshold)
-    limits = stored if threshold is None else replace(stored, image=threshold)
+    limits = stored.given(threshold, pixel_threshold)
     out = Path(out)
     inputs, passed_over = find_inputs(source, outputs=out)
     progress = progress or NoProgress()
@@ -172,6 +173,8 @@ class _Run:
         self.table, self.page, self.progress = table, page, progress
         self.writer = PictureWriter(out, options, limits)
         self.shapes = ShapeWatch(model)
+        given = limits != thresholds(model)
+        self.source = "given for this run" if given else threshold_source(model)
         self.notes = notes
         self.images: list[Prediction] = []
         self.skipped: list[Skipped] = []
@@ -265,6 +268,7 @@ class _Run:
             "images_given": len(inputs),
             "image_threshold": result.image_threshold,
             "pixel_threshold": result.pixel_threshold,
+            "threshold_source": self.source,
             "images": [row.values() for row in self.rows],
             "skipped": [{"path": item.path, "reason": item.reason} for item in result.skipped],
             "warnings": result.warnings,

@@ -36,6 +36,7 @@ def describe_protocol(
         "map_resampling": "bilinear, in the frame of the image",
         "mask_resampling": "nearest",
         "threshold_source": threshold_source(model),
+        "pixel_threshold_source": extra.get("pixel_threshold_source") or threshold_source(model),
         "seed": extra.get("seed"),
         "timing": (
             f"median over {timed} images, one at a time: alignment, backbone, density, un-warping "

@@ -94,7 +94,9 @@ class Evaluation:
     """A finished ``evaluate``; a metric that is None has its reason in ``reasons``.
 
     ``seen_in_training``: test images that the model was fitted on, with their names there;
-    ``without_seen``: the figures of images without them.
+    ``without_seen``: the figures of images without them. ``mistakes``: at the stored threshold,
+    ``fewest_mistakes``: at the one with the fewest on these images, which was chosen by looking at
+    them.
     """
 
     category: str
@@ -114,6 +116,8 @@ class Evaluation:
     curves: dict[str, Any] = field(default_factory=dict)
     seen_in_training: list[tuple[str, str]] = field(default_factory=list)
     without_seen: dict[str, float | None] = field(default_factory=dict)
+    mistakes: dict[str, Any] | None = None
+    fewest_mistakes: dict[str, Any] | None = None
     files: dict[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -121,6 +125,7 @@ class Evaluation:
         figures = {name: self.metrics.get(name) for name in METRICS}
         document = {
             "category": self.category,
+            "mistakes": self.mistakes,
             **figures,
             "ms_per_image": self.ms_per_image,
             "alignment_ms_per_image": self.alignment_ms_per_image,
@@ -135,6 +140,7 @@ class Evaluation:
                 {"path": path, "training_image": name} for path, name in self.seen_in_training
             ],
             "without_seen": self.without_seen,
+            "fewest_mistakes_on_these_images": self.fewest_mistakes,
             "skipped": [asdict(item) for item in self.skipped],
             "warnings": self.warnings,
         }

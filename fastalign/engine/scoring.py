@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastalign.data import Depth
 from fastalign.engine.results import Alignment
+from fastalign.numeric import real_number
 from fastalign.verdict import Verdict, judge, judge_each
 
 if TYPE_CHECKING:
@@ -59,6 +60,24 @@ class Thresholds:
         if not covered < self.covered - 1e-6:
             return ""
         return f"alignment covers {covered:.0%} of the part, every normal image {self.covered:.0%}"
+
+    def given(self, image: float | None, pixel: float | None) -> Thresholds:
+        """With what was given for a run in their place; one for images alone holds for pixels too,
+        so that an image is an anomaly where its mask shows something.
+
+        Raises:
+            ConfigError: a number that is not finite.
+        """
+        if image is not None:
+            image = real_number("threshold", image)
+        if pixel is not None:
+            pixel = real_number("pixel threshold", pixel)
+        masks = image if pixel is None else pixel
+        return replace(
+            self,
+            image=self.image if image is None else image,
+            pixel=self.pixel if masks is None else masks,
+        )
 
     def mask(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """A map ``[h, w]`` as a mask: 255 for an anomaly, 0 for good, 128 where not judged."""

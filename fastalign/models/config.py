@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict, get_args
 
 from fastalign.errors import ConfigError
 from fastalign.numeric import LARGEST_WHOLE, real_number, whole_number
-from fastalign.ops import affine
 
 PARTS = ("ica", "fca", "fa")
-_STORAGE = ("float32", "bfloat16", "float16")
+
+# What editors and type checkers offer; the runtime takes the parts of align in any order.
+Align = Literal["none", "all", "ica", "fca", "fa", "ica+fca", "ica+fa", "fca+fa", "ica+fca+fa"]
+Family = Literal[
+    "translation",
+    "rotation",
+    "scale",
+    "shear",
+    "rotation_scale",
+    "rotation_translation",
+    "scale_translation",
+    "similarity",
+    "affine",
+]
+Storage = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -94,33 +109,36 @@ class FYDConfig:
 
     def __post_init__(self) -> None:
         size: Any = self.image_size
-        if isinstance(size, int):
-            size = (size, size)
-        if not (
-            isinstance(size, Sequence)
-            and len(size) == 2
-            and all(isinstance(side, int) and side >= 16 for side in size)
-        ):
-            raise ConfigError(
-                f"image size {self.image_size!r}: give height and width in pixels, at least 16 "
-                "each, such as (256, 256)."
-            )
-        object.__setattr__(self, "image_size", tuple(size))
+        sides = (
+            list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size] * 2
+        )
+        because = "height and width in pixels, such as (256, 256)"
+        shown = f"image size {size!r}: a side"
+        if len(sides) != 2:
+            raise ConfigError(f"image size {size!r}: give {because}, at least 16 each.")
+        sides = [whole_number(shown, side, 16, because=because) for side in sides]
+        object.__setattr__(self, "image_size", tuple(sides))
         layers: Any = self.layers
         if layers is not None:
             if isinstance(layers, str) or not isinstance(layers, Sequence):
                 raise ConfigError(
                     f"layers {layers!r}: give indices or names in a list, such as ['blocks.1']."
                 )
-            object.__setattr__(self, "layers", tuple(layers))
+            names = [
+                layer
+                if isinstance(layer, str)
+                else whole_number("layers: an index", layer, -LARGEST_WHOLE, other="a name")
+                for layer in layers
+            ]
+            object.__setattr__(self, "layers", tuple(names))
         asked = str(self.align).split("+")
         if set(asked) - {*PARTS, "none", "all"} or ("none" in asked and len(asked) > 1):
             raise ConfigError(
                 f"align {self.align!r}: use none, all, or any of {', '.join(PARTS)} joined by +."
             )
-        self._choose("family", ("auto", *affine.FAMILIES))
-        self._choose("fca_family", tuple(affine.FAMILIES))
-        self._choose("storage", _STORAGE)
+        self._choose("family", ("auto", *get_args(Family)))
+        self._choose("fca_family", get_args(Family))
+        self._choose("storage", get_args(Storage))
         self._bound("channels", 0, whole=True)
         self._bound("epochs", 0, whole=True)
         self._bound("batch_size", 2, "the losses compare the images of a batch", whole=True)
@@ -133,7 +151,18 @@ class FYDConfig:
         for name in ("learning_rate", "ica_learning_rate", "momentum", "ica_weight", "fa_weight"):
             self._bound(name, 0)
         if self.aspect is not None:
-            self._bound("aspect", 1e-3)
+            self._bound("aspect", 1e-3, most=1e3)
+        for name in ("teacher", "skip", "calibrate", "refit"):
+            value: Any = getattr(self, name)
+            if value not in (True, False):
+                raise ConfigError(f"{_words(name)} {value!r}: use True or False.")
+            object.__setattr__(self, name, bool(value))
+        texts: dict[str, Any] = {"backbone": self.backbone, "weights": self.weights}
+        for name, text in texts.items():
+            if isinstance(text, os.PathLike):
+                object.__setattr__(self, name, os.fspath(text))
+            elif not isinstance(text, str) and not (name == "weights" and text is None):
+                raise ConfigError(f"{name} {text!r}: give a name in text.")
 
     def uses(self, part: str) -> bool:
         """Whether ``align`` asks for ``"ica"``, ``"fca"`` or ``"fa"``."""
@@ -162,6 +191,53 @@ class FYDConfig:
                 _words(name), value, least, math.inf if most is None else most, because=reason
             )
         object.__setattr__(self, name, value)
+
+
+class FYDOptions(TypedDict, total=False):
+    """The options of :class:`FYDConfig` by name, for ``FYD(**options)``."""
+
+    image_size: tuple[int, int] | int
+    align: Align
+    teacher: bool
+    skip: bool
+    family: Family | Literal["auto"]
+    fca_family: Family
+    aspect: float | None
+    backbone: str
+    weights: str | None
+    layers: Sequence[int | str] | None
+    channels: int
+    shrinkage: float
+    storage: Storage
+    min_share: float
+    calibrate: bool
+    refit: bool
+    sigma: float
+    threshold_quantile: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    ica_learning_rate: float
+    momentum: float
+    ica_weight: float
+    fa_weight: float
+    projector_channels: int
+    search_images: int
+
+
+def with_options(config: FYDConfig, options: Mapping[str, Any]) -> FYDConfig:
+    """``config`` with these options in place of its own.
+
+    Raises:
+        ConfigError: there is no such option, or it has no such value.
+    """
+    known = [field.name for field in fields(FYDConfig)]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(f"FYD: no option {name!r}{meant}; there are {', '.join(known)}.")
+    return replace(config, **options) if options else config
 
 
 def _words(name: str) -> str:

@@ -16,6 +16,7 @@ from fastalign.load import watched
 from fastalign.models.pieces import PASS_BYTES
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.nn.state import made_in_own_state
 from fastalign.ops import affine
 
 # Bounds of the feature-level warps: a correction, not a second search.
@@ -54,6 +55,7 @@ class FeatureExtractor(nn.Module):
         InputError: weights that cannot be read or downloaded.
     """
 
+    @made_in_own_state
     def __init__(
         self,
         image_size: tuple[int, int],

@@ -13,14 +13,18 @@ from torch import Tensor
 from fastalign.load import watched
 from fastalign.models import fitting
 from fastalign.models.detail import Detail
-from fastalign.models.maps import are_finite, where_known
+from fastalign.models.images import checked, judgeable
+from fastalign.models.maps import where_known
 from fastalign.models.memory import MemoryPlan, plan_scoring
+from fastalign.models.photographs import Photographs, Scored, tensors
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.room_model import RoomModel
 from fastalign.models.rooms import warp
+from fastalign.nn.state import captured, in_own_state, made_in_own_state
 from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
 from fastalign.ops import affine
+from fastalign.verdict import judge
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
@@ -48,6 +52,7 @@ class FYD(RoomModel):
     # Scoring ---------------------------------------------------------------------------------
 
     @watched
+    @in_own_state
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score images ``[B,3,H,W]`` in 0..1 of the model's image size.
 
@@ -60,27 +65,35 @@ class FYD(RoomModel):
             threshold.
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: images of another shape, or on another device than the model.
+            InputError: images of whole numbers, or far outside 0..1, such as in 0..255. On a GPU,
+                where a look at them would wait, images in 0..255 have NaN as score instead.
             ConfigError: not fitted.
         """
         images = self.prepare(images)
+        if _none(images):
+            score, maps = self.forward(_one_for(images))
+            return score[:0], maps[:0]
         theta = self.pose(images)
         stages, theta = self.features(warp(images, theta), theta)
         distance, support = self.density(stages)
-        return self.maps(distance, theta, support, are_finite(images))
+        return self.maps(distance, theta, support, judgeable(images))
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
 
     @watched
+    @in_own_state
     def predict_detail(self, images: Tensor) -> Detail:
         """As :meth:`forward`, with everything that was found on the way."""
         images = self.prepare(images)
+        if _none(images):
+            return Detail(*(found[:0] for found in self.predict_detail(_one_for(images))))
         pose = self.pose(images)
         aligned = warp(images, pose)
         stages, theta = self.features(aligned, pose)
         distance, support = self.density(stages)
-        score, maps = self.maps(distance, theta, support, are_finite(images))
+        score, maps = self.maps(distance, theta, support, judgeable(images))
         judged = score.isfinite()
         before, after = (where_known(judged, r) for r in self.pose.residuals(images, pose))
         theta = where_known(judged, _or_identity(theta, images))
@@ -89,24 +102,46 @@ class FYD(RoomModel):
         magnitude = affine.magnitude(theta, self.aspect)
         return Detail(score, maps, theta, valid, aligned, before, after, **magnitude)
 
+    @in_own_state
     def align(self, images: Tensor) -> Tensor:
         """theta ``[B,2,3]`` of the image-level alignment, the identity where there is none."""
         images = self.prepare(images)
-        return where_known(are_finite(images), _or_identity(self.pose(images), images))
+        if _none(images):
+            return affine.identity(0, device=images.device)
+        return where_known(judgeable(images), _or_identity(self.pose(images), images))
+
+    def predict(self, source: Photographs) -> list[Scored]:
+        """Score photographs as they are: a file, a folder, a pattern, an array, or several.
+
+        They are read as ``fastalign predict`` does, with the depth of the training images, and
+        scored one by one on the model's device.
+
+        Args:
+            source: a path or pattern (folders with their sub-folders); an array ``[h,w,3]`` RGB or
+                ``[h,w]`` of uint8, or of floats in 0..1; a picture of Pillow; or a list of these.
+
+        Raises:
+            InputError: nothing to score, or something that is no photograph.
+            ConfigError: not fitted.
+        """
+        found = []
+        with torch.inference_mode():
+            for name, image in tensors(source, self.config.image_size, self.depth):
+                detail = self.predict_detail(image[None].to(self.features.device))
+                score = float(detail.score[0])
+                verdict = judge(score, float(self.image_threshold))
+                maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
+                found.append(Scored(name, score, verdict, maps, theta))
+        return found
 
     def prepare(self, images: Tensor) -> Tensor:
         """The images in float32.
 
         Raises:
-            ValueError: they have another shape than the model's.
+            ValueError: they have another shape than the model's, or are on another device.
+            InputError: they are whole numbers, or far outside 0..1.
         """
-        size = self.config.image_size
-        if images.dim() != 4 or tuple(images.shape[1:]) != (3, *size):
-            raise ValueError(
-                f"FYD: images have shape {list(images.shape)}, expected [B, 3, {size[0]}, "
-                f"{size[1]}] with values in 0..1; fastalign.data.prepare resizes photographs"
-            )
-        return images.float()
+        return checked(images, self.config.image_size, self.features.device)
 
     def limit_memory(self, budget: int | None, images: int = 1) -> MemoryPlan:
         """Score within ``budget`` bytes of this process, so many images at a time; returns how.
@@ -139,6 +174,7 @@ class FYD(RoomModel):
 
     # Fitting ---------------------------------------------------------------------------------
 
+    @made_in_own_state
     def fit(
         self,
         train_set: ImageDataset | Tensor | Sequence[Tensor],
@@ -201,6 +237,16 @@ class FYD(RoomModel):
                 memory_budget=memory_budget,
             )
         return self
+
+
+def _none(images: Tensor) -> bool:
+    """Whether a batch is empty, for which libraries below have no plans."""
+    return not captured() and len(images) == 0
+
+
+def _one_for(images: Tensor) -> Tensor:
+    """An image in the place of an empty batch: what it gives has the right shapes and dtypes."""
+    return images.new_zeros(1, *images.shape[1:])
 
 
 def _or_identity(theta: Tensor | None, images: Tensor) -> Tensor:

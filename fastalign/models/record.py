@@ -51,7 +51,12 @@ class FitRecord:
         alignment: the decision about it, as :meth:`Decision.to_json` gives it.
         training: what was logged, by epoch.
         parts: the optional parts of the model, with what restores them.
-        threshold_source: where the thresholds come from, in words.
+        threshold_source: where the threshold of images comes from, in words.
+        pixel_threshold_source: the same of pixels; None: that of images.
+        fitted_thresholds: ``image``, ``pixel`` and ``source`` of the fit, where they were changed
+            since.
+        normal_scores: ``scores`` of normal images, ascending, that the thresholds are a quantile
+            of, and ``of``, what images they are, in words.
         least_covered: share of the aligned frame that each normal image covered at least.
         warnings: what the user has to know, in sentences.
         known_images: by which images of the fit are known again.
@@ -68,6 +73,9 @@ class FitRecord:
     training: Sequence[Mapping[str, float]] | None = None
     parts: Mapping[str, Any] | None = None
     threshold_source: str | None = None
+    pixel_threshold_source: str | None = None
+    fitted_thresholds: Mapping[str, Any] | None = None
+    normal_scores: Mapping[str, Any] | None = None
     least_covered: float | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None

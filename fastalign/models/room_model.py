@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from fastalign import storage
 from fastalign.errors import ConfigError
-from fastalign.models.config import FYDConfig
+from fastalign.models.config import FYDConfig, FYDOptions, with_options
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make, restore
+from fastalign.models.thresholds import Change, changed
+from fastalign.nn.fitted_gaussian import keeping_dtypes
+from fastalign.nn.state import made_in_own_state
 from fastalign.storage import StoredModel, hub, layout
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from fastalign.data import Depth
 
@@ -41,14 +44,10 @@ class RoomModel(nn.Module):
         InputError: weights that cannot be read or downloaded.
     """
 
-    def __init__(self, config: FYDConfig | None = None, **options: Any) -> None:
+    @made_in_own_state
+    def __init__(self, config: FYDConfig | None = None, **options: Unpack[FYDOptions]) -> None:
         super().__init__()
-        if options:
-            try:
-                config = replace(config or FYDConfig(), **options)
-            except TypeError as error:
-                raise ConfigError(f"FYD: {error}; FYDConfig lists the options.") from error
-        config = config or FYDConfig()
+        config = with_options(config or FYDConfig(), options)
         self._move_in(make(config, default_weights(config)), FitRecord())
 
     def _move_in(self, rooms: Rooms, record: FitRecord) -> None:
@@ -61,9 +60,30 @@ class RoomModel(nn.Module):
         self.eval()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        # half(), bfloat16() and double() leave the numbers as they are: they are float32, with the
+        # Gaussians in ``storage``, since 16 bits would change poses and distances.
+        super()._apply(keeping_dtypes(fn), recurse)
         self.rooms.settle()
         return self
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in ``nn.Module``, into a model of the same options and parts.
+
+        Raises:
+            RuntimeError: the parts are others, as those of a fitted model are where this one is
+                not; :meth:`from_state` makes the model of such a state.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error}\nA fitted model is its options, its state_dict() and its "
+                "extra_metadata() together, which knows the parts that the fit has made: "
+                "FYD.from_state(config, state_dict, metadata) makes it of the three, "
+                "FYD.load(path) of a file that save() wrote."
+            ) from error
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # A checkpoint of another library may hold the names of format version 1.
@@ -86,6 +106,46 @@ class RoomModel(nn.Module):
     def pixel_threshold(self) -> Tensor:
         """Values of the map above it are anomalies; NaN: there is none."""
         return self.maps.pixel_threshold
+
+    def set_threshold(
+        self,
+        value: float | None = None,
+        *,
+        quantile: float | None = None,
+        false_alarms: float | None = None,
+        fitted: bool = False,
+        image: bool = True,
+        pixel: bool = True,
+    ) -> Self:
+        """Change the thresholds and what the record says of their source; returns the model.
+
+        An image's score is the largest value of its map, so with one threshold for both an image is
+        an anomaly where its mask shows something. Give one of the first four:
+
+        Args:
+            value: the threshold itself.
+            quantile: of the scores of normal images that the fit has kept, 0 to 1.
+            false_alarms: share of normal images above it, 0 to 1: as the quantile of 1 less it.
+            fitted: that of the fit again.
+            image: change the threshold of images.
+            pixel: change the threshold of pixels.
+
+        Raises:
+            ConfigError: a number out of its range, none or several of them, or the model keeps no
+                scores of normal images.
+        """
+        given = value is not None or quantile is not None or false_alarms is not None
+        if given == fitted or not (image or pixel):
+            raise ConfigError(
+                "threshold: give one of a value, a quantile, false alarms and fitted, for images, "
+                "pixels or both."
+            )
+        change = None if fitted else Change(value, quantile, false_alarms)
+        stored = float(self.image_threshold), float(self.pixel_threshold)
+        values, record = changed(self.record, stored, change, image=image, pixel=pixel)
+        self.maps.set_thresholds(*values)
+        self.record = record
+        return self
 
     @property
     def depth(self) -> Depth | None:
@@ -128,14 +188,31 @@ class RoomModel(nn.Module):
         storage.write_model(path, self.stored())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Self:
+    @made_in_own_state
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        *,
+        mapped: bool = False,
+    ) -> Self:
         """Read a model written by :meth:`save`; it is in evaluation mode on ``device``.
+
+        Args:
+            path: the file. Once it is read, the model has no more to do with it.
+            device: where to put the model.
+            mapped: leave the Gaussians in the file: their pages come into memory as they are used,
+                and several processes on one machine share them. The file must then be replaced by
+                renaming another to its name, as :meth:`save` does; what is written into it changes
+                the scores, and cutting it short ends the process.
 
         Raises:
             ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version,
                 or its tensors do not fit its configuration; the message says which, and what to do.
         """
-        stored = storage.read_model(path, [field.name for field in fields(FYDConfig)])
+        stored = storage.read_model(
+            path, [field.name for field in fields(FYDConfig)], mapped=mapped
+        )
         with storage.making_of(path):
             config = FYDConfig(**stored.config)
             model = cls._of(restore(config, stored.rooms, stored.metadata), stored.metadata)
@@ -185,6 +262,7 @@ class RoomModel(nn.Module):
         return hub.push(self.stored(), repository, **options)
 
     @classmethod
+    @made_in_own_state
     def from_state(
         cls, config: FYDConfig, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
     ) -> Self:

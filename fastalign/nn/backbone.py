@@ -24,6 +24,7 @@ from fastalign.nn.stages import (
     sample_size,
     split,
 )
+from fastalign.nn.state import made_in_own_state
 from fastalign.nn.tiling import Tiler, peak_bytes
 
 
@@ -72,6 +73,7 @@ class FeatureBackbone(nn.Module):
         InputError: weights that are missing, unreadable, do not fit or cannot be downloaded.
     """
 
+    @made_in_own_state
     def __init__(
         self,
         name: str = weight_files.EMBEDDED_NETWORK,

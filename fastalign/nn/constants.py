@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
+from fastalign.nn.state import own_state
 from fastalign.ops import plain
 
 _MOST = 64
@@ -31,8 +32,8 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return found
         if tracing:
             return make(*key)
-        # For later calls that have gradients.
-        with torch.inference_mode(False):
+        # For later calls, in whatever state.
+        with own_state(making=True):
             made = make(*key)
         with lock:
             if len(kept) >= _MOST:

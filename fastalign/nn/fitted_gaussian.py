@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
+from fastalign.nn.state import in_own_state
 from fastalign.ops.mahalanobis import mahalanobis
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class FittedGaussian(nn.Module):
         """Whether :attr:`support` is True at every location; no wait for the device."""
         return self._supported_everywhere
 
+    @in_own_state
     def forward(self, features: Tensor, rows: slice | None = None) -> Tensor:
         """Distance of each location of features ``[B,C,H,W]`` to its Gaussian.
 

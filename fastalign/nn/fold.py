@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from fastalign.nn.state import made_in_own_state
+
 
 class _Uses(TorchFunctionMode):
     """Notes which tensors functions are called with, as long as it is not told to look away."""
@@ -118,6 +120,7 @@ def _fold_pair(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> None:
     convolution.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=weight.requires_grad)
 
 
+@made_in_own_state
 @torch.no_grad()
 def fold_batch_norm(network: nn.Module, run: Callable[[], list[Tensor]]) -> int:
     """Fold every foldable BatchNorm of ``network`` in place; returns how many there were.

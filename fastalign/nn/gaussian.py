@@ -13,6 +13,7 @@ from torch import Tensor
 from fastalign.errors import ConfigError
 from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
 from fastalign.nn.moments import Moments
+from fastalign.nn.state import own_state
 from fastalign.nn.whitening import check_finite, whiten
 
 _STORAGE = (torch.float32, torch.bfloat16, torch.float16)
@@ -21,8 +22,8 @@ _STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 @contextmanager
 def _plain_tensors() -> Iterator[None]:
     """No gradients, nor inference mode: what is made in it can never be scored against with
-    gradients."""
-    with torch.inference_mode(False), torch.no_grad():
+    gradients. Nor autocast, which would spoil the sums."""
+    with own_state(making=True), torch.no_grad():
         yield
 
 
@@ -79,7 +80,7 @@ class DenseGaussian(FittedGaussian):
                 f"DenseGaussian: shrinkage={shrinkage}, expected a number of at least 0, such as "
                 "0.01"
             )
-        if min_count < 1:
+        if not (math.isfinite(min_count) and min_count >= 1 and min_count == int(min_count)):
             raise ConfigError(
                 f"DenseGaussian: min_count={min_count}, expected at least 1: a location without "
                 "any image has no distribution"

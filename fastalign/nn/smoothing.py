@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign.nn.constants import constant
+from fastalign.nn.state import in_own_state
 
 _BORDERS = ("reflect", "replicate")
 # Kernels are cut off at this many standard deviations, as scipy does by default.
@@ -56,16 +57,25 @@ def gaussian_matrix(
             f"at least 1, a sigma of at least 0 and one of {', '.join(_BORDERS)}"
         )
     if sigma == 0:
-        return torch.eye(size, device=device)
+        return torch.eye(size, dtype=torch.float32, device=device)
     matrix = _weights(size, float(sigma), border)
     return matrix.to(device) if device is not None else matrix
 
 
+@in_own_state
 def smooth(maps: Tensor, sigma: float, *, border: str = "reflect") -> Tensor:
-    """Gaussian smoothing of maps ``[..., H, W]`` over their last two axes.
+    """Gaussian smoothing of maps ``[..., H, W]`` over their last two axes, in their own dtype.
 
     One matrix product per axis; exact at the borders as :func:`gaussian_matrix` says.
+
+    Raises:
+        TypeError: maps of whole numbers, which cannot hold the weights.
     """
+    if not maps.is_floating_point():
+        raise TypeError(
+            f"smooth: maps have dtype {maps.dtype}, expected a floating point one; convert them, "
+            "for example with maps.float()"
+        )
     if sigma == 0:
         return maps
     rows = gaussian_matrix(maps.shape[-2], sigma, border=border, device=maps.device)

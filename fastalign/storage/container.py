@@ -8,8 +8,8 @@ files, byte for byte. Files are written beside their final name and then renamed
 old file or the new one, never half of one.
 
 The writer is ours because safetensors' own builds the whole file in memory and, with more than one
-metadata entry, orders them by a random hash. The reader is ours because theirs maps the file: whoever writes
-into it then changes a model that is in use, and whoever cuts it short ends the process.
+metadata entry, orders them by a random hash. The reader is ours because theirs maps the file: who
+writes into it then changes a model that is in use, and who cuts it short ends the process.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 from fastalign.errors import ConfigError
 from fastalign.models import FYD, FYDConfig
-from fastalign.models.config import PARTS
+from fastalign.models.config import PARTS, Family, FYDOptions
 from fastalign.ops import affine
 
 NAN, INF = math.nan, math.inf
@@ -58,10 +60,22 @@ def test_the_defaults_are_valid_and_cannot_be_changed():
         ("momentum", "much", "momentum much: give a number"),
         ("ica_weight", -1, "ica weight -1"),
         ("fa_weight", None, "fa weight None"),
-        ("aspect", 0, "aspect 0: give a number at least 0.001"),
+        ("aspect", 0, "aspect 0: give a number from 0.001 to 1000"),
         ("aspect", NAN, "aspect nan"),
         ("layers", "blocks.1", "layers 'blocks.1'"),
         ("layers", 3, "layers 3"),
+        ("layers", [1.5], "layers: an index 1.5: give a whole number.* or a name"),
+        ("layers", [NAN], "layers: an index nan"),
+        ("layers", [True], "layers: an index True"),
+        ("image_size", (True, 64), "image size .True, 64"),
+        ("image_size", 2**40, "image size 1099511627776"),
+        ("image_size", (NAN, 64), "image size .nan, 64"),
+        ("teacher", "no", "teacher 'no': use True or False"),
+        ("refit", None, "refit None: use True or False"),
+        ("skip", NAN, "skip nan: use True or False"),
+        ("calibrate", 2, "calibrate 2"),
+        ("backbone", 18, "backbone 18: give a name"),
+        ("aspect", 1e9, "aspect 1e.09|aspect 1000000000"),
     ],
 )
 def test_every_bad_value_is_named(option, value, named):
@@ -121,5 +135,24 @@ def test_options_in_place_of_those_of_a_config():
 
 
 def test_an_unknown_option_is_named():
-    with pytest.raises(ConfigError, match="FYD: .*'sigmas'.*FYDConfig lists the options"):
+    with pytest.raises(
+        ConfigError,
+        match="FYD: no option 'sigmas'.*mean sigma.*; there are image_size, .*search_images",
+    ):
         FYD(sigmas=3)
+
+
+def test_the_typed_options_are_those_of_the_configuration():
+    """What editors complete in ``FYD(...)`` is what FYDConfig has, and what it allows."""
+    typed = get_type_hints(FYDOptions)
+    assert list(typed) == [field.name for field in dataclasses.fields(FYDConfig)]
+    assert get_args(Family) == tuple(affine.FAMILIES)
+    kept = get_type_hints(FYDConfig)
+    for name, hint in typed.items():
+        plain = {int: 1, float: 0.5, bool: False, str: "none", type(None): None}
+        choices = get_args(hint) if get_origin(hint) in (Literal, Union, UnionType) else ()
+        if get_origin(hint) is Literal:
+            for value in choices:
+                assert getattr(FYDConfig(**{name: value}), name) == value
+        elif not choices:
+            assert hint == kept[name] and hint in (*plain, tuple[int, int]), name

@@ -279,6 +279,9 @@ def test_few_validation_images_take_turns_with_the_others():
     assert 0.7 * scores.max() < model.image_threshold < scores.max()
     source = "quantile 1 of 15 normal images, each scored without itself"
     assert model.extra_metadata()["threshold_source"] == source
+    normal = model.extra_metadata()["normal_scores"]
+    assert normal["of"] == source.removeprefix("quantile 1 of ") and len(normal["scores"]) == 15
+    assert normal["scores"][-1] == pytest.approx(float(model.image_threshold), rel=1e-5)
 
 
 def test_a_threshold_of_two_validation_images_holds_for_new_ones():

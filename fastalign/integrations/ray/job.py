@@ -48,6 +48,7 @@ class Options:
     bit_depth: str = "auto"
     overlay_format: str = "jpg"
     picture_size: int | str | None = None
+    pixel_threshold: float | None = None
 
     @property
     def pictures(self) -> PictureOptions:

@@ -6,7 +6,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,6 +67,7 @@ def score_collection(
     overlay_format: str = "jpg",
     picture_size: int | str | None = None,
     threshold: float | None = None,
+    pixel_threshold: float | None = None,
     batch_size: int = 1,
     part_size: int | None = None,
     path_column: str = "path",
@@ -101,7 +102,8 @@ def score_collection(
         overlay_format: ``"jpg"`` or ``"png"``.
         picture_size: longest side of the pictures in pixels, see
             :func:`fastalign.engine.predict_paths`.
-        threshold: image threshold to use in place of the model's.
+        threshold, pixel_threshold: to use in place of the model's, see
+            :func:`fastalign.engine.predict_paths`.
         batch_size: images per forward pass.
         part_size: images in one file of scores, a multiple of ``batch_size``; the default depends
             on the number of images (16 to 256). It is what a worker does over after a death.
@@ -125,8 +127,7 @@ def score_collection(
     threads = whole_number("threads", threads, 1, MOST_THREADS)
     if gpus is not None:
         gpus = real_number("gpus", gpus, 0)
-    if threshold is not None:
-        threshold = real_number("threshold", threshold)
+    own = Thresholds(None, None).given(threshold, pixel_threshold)
     warning_texts = []
     out = Path(os.path.abspath(out))
     inputs, repeated = list_collection(source, path_column=path_column, outputs=out)
@@ -134,7 +135,8 @@ def score_collection(
         warning_texts.append(f"{repeated} entries name an image again and were left out")
     model_file = Path(os.path.abspath(model))
     identity = digest(model_file)
-    limits = _limits(model_file, threshold)
+    # Loading the model here shows a bad one before Ray is started.
+    limits = thresholds(artifact.load(model_file)).given(threshold, pixel_threshold)
     if limits.image is None or (limits.pixel is None and "mask" in outputs):
         warning_texts.append(NO_THRESHOLD)
     size = default_part_size(len(inputs), batch_size) if part_size is None else part_size
@@ -153,12 +155,13 @@ def score_collection(
         options=Options(
             ordered,
             map_format,
-            threshold,
+            own.image,
             batch_size,
             size,
             bit_depth,
             overlay_format,
             chosen.size,
+            own.pixel,
         ),
         limits=limits,
     )
@@ -180,12 +183,6 @@ def score_collection(
         pixel_threshold=limits.pixel,
         warnings=warning_texts,
     )
-
-
-def _limits(model_file: Path, threshold: float | None) -> Thresholds:
-    """The thresholds in force. Loading the model here shows a bad one before Ray is started."""
-    stored = thresholds(artifact.load(model_file))
-    return stored if threshold is None else replace(stored, image=threshold)
 
 
 def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, int, float]:

@@ -103,6 +103,7 @@ def fit(
         training=history,
         parts=rooms.parts(),
         threshold_source=threshold.source,
+        normal_scores=threshold.normal,
         least_covered=threshold.least_covered,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.record(),
@@ -165,7 +166,7 @@ def _warn(survey: Survey, taking_turns: Sequence[int], world: World) -> list[str
     texts = [*survey.warnings, *([] if few is None else [few])]
     if world.rank == 0:
         for text in texts:
-            warnings.warn(text, DataWarning, stacklevel=5)
+            warnings.warn(text, DataWarning, stacklevel=6)
     return texts
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.thresholds import HeldOut, in_turn
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
+from fastalign.models.thresholds import kept_scores
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Threshold:
     Attributes:
         value: the score; NaN where it is not known.
         source: where it comes from, in words.
+        normal: the scores that it is a quantile of, as :class:`FitRecord` keeps them; None: none.
         least_covered: share of the aligned frame that each normal image covered at least.
         warnings: what the user has to know, in sentences.
     """
@@ -34,6 +37,7 @@ class Threshold:
     source: str
     least_covered: float
     warnings: Sequence[str] = ()
+    normal: Mapping[str, Any] | None = None
 
 
 @torch.no_grad()
@@ -90,10 +94,11 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     if len(scores) and config.refit and curve is not None:
         scores = scores * curve.ratio(torch.tensor(distinct), fitted).to(scores)
     scores, lost = _one_of_twins(scores, [survey.groups[position] for position in positions])
-    value = math.nan
+    value, normal = math.nan, None
     if len(scores):
         value = float(scores.quantile(config.threshold_quantile))
-        source = f"quantile {config.threshold_quantile:g} of {source.format(len(scores))}"
+        normal = {"of": source.format(len(scores)), "scores": kept_scores(scores.tolist())}
+        source = f"quantile {config.threshold_quantile:g} of {normal['of']}"
     else:
         source = "none: fitted without normal validation images"
     warnings = []
@@ -102,7 +107,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
             f"{lost} normal images could not be judged and have no part in the thresholds: "
             "alignment left nothing of them to compare, or their features are not finite."
         ]
-    return Threshold(value, source, passes.least_covered(), warnings)
+    return Threshold(value, source, passes.least_covered(), warnings, normal)
 
 
 def _one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:

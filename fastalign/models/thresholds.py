@@ -1,0 +1,130 @@
+"""Thresholds that are changed after a fit, and what is said of where they come from."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastalign.errors import ConfigError
+from fastalign.models.record import FitRecord
+from fastalign.numeric import real_number
+
+# Scores that a model keeps of its normal images at most: what a quantile needs of many.
+_KEPT = 1000
+
+
+def kept_scores(scores: Sequence[float]) -> list[float]:
+    """Scores of normal images as a record keeps them: ascending, in six digits, the least and the
+    largest and what lies evenly between them by rank."""
+    ranked = sorted(scores)
+    ranks = np.linspace(0, len(ranked) - 1, min(_KEPT, len(ranked))).round().astype(int)
+    return [float(f"{ranked[rank]:.6g}") for rank in ranks]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A threshold that is wanted: one of the three; all None: that of the fit.
+
+    Attributes:
+        value: the threshold itself.
+        quantile: of the normal scores that the model keeps.
+        false_alarms: share of normal images that may lie above it, 0 to 1.
+    """
+
+    value: float | None = None
+    quantile: float | None = None
+    false_alarms: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.value, self.quantile, self.false_alarms]
+        if sum(item is not None for item in given) > 1:
+            raise ConfigError("threshold: give one of a value, a quantile and false alarms.")
+
+
+def resolve(change: Change, record: FitRecord) -> tuple[float, str]:
+    """The threshold of a change, and its source in words.
+
+    Raises:
+        ConfigError: no such number, or the model keeps no scores of normal images.
+    """
+    if change.value is not None:
+        return real_number("threshold", change.value), "set by hand"
+    normal = record.normal_scores
+    if not normal:
+        raise ConfigError(
+            "the model keeps no scores of normal images, since it was fitted without normal "
+            "validation images or by an earlier version: give the threshold as a value, or fit the "
+            "model again."
+        )
+    if change.false_alarms is not None:
+        share = real_number("false alarms", change.false_alarms, 0, 1)
+        quantile, asked = 1 - share, f"for {100 * share:.4g} % false alarms, "
+    else:
+        quantile, asked = real_number("quantile", change.quantile, 0, 1), ""
+    value = float(np.quantile(np.array(normal["scores"]), quantile))
+    return value, f"{asked}quantile {quantile:.6g} of {normal['of']}"
+
+
+def above(record: FitRecord, threshold: float) -> tuple[int, int] | None:
+    """How many of the kept normal scores lie above a threshold, and how many there are; None where
+    none are kept."""
+    scores = (record.normal_scores or {}).get("scores")
+    if not scores or not math.isfinite(threshold):
+        return None
+    return len(scores) - bisect.bisect_right(scores, threshold), len(scores)
+
+
+def changed(
+    record: FitRecord,
+    stored: tuple[float, float],
+    change: Change | None,
+    *,
+    image: bool,
+    pixel: bool,
+) -> tuple[tuple[float, float], FitRecord]:
+    """The thresholds of images and pixels after a change, and the record that says so.
+
+    Args:
+        record: what is known about the fit.
+        stored: the two as they are, NaN for none.
+        change: None: back to those of the fit.
+        image: the change is for images.
+        pixel: the change is for pixels.
+
+    Raises:
+        ConfigError: as :func:`resolve`.
+    """
+    source = record.threshold_source or "unknown"
+    fitted: dict[str, Any] = dict(record.fitted_thresholds or {})
+    if not fitted:
+        fitted = {"image": _known(stored[0]), "pixel": _known(stored[1]), "source": source}
+    values = list(stored)
+    sources = [source, record.pixel_threshold_source or source]
+    for index, (name, wanted) in enumerate((("image", image), ("pixel", pixel))):
+        if not wanted:
+            continue
+        before = fitted[name]
+        if change is None:
+            values[index] = math.nan if before is None else float(before)
+            sources[index] = str(fitted["source"])
+            continue
+        values[index], words = resolve(change, record)
+        gave = "which gave none" if before is None else f"which gave {before:.6g}"
+        sources[index] = f"{words}, after the fit, {gave} ({fitted['source']})"
+    back = all(said == fitted["source"] for said in sources)
+    record = replace(
+        record,
+        threshold_source=sources[0],
+        pixel_threshold_source=None if sources[1] == sources[0] else sources[1],
+        fitted_thresholds=None if back else fitted,
+    )
+    return (values[0], values[1]), record
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
