@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fastalign.metrics.figures import Points, Rates
+
 Counts = npt.NDArray[np.int64]
-Rates = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,31 @@ def area(steps: Steps, rate: Rates, limit: float = 1.0) -> float:
     slope = width * (low + 0.5 * (rate - low) * (width / ties))
     rest = rate[-1] * (most - end[-1])
     return float((level.sum() + slope.sum() + rest) / most)
+
+
+def points(steps: Steps, rate: Rates, limit: float = 1.0, cells: int = 256) -> Points:
+    """The curve as few points: false-positive rates, rising from 0 to ``limit``, and hit rates.
+
+    Args:
+        steps, rate, limit: as for :func:`area`.
+        cells: both axes are cut into so many; of the curve inside one cell its ends are kept, so
+            that the polyline stays within a cell of it and has at most 4 points per cell of an
+            axis.
+    """
+    x = np.stack([steps.before, steps.after], 1).ravel() / steps.good
+    y = np.stack([np.append(0.0, rate[:-1]), rate], 1).ravel()
+    x, y = np.concatenate([[0.0], x, [1.0]]), np.concatenate([[0.0], y, rate[-1:]])
+    inside = int(np.searchsorted(x, limit, side="right"))
+    if x[inside - 1] < limit:
+        share = (limit - x[inside - 1]) / (x[inside] - x[inside - 1])
+        end = y[inside - 1] + share * (y[inside] - y[inside - 1])
+        x, y = np.append(x[:inside], limit), np.append(y[:inside], end)
+    else:
+        x, y = x[:inside], y[:inside]
+    cell = np.floor(cells * x / limit) * (cells + 1) + np.floor(cells * y)
+    change = cell[1:] != cell[:-1]
+    keep = np.append(True, change) | np.append(change, True)
+    return x[keep], y[keep]
 
 
 def average_precision(steps: Steps) -> float:

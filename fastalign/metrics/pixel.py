@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastalign.data.images import resize_mask
 from fastalign.errors import ConfigError, InputError
 from fastalign.metrics.compact import Keys, PackedKeys, to_keys
-from fastalign.metrics.curve import Steps, area, average_precision
+from fastalign.metrics.curve import Steps, area, average_precision, points
 from fastalign.metrics.figures import Figures
 
 Map: TypeAlias = "npt.NDArray[np.float32] | Tensor"
@@ -148,7 +148,9 @@ class PixelMetrics:
 
         Returns:
             ``pixel_auroc``, ``pixel_ap``, ``aupro_30``, ``aupro_05`` (or as ``limits`` say); all
-            None, with a reason, unless there are both good and anomalous pixels.
+            None, with a reason, unless there are both good and anomalous pixels. Among its
+            ``curves``, ``"pro"`` is the mean overlap of a region over false-positive rates up to
+            the largest limit.
         """
         if not self._region_count or not self._good_pixels:
             missing = "good" if self._region_count else "anomalous"
@@ -166,7 +168,7 @@ class PixelMetrics:
             "pixel_ap": average_precision(steps),
         }
         figures.update({name: area(steps, overlap, limit) for name, limit in self._limits.items()})
-        return Figures(figures)
+        return Figures(figures, curves={"pro": points(steps, overlap, max(self._limits.values()))})
 
     def _levels(self) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Distinct anomalous keys, rising; how many pixels have each; and how much of a region,

@@ -110,6 +110,17 @@ def test_aupro_is_that_of_anomalib(seed, levels, limit):
     assert ours == pytest.approx(float(other.compute()), rel=2e-4)
 
 
+@pytest.mark.parametrize(("levels", "limit"), [(None, 0.3), (3, 0.3), (None, 1.0)])
+def test_the_drawn_curve_has_the_area_of_the_figure_and_few_points(levels, limit):
+    maps, masks = example(6, levels, size=(90, 120))
+    figures = measure(maps, masks, limits=(0.05, limit))
+    x, y = figures.curves["pro"]
+    assert (x[0], y[0], x[-1]) == (0, 0, limit)
+    assert x.size <= 4 * 256 and (np.diff(x) >= 0).all() and (np.diff(y) >= 0).all()
+    drawn = float(np.trapezoid(y, x)) / limit
+    assert drawn == pytest.approx(figures[f"aupro_{100 * limit:02.0f}"], abs=1 / 256)
+
+
 def test_regions_touch_at_corners():
     mask = np.zeros((6, 6), bool)
     mask[1, 1] = mask[2, 2] = True
