@@ -37,6 +37,7 @@ from fastalign.engine.scoring import (
     stored_depth,
     thresholds,
 )
+from fastalign.engine.shapes import ShapeWatch
 from fastalign.errors import InputError
 from fastalign.load import LoadMeter
 from fastalign.metrics import Figures, PixelMetrics, image_metrics
@@ -118,6 +119,7 @@ def evaluate_category(
         evaluation.warnings[:0] = [*category.notes, *run.masks.notes()]
         evaluation.alignment = describe_alignment(model, run.images)
         evaluation.protocol = {
+            "data": os.fspath(directory),
             "category": category.name,
             "layout": category.layout,
             "model_file": model_name,
@@ -127,7 +129,9 @@ def evaluate_category(
         if out is not None:
             from fastalign.engine.outputs import write_evaluation
 
-            evaluation.files = write_evaluation(evaluation, gallery, Path(out), gallery_images)
+            evaluation.files = write_evaluation(
+                evaluation, gallery, Path(out), gallery_images, run.photograph
+            )
     return evaluation
 
 
@@ -149,10 +153,12 @@ class _Run:
     times: list[float] = field(default_factory=list)
     alignment_times: list[float] = field(default_factory=list)
     glances: list[torch.Tensor] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
         self.masks = MaskCheck()
+        self.shapes = ShapeWatch(self.model)
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
@@ -196,6 +202,9 @@ class _Run:
         self.gallery.add(
             len(self.images), image, scores.float().cpu().numpy(), outline, aligned, covered
         )
+        self.paths.append(sample.path)
+        alignment = alignment_of(detail, 0)
+        remarks = [self.shapes.remark(name, image), self.limits.remark(alignment.covered)]
         self.images.append(
             ImageResult(
                 path=name,
@@ -203,9 +212,14 @@ class _Run:
                 label=sample.label,
                 score=score,
                 predicted=self.limits.label(score),
-                alignment=alignment_of(detail, 0),
+                alignment=alignment,
+                reason="; ".join(remark for remark in remarks if remark),
             )
         )
+
+    def photograph(self, index: int) -> npt.NDArray[np.uint8]:
+        """The photograph of image ``index`` of the results once more."""
+        return load_image(self.paths[index], depth=self.depth)
 
     def _truth(self, sample: Sample, size: tuple[int, int]) -> _Mask | None:
         """The mask at the image's own size; empty for a good image, None where unknown."""
@@ -272,9 +286,10 @@ def _conclude(run: _Run, category: str) -> Evaluation:
         pixel_figures = Figures.undefined(run.pixels.names, "no anomalous test image has a mask")
     else:
         pixel_figures = run.pixels.compute()
+    curves |= pixel_figures.curves
     metrics = {**figures, **pixel_figures}
     reasons = {**figures.reasons, **pixel_figures.reasons}
-    warnings = []
+    warnings = run.shapes.warnings()
     if run.skipped:
         warnings.append(
             f"{len(run.skipped)} of {len(run.samples)} test images left out as unreadable"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from fastalign.engine.results import Evaluation
@@ -10,11 +11,16 @@ from fastalign.engine.table import Row, header
 from fastalign.io import atomic_write
 from fastalign.report.gallery import Gallery
 from fastalign.report.page import render_report
+from fastalign.report.photographs import Photo
 from fastalign.verdict import Verdict, judge
 
 
 def write_evaluation(
-    evaluation: Evaluation, gallery: Gallery, out: Path, gallery_images: int
+    evaluation: Evaluation,
+    gallery: Gallery,
+    out: Path,
+    gallery_images: int,
+    photograph: Callable[[int], Photo],
 ) -> dict[str, Path]:
     """Write the three files into ``out`` and return their paths by name.
 
@@ -27,7 +33,9 @@ def write_evaluation(
     # The largest first: a disk that is too small for it shall hold nothing, and the figures, by
     # which scripts see that all is done, last.
     contents = {
-        "report.html": render_report(evaluation, gallery, most=gallery_images),
+        "report.html": render_report(
+            evaluation, gallery, most=gallery_images, photograph=photograph
+        ),
         "scores.csv": scores_table(evaluation),
         "results.json": json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n",
     }
@@ -50,6 +58,7 @@ def scores_table(evaluation: Evaluation) -> str:
             score=item.score,
             threshold=threshold,
             verdict=judge(item.score, threshold),
+            reason=item.reason,
             truth=item.label,
             defect=item.defect,
             alignment=item.alignment,

@@ -26,6 +26,7 @@ from fastalign.engine.scoring import (
     NOT_JUDGED,
     Thresholds,
     alignment_of,
+    listed,
     stored_depth,
     thresholds,
 )
@@ -111,8 +112,8 @@ def predict_paths(
         notes = [*passed_over, *begin(out, overwrite=overwrite)]
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastalign-")))
         table = stack.enter_context(ScoresTable(out / SCORES))
-        page = PredictionPage(scratch, limits, most)
         depth = depth or stored_depth(model)
+        page = PredictionPage(scratch, limits, most, _words(source), depth)
         run = _Run(model, out, limits, options, table, page, notes, progress, depth)
         progress.start("scoring", len(inputs))
         try:
@@ -140,6 +141,11 @@ def _unread(run: _Run, inputs: list[Input]) -> str:
         f"{cause}{others}. The other {len(run.images)} of {len(inputs)} images are scored: "
         f"{run.table.path}"
     )
+
+
+def _words(source: Source) -> str:
+    parts = [source] if isinstance(source, (str, os.PathLike)) else source
+    return listed([os.fspath(part) for part in parts])
 
 
 def _batches(inputs: list[Input], size: int) -> Iterator[list[Input]]:
@@ -220,7 +226,7 @@ class _Run:
         self._write(row)
         placed = {kind: self.out / files[kind] if kind in files else None for kind in FILES}
         prediction = Prediction(item.name, score, verdict, reason, alignment, **placed)
-        self.page.add(len(self.images), prediction, image, detail, index)
+        self.page.add(len(self.images), item.path, score, image, detail, index)
         self.images.append(prediction)
 
     def _write(self, row: Row) -> None:

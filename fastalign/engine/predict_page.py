@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastalign.data import Depth, load_image
 from fastalign.engine.protocol import describe_alignment, describe_protocol
-from fastalign.engine.results import Evaluation, ImageResult, Prediction, Predictions, rank
+from fastalign.engine.results import Evaluation, ImageResult, Predictions, rank
 from fastalign.engine.runfolder import REPORT
-from fastalign.engine.scoring import Thresholds, aligned_picture
+from fastalign.engine.scoring import Thresholds, aligned_picture, thresholds
 from fastalign.io import atomic_write
+from fastalign.load import LoadMeter
 from fastalign.report.gallery import Gallery
 from fastalign.verdict import Verdict
 
@@ -28,34 +30,48 @@ class PredictionPage:
         folder: an empty folder for the pictures of one run.
         limits: thresholds in force.
         most: images shown at most; 0: no page.
+        data: what is scored, in words.
+        depth: of 16-bit files that state none.
     """
 
-    def __init__(self, folder: Path, limits: Thresholds, most: int) -> None:
+    def __init__(
+        self, folder: Path, limits: Thresholds, most: int, data: str, depth: Depth | None
+    ) -> None:
         self._gallery = Gallery(folder, limits.pixel_or_nan)
         self._most = most
+        self._data = data
+        self._depth = depth
         self._kept: list[tuple[float, int]] = []
+        self._paths: dict[int, Path] = {}
+        self._load = LoadMeter()
 
     def add(
         self,
         number: int,
-        item: Prediction,
+        path: Path,
+        score: float,
         image: npt.NDArray[np.uint8],
         detail: Detail,
         index: int,
     ) -> None:
         """Take image ``number`` of the run, which is ``index`` in ``detail``, if it is among the
         highest so far."""
-        entry = (rank(item.score), -number)
+        entry = (rank(score), -number)
         if len(self._kept) < self._most:
             heapq.heappush(self._kept, entry)
         elif self._most and entry > self._kept[0]:
             _, dropped = heapq.heapreplace(self._kept, entry)
             self._gallery.remove(-dropped)
+            del self._paths[-dropped]
         else:
             return
+        self._paths[number] = path
         aligned, covered = aligned_picture(detail, index)
         scores = detail.map[index].float().cpu().numpy()
         self._gallery.add(number, image, scores, None, aligned, covered)
+
+    def _photograph(self, number: int) -> npt.NDArray[np.uint8]:
+        return load_image(self._paths[number], depth=self._depth)
 
     def write(self, model: FYD, result: Predictions, given: int) -> None:
         """Write the page into the folder of the run.
@@ -75,6 +91,7 @@ class PredictionPage:
                 score=item.score,
                 predicted=None if item.verdict is Verdict.NOT_JUDGED else int(item.verdict),
                 alignment=item.alignment,
+                reason=item.reason,
             )
             for item in result.images
         ]
@@ -85,7 +102,10 @@ class PredictionPage:
             "good": len(result.of(Verdict.GOOD)),
             "not judged": len(result.of(Verdict.NOT_JUDGED)) + len(result.skipped),
         }
-        protocol = describe_protocol(model, None, counts, 0)
+        protocol = {"data": self._data, **describe_protocol(model, None, counts, 0)}
+        if result.image_threshold != thresholds(model).image:
+            protocol["threshold_source"] = "given for this run"
+        protocol["load"] = self._load.read().to_json()
         for name in ("evaluation_size", "mask_resampling", "timing", "memory"):
             del protocol[name]
         evaluation = Evaluation(
@@ -105,6 +125,6 @@ class PredictionPage:
             warnings=result.warnings,
         )
         order = [-number for _, number in sorted(self._kept, reverse=True)]
-        text = render_report(evaluation, self._gallery, order=order)
+        text = render_report(evaluation, self._gallery, order=order, photograph=self._photograph)
         with atomic_write(result.out / REPORT) as file:
             file.write(text.encode("utf-8", "replace"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ def describe_protocol(
     extra = model.extra_metadata()
     device = model.image_threshold.device
     return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "images": counts,
         "image_size": f"{height} x {width} (height x width)",
         "resampling": "whole image, antialiased bilinear, aspect ratio not kept, no crop",

@@ -51,7 +51,7 @@ class ImageResult:
     """One test image: ``path`` relative to the category, ``label`` 0 good, 1 anomaly, -1 unknown.
 
     ``predicted`` is 1 when the score exceeds the model's threshold, 0 when not, None when the
-    model has no threshold.
+    model has no threshold. ``reason``: what speaks against a verdict; empty: nothing.
     """
 
     path: str
@@ -60,6 +60,7 @@ class ImageResult:
     score: float
     predicted: int | None
     alignment: Alignment
+    reason: str = ""
 
     @property
     def wrong(self) -> bool:

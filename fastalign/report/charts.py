@@ -26,7 +26,14 @@ class Curve:
 
 
 def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: float | None) -> str:
-    """Image scores of both classes, each as shares of its class, and the threshold as a line."""
+    """Image scores of both classes, each as shares of its class, and the threshold as a line.
+
+    Scores are shown as multiples of a threshold that is positive, else as they are.
+    """
+    x_label, mark = "image score", "" if threshold is None else f"threshold {threshold:.4g}"
+    if threshold is not None and threshold > 0:
+        good, anomalous = ([score / threshold for score in some] for some in (good, anomalous))
+        x_label, mark, threshold = "image score ÷ threshold", "threshold", 1.0
     scores = np.asarray([*good, *anomalous], dtype=np.float64)
     scores = scores[np.isfinite(scores)]
     if scores.size == 0:
@@ -43,7 +50,7 @@ def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: floa
     top = max(float(share.max()) for share in shares) * 1.08
     x, y = _axis(low, high, _LEFT, _WIDTH - _RIGHT), _axis(0, top, _HEIGHT - _BOTTOM, _TOP)
     ticks = _ticks(low, high), _ticks(0, top)
-    body = [_frame(x, y, *ticks, "image score", "share of the class")]
+    body = [_frame(x, y, *ticks, x_label, "share of the class")]
     for name, share in zip(("good", "anomaly"), shares, strict=True):
         if share.sum() == 0:
             continue
@@ -58,7 +65,7 @@ def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: floa
         anchor, shift = ("start", 5) if left_half else ("end", -5)
         body.append(
             _line("threshold", at, _TOP, at, _HEIGHT - _BOTTOM)
-            + _text("mark", at + shift, _TOP + 11, anchor, f"threshold {threshold:.4g}")
+            + _text("mark", at + shift, _TOP + 11, anchor, mark)
         )
     label = f"Histogram of {scores.size} image scores"
     return _svg("".join(body), label)

@@ -18,14 +18,19 @@ from fastalign.verdict import Verdict, judge_each
 
 _SIDE = 320
 _HEAT_SIDE = 160
+# Outlines lie over enlarged photographs too.
+_OUTLINE_SIDE = 640
 
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """Pictures of one image as data URIs, outlines as SVG paths in ``width`` x ``height``."""
+    """Pictures of one image, ``width`` x ``height``, as data URIs; outlines as SVG paths in
+    ``outline_width`` x ``outline_height``."""
 
     width: int
     height: int
+    outline_width: int
+    outline_height: int
     image: str
     aligned: str
     heat: str
@@ -71,18 +76,20 @@ class Gallery:
             (width, height), Image.Resampling.BOX, reducing_gap=2.0
         )
         warped = Image.fromarray(np.dstack([aligned, covered.astype(np.uint8) * 255]))
-        at_thumbnail = _resize(scores, width, height)
+        outline_size = fit_inside(image.shape[1], image.shape[0], _OUTLINE_SIDE)
         low, high = scale_limits(self._threshold, scores)
         heat_size = fit_inside(width, height, _HEAT_SIDE)
         heat = heat_rgba(_resize(scores, *heat_size), low, high)
-        found = judge_each(at_thumbnail, self._threshold) == Verdict.ANOMALY
+        found = judge_each(_resize(scores, *outline_size), self._threshold) == Verdict.ANOMALY
         item = GalleryItem(
             width=width,
             height=height,
+            outline_width=outline_size[0],
+            outline_height=outline_size[1],
             image=data_uri(photo),
             aligned=data_uri(warped.resize((width, height), Image.Resampling.BILINEAR)),
             heat=data_uri(Image.fromarray(heat)),
-            truth="" if truth is None else outline(_shrink_mask(truth, width, height)),
+            truth="" if truth is None else outline(_shrink_mask(truth, *outline_size)),
             predicted=outline(found),
         )
         self._file(index).write_text(json.dumps(asdict(item)), encoding="utf-8")
@@ -123,6 +130,6 @@ def _resize(scores: npt.NDArray[np.float32], width: int, height: int) -> npt.NDA
 
 
 def _shrink_mask(mask: npt.NDArray[np.bool_], width: int, height: int) -> npt.NDArray[np.bool_]:
-    """The mask at thumbnail size; a partly covered pixel counts, so that small defects stay."""
+    """The mask at this size; a partly covered pixel counts, so that small defects stay."""
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(picture.resize((width, height), Image.Resampling.BOX)) > 0

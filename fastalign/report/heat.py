@@ -1,10 +1,11 @@
 """Score maps as colour: one scale for every image, tied to the model's own threshold.
 
-The colour position of a score ``s`` is ``(s / threshold - 0.5) / 1.5`` clipped to 0..1: half the
-threshold is the foot, the threshold lies at one third, twice the threshold is the top. Two images
-can be compared by eye because neither is stretched to its own range. Colours run from dark violet
-to pale yellow with steadily rising lightness, so that they keep their order for colour-blind
-readers and in grey print.
+The colour position of a score ``s`` is ``(s / threshold - 0.6) / 0.8`` clipped to 0..1: the
+threshold lies in the middle, and a score 1.4 times as high, which the core of a plain defect
+reaches, at the top. Two images can be compared by eye because neither is stretched to its own
+range. Colours run from dark violet to pale yellow with steadily rising lightness, so that they keep
+their order for colour-blind readers and in grey print; opacity rises steeply just above the
+threshold, so that a defect stands out from what is only unusual.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy.typing as npt
 
 from fastalign.verdict import Verdict, judge_each
 
-FOOT = 0.5
-TOP = 2.0
+FOOT = 0.6
+TOP = 1.4
 THRESHOLD_POSITION = (1.0 - FOOT) / (TOP - FOOT)
 
 _STOPS = (
@@ -30,7 +31,8 @@ _STOPS = (
 )
 _BAND = 256
 _OUTLINE = (255, 149, 0)
-_OPACITY_TOP = 0.78
+# Opacity by position on the scale, whose middle is the threshold.
+_OPACITY = ((0.0, 0.0), (0.5, 0.38), (0.58, 0.66), (1.0, 0.82))
 
 
 def colour_table(steps: int = 256) -> npt.NDArray[np.uint8]:
@@ -71,9 +73,7 @@ def heat_rgba(scores: npt.NDArray[np.float32], low: float, high: float) -> npt.N
     position = np.clip(position, 0.0, 1.0)
     rgba = np.empty((*scores.shape, 4), dtype=np.uint8)
     rgba[..., :3] = colour_table()[(position * 255).round().astype(np.uint8)]
-    # Opacity climbs to its top within the first half of the scale: faint below the threshold,
-    # clear above.
-    opacity = np.clip(position / 0.5, 0.0, 1.0) ** 1.5 * _OPACITY_TOP
+    opacity = np.interp(position, *zip(*_OPACITY, strict=True))
     rgba[..., 3] = (opacity * 255).round().astype(np.uint8)
     return rgba
 

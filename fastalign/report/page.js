@@ -7,6 +7,7 @@
   const buttons = [...tools.querySelectorAll("button")];
   const count = document.getElementById("count");
 
+  // Which cards a button shows.
   const accepts = (button) => {
     const { filter, defect } = button.dataset;
     if (defect !== undefined) {
@@ -35,6 +36,7 @@
     badge.textContent = matching;
     button.append(" ", badge);
     button.disabled = matching === 0 && button.dataset.filter !== "all";
+    button.hidden = matching === 0 && button.dataset.filter === "not judged";
     button.addEventListener("click", () => show(button));
   }
 
@@ -49,18 +51,91 @@
     holder.append(...cards.sort(orders[event.target.value]));
   });
 
-  document.getElementById("opacity").addEventListener("input", (event) => {
-    holder.style.setProperty("--heat-opacity", event.target.value / 100);
-  });
+  const sliders = [...document.querySelectorAll(".opacity")];
+  for (const slider of sliders) {
+    slider.addEventListener("input", () => {
+      root.style.setProperty("--heat-opacity", slider.value / 100);
+      for (const other of sliders) other.value = slider.value;
+    });
+  }
+
+  const photographs = JSON.parse(document.getElementById("photographs").textContent);
+  const viewer = document.getElementById("viewer");
+  const stage = viewer.querySelector(".stage");
+  const sheet = viewer.querySelector(".sheet");
+  const picture = viewer.querySelector("img");
+  const part = (name) => document.getElementById(`viewer-${name}`);
+  let current = null;
+
+  // Fitted to the window, or one pixel of the photograph for one of the screen, at least twice the
+  // fitted size, around the point (x, y) of the sheet, each from 0 to 1.
+  const zoom = (large, x = 0.5, y = 0.5) => {
+    const [width, height] = sheet.size;
+    const fitted = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+    const scale = large ? Math.max(1, 2 * fitted) : fitted;
+    sheet.style.width = `${width * scale}px`;
+    sheet.style.height = `${height * scale}px`;
+    viewer.classList.toggle("close-up", large);
+    part("zoom").textContent = large ? "whole" : "closer";
+    stage.scrollTo(x * width * scale - stage.clientWidth / 2, y * height * scale - stage.clientHeight / 2);
+  };
+
+  const view = (card) => {
+    current = card;
+    const look = getComputedStyle(card);
+    const [uri, width, height, ownWidth, ownHeight] = photographs[card.dataset.rank] ?? [];
+    const lines = card.querySelector("svg");
+    const small = look.getPropertyValue("--photo").trim().replace(/^url\(["']?|["']?\)$/g, "");
+    picture.src = uri ?? small;
+    picture.alt = card.dataset.name;
+    sheet.size = uri ? [ownWidth, ownHeight] : [lines.viewBox.baseVal.width, lines.viewBox.baseVal.height];
+    sheet.style.setProperty("--heat", look.getPropertyValue("--heat"));
+    sheet.querySelector("svg")?.remove();
+    sheet.append(lines.cloneNode(true));
+    part("name").textContent = card.dataset.name;
+    const verdict = card.querySelector(".verdict");
+    part("verdict").textContent = verdict.textContent;
+    part("verdict").className = verdict.className;
+    const sizes = uri ? `${ownWidth} × ${ownHeight}` : "as a small picture";
+    part("size").textContent = uri && width < ownWidth ? `${sizes}, kept as ${width} × ${height}` : sizes;
+    if (!viewer.open) viewer.showModal();
+    stage.focus();
+    zoom(false);
+  };
+
+  const step = (by) => {
+    const visible = [...holder.querySelectorAll(".card")].filter((card) => !card.hidden);
+    view(visible[(visible.indexOf(current) + by + visible.length) % visible.length]);
+  };
 
   for (const card of cards) {
     const panels = card.querySelector(".panels");
     panels.tabIndex = 0;
-    panels.addEventListener("click", () => card.classList.toggle("large"));
+    panels.addEventListener("click", () => view(card));
     panels.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") card.classList.toggle("large");
+      if (event.key === "Enter") view(card);
     });
   }
+  part("back").addEventListener("click", () => step(-1));
+  part("on").addEventListener("click", () => step(1));
+  part("close").addEventListener("click", () => viewer.close());
+  part("zoom").addEventListener("click", () => zoom(!viewer.classList.contains("close-up")));
+  part("lines").addEventListener("change", (event) => viewer.classList.toggle("plain-photo", !event.target.checked));
+  viewer.addEventListener("keydown", (event) => {
+    if (event.target.matches("input")) return;
+    const large = viewer.classList.contains("close-up");
+    if (event.key === "ArrowLeft" && !large) step(-1);
+    if (event.key === "ArrowRight" && !large) step(1);
+  });
+  stage.addEventListener("click", (event) => {
+    const box = sheet.getBoundingClientRect();
+    const x = (event.clientX - box.left) / box.width;
+    const y = (event.clientY - box.top) / box.height;
+    zoom(!viewer.classList.contains("close-up"), x, y);
+  });
+  addEventListener("resize", () => {
+    if (viewer.open && !viewer.classList.contains("close-up")) zoom(false);
+  });
 
   const theme = document.getElementById("theme");
   theme.addEventListener("click", () => {

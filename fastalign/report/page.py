@@ -1,31 +1,24 @@
-"""The report page: an evaluation and its gallery as one HTML file."""
+"""The page of a run: results and gallery as one HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastalign.engine.results import Evaluation, ImageResult, order_by_error
-from fastalign.report import charts
+from fastalign.report import charts, summary
 from fastalign.report.gallery import Gallery
-from fastalign.report.heat import THRESHOLD_POSITION, css_gradient
+from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
+from fastalign.report.photographs import PAGE_BYTES, Photo, enlarge
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-_TILES = (
-    ("image_auroc", "Image AUROC", "good against anomalous images"),
-    ("image_ap", "Image AP", "average precision"),
-    ("image_f1max", "Image F1-max", "best over all thresholds"),
-    ("pixel_auroc", "Pixel AUROC", "all pixels pooled"),
-    ("pixel_ap", "Pixel AP", "average precision"),
-    ("aupro_30", "AUPRO 0.30", "region overlap, FPR up to 0.30"),
-    ("aupro_05", "AUPRO 0.05", "region overlap, FPR up to 0.05"),
-)
 
 
 def render_report(
@@ -34,115 +27,68 @@ def render_report(
     *,
     most: int = 120,
     order: Sequence[int] | None = None,
+    photograph: Callable[[int], Photo] | None = None,
+    photograph_bytes: int = PAGE_BYTES,
 ) -> str:
     """The page as HTML text; it loads nothing from anywhere and names from the data are escaped.
 
     Args:
-        evaluation: the results.
+        evaluation: the results; of images without any label, a page of predictions.
         gallery: pictures stored under the indices of ``evaluation.images``.
         most: images shown at most; the worst are kept and the page states the count.
         order: indices of the images to show, in this order, in place of the worst.
+        photograph: reads a photograph again by its index, for enlarging; None: the small ones are
+            enlarged.
+        photograph_bytes: what all of these take in the page at most.
     """
     if order is None:
         order = order_by_error(evaluation.images, evaluation.image_threshold)[: max(0, most)]
     labelled = any(item.label >= 0 for item in evaluation.images)
+    alignment = summary.alignment(evaluation.images)
+    limit = evaluation.pixel_threshold
     folder = files("fastalign.report")
-    page = templates().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    page = _environment().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
     return page.render(
         evaluation=evaluation,
         labelled=labelled,
-        tiles=_tiles(evaluation) if labelled else [],
-        verdicts=_verdicts(evaluation) if labelled else None,
+        classes=Counter(item.label for item in evaluation.images),
+        facts=summary.facts(evaluation),
+        verdicts=summary.verdicts(evaluation, labelled),
+        figures=summary.figures(evaluation) if labelled else [],
         charts=_charts(evaluation, labelled),
-        alignment=_alignment(evaluation.images),
+        alignment=alignment,
         cards=_cards(evaluation, gallery, order, labelled),
+        photographs=_photographs(order, photograph, photograph_bytes),
         defects=sorted({item.defect for item in evaluation.images if item.label == 1}),
         total=len(evaluation.images),
         shown=len(order),
-        wrong=sum(item.wrong for item in evaluation.images),
+        protocol=summary.protocol(evaluation),
         gradient=css_gradient(),
-        threshold_position=100 * THRESHOLD_POSITION,
+        scaled=limit is not None and math.isfinite(limit) and limit > 0,
+        scale=(FOOT, TOP, 100 * THRESHOLD_POSITION),
         style=folder.joinpath("page.css").read_text(encoding="utf-8"),
         script=folder.joinpath("page.js").read_text(encoding="utf-8"),
     )
 
 
-def templates() -> Environment:
+def _environment() -> Environment:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = _number
+    environment.filters["number"] = summary.number
+    environment.filters["count"] = summary.count
     return environment
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None or value != value:
-        return "–"
-    return f"{value:.{digits}f}"
-
-
-def _tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
-    tiles = [
-        {
-            "name": name,
-            "value": _number(evaluation.metrics.get(key)),
-            "hint": evaluation.reasons.get(key, hint),
-            "missing": evaluation.metrics.get(key) is None,
-        }
-        for key, name, hint in _TILES
-    ]
-    aligning = evaluation.alignment_ms_per_image
-    share = "median, one image at a time"
-    if aligning is not None:
-        share += f"; {aligning:.1f} ms of it aligning"
-    tiles.append(
-        {
-            "name": "Time per image",
-            "value": "–"
-            if evaluation.ms_per_image is None
-            else f"{evaluation.ms_per_image:.1f} ms",
-            "hint": evaluation.reasons.get("ms_per_image", share),
-            "missing": evaluation.ms_per_image is None,
-        }
-    )
-    memory = evaluation.peak_rss_mb
-    tiles.append(
-        {
-            "name": "Peak memory",
-            "value": "–" if memory is None else f"{memory:.0f} MB",
-            "hint": evaluation.reasons.get("peak_rss_mb", "resident, whole process"),
-            "missing": memory is None,
-        }
-    )
-    return tiles
-
-
-def _verdicts(evaluation: Evaluation) -> dict[str, int] | None:
-    """Counts at the stored threshold, or None without one."""
-    if evaluation.image_threshold is None:
-        return None
-    images = evaluation.images
-
-    def count(label: int, predicted: int) -> int:
-        return sum(item.label == label and item.predicted == predicted for item in images)
-
-    return {
-        "passed": count(0, 0),
-        "alarms": count(0, 1),
-        "found": count(1, 1),
-        "missed": count(1, 0),
-    }
-
-
 def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
-    images = evaluation.images
+    images, threshold = evaluation.images, evaluation.image_threshold
     kinds = [_kind(item, labelled) for item in images]
     good = [item.score for item, kind in zip(images, kinds, strict=True) if kind != "anomaly"]
     anomalous = [item.score for item, kind in zip(images, kinds, strict=True) if kind == "anomaly"]
     result = {
-        "histogram": charts.histogram(good, anomalous, evaluation.image_threshold),
+        "histogram": charts.histogram(good, anomalous, threshold),
         "roc": "",
         "pro": "",
         "residual": charts.before_after(
@@ -151,48 +97,21 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
             [kind == "anomaly" for kind in kinds],
         ),
     }
-    curves = evaluation.curves
-    if "roc" in curves:
-        x, y = (np.asarray(values, dtype=np.float64) for values in curves["roc"])
-        note = f"AUROC {_number(evaluation.metrics.get('image_auroc'))}"
-        curve = charts.Curve(x, y)
-        result["roc"] = charts.rate_curve(
-            [curve], "false positive rate", "true positive rate", note=note
-        )
-    if "pro" in curves:
-        x, y = (np.asarray(values, dtype=np.float64) for values in curves["pro"])
-        note = f"AUPRO 0.30: {_number(evaluation.metrics.get('aupro_30'))}"
-        result["pro"] = charts.rate_curve(
-            [charts.Curve(x, y)],
-            "false positive rate (pixels)",
-            "mean region overlap",
-            x_limit=0.3,
-            note=note,
-        )
-    return result
-
-
-def _alignment(images: list[ImageResult]) -> list[dict[str, str]]:
-    """Median and largest value of each diagnostic."""
-    rows = []
-    for name, unit, digits, values in (
-        ("Residual before", "", 3, [item.alignment.residual_before for item in images]),
-        ("Residual after", "", 3, [item.alignment.residual_after for item in images]),
-        ("Shift", " % of the size", 1, [100 * abs(item.alignment.shift) for item in images]),
-        ("Rotation", "°", 1, [abs(item.alignment.rotation) for item in images]),
-        ("Scale away from 1", " %", 1, [100 * abs(item.alignment.scale - 1) for item in images]),
-        ("Outside the image", " %", 1, [100 * (1 - item.alignment.covered) for item in images]),
+    for name, limit, note, labels in (
+        ("roc", 1.0, ("AUROC", "image_auroc"), ("false positive rate", "true positive rate")),
+        (
+            "pro",
+            0.3,
+            ("AUPRO 0.30:", "aupro_30"),
+            ("false positive rate (pixels)", "mean region overlap"),
+        ),
     ):
-        finite = [value for value in values if value == value]
-        if finite:
-            rows.append(
-                {
-                    "name": name,
-                    "median": f"{median(finite):.{digits}f}{unit}",
-                    "largest": f"{max(finite):.{digits}f}{unit}",
-                }
-            )
-    return rows
+        if name in evaluation.curves:
+            x, y = (np.asarray(values, dtype=np.float64) for values in evaluation.curves[name])
+            figure = f"{note[0]} {summary.number(evaluation.metrics.get(note[1]))}"
+            curve = charts.Curve(x, y)
+            result[name] = charts.rate_curve([curve], *labels, x_limit=limit, note=figure)
+    return result
 
 
 def _kind(image: ImageResult, labelled: bool) -> str:
@@ -213,16 +132,29 @@ def _verdict(image: ImageResult) -> str:
 def _cards(
     evaluation: Evaluation, gallery: Gallery, indices: Iterable[int], labelled: bool
 ) -> list[dict[str, Any]]:
+    threshold = evaluation.image_threshold
     cards = []
     for rank, index in enumerate(indices):
         image = evaluation.images[index]
+        share = image.score / threshold if threshold and threshold > 0 else math.nan
         cards.append(
             {
                 "rank": rank,
                 "image": image,
                 "verdict": _verdict(image),
                 "kind": _kind(image, labelled),
+                "share": share if math.isfinite(share) else None,
                 "pictures": gallery.item(index),
             }
         )
     return cards
+
+
+def _photographs(order: Sequence[int], read: Callable[[int], Photo] | None, budget: int) -> str:
+    """What the script enlarges, by the rank of a card, as JSON."""
+    found: dict[int, list[str | int]] = {}
+    for rank, photo in enumerate([] if read is None else enlarge(order, read, budget)):
+        if photo is not None:
+            size = photo.width, photo.height, photo.own_width, photo.own_height
+            found[rank] = [photo.uri, *size]
+    return json.dumps(found)

@@ -2,8 +2,10 @@ import csv
 import itertools
 import json
 import math
+import re
 import shutil
 import weakref
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -53,8 +55,24 @@ def test_figures_files_and_protocol(tmp_path, model, category):
     assert tuple(rows[0]) == COLUMNS
     assert rows[0]["rotation"] == "12.5"
     html = (tmp_path / "out/report.html").read_text()
-    assert html.count("<article") == 6 and "It helps." in html
+    assert html.count("<article") == 6 and "It helps." in html and "PRO, pixels" in html
+    enlarged = json.loads(re.search(r'id="photographs">(.*?)</script>', html)[1])
+    sizes = {tuple(photo[1:3]) for photo in enlarged.values()}
+    assert len(enlarged) == 6 and sizes == {(60, 40), (30, 50), (64, 64)}
+    assert protocol["data"] == str(category) and datetime.fromisoformat(protocol["date"]).tzinfo
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(result.files)
+
+
+def test_photographs_unlike_those_of_the_training_are_told(tmp_path, model, category, monkeypatch):
+    usual = {"typical": "60 x 40", "aspect": [1.5, 1.5], "width": [60, 60]}
+    plain = model.extra_metadata()
+    monkeypatch.setattr(model, "extra_metadata", lambda: {**plain, "photographs": usual})
+    result = evaluate_category(category, model, tmp_path / "out")
+    assert [bool(item.reason) for item in result.images] == [False, True, True] * 2
+    assert any("4 images of another shape" in warning for warning in result.warnings)
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        assert [row["reason"] for row in csv.DictReader(file)] == [i.reason for i in result.images]
+    assert result.images[1].reason in (tmp_path / "out/report.html").read_text()
 
 
 def test_without_out_nothing_is_written(tmp_path, model, category, monkeypatch):

@@ -67,6 +67,9 @@ def test_tables_say_what_was_written(tmp_path, model, make_photo, save_image):
         assert (tmp_path / "out" / row[name]).is_file()
     scores = np.load(tmp_path / "out" / row["map"], allow_pickle=False)
     assert scores.dtype == np.float32 and scores.shape == (40, 60)
+    html = (tmp_path / "out/report.html").read_text()
+    assert f"{float(row['score']) / 0.25:.2f} × threshold" in html and "load average" in html
+    assert '{"0": ["data:image/jpeg;base64,' in html and ", 60, 40, 60, 40]}" in html
 
 
 def test_scores_are_not_clamped_and_maps_are_raw(tmp_path, make_model, make_photo, save_image):

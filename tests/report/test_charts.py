@@ -17,7 +17,13 @@ def test_histogram_shows_both_classes_and_the_threshold():
     root = parse(svg)
     classes = [node.get("class") for node in root.iter()]
     assert "area good" in classes and "area anomaly" in classes and "threshold" in classes
-    assert "threshold 2" in svg
+    assert ">threshold<" in svg and "image score ÷ threshold" in svg
+
+
+@pytest.mark.parametrize("threshold", [0.0, -2.5])
+def test_histogram_keeps_the_scores_where_the_threshold_cannot_divide(threshold):
+    svg = charts.histogram([-3.0, -2.8], [1.0], threshold)
+    assert f"threshold {threshold:g}" in svg and ">image score<" in svg
 
 
 def test_histogram_without_anomalies_or_threshold():

@@ -20,10 +20,20 @@ def test_lightness_rises_along_the_scale():
     assert luminance[-1] - luminance[0] > 0.7
 
 
-def test_the_threshold_lies_at_a_third_of_the_scale():
-    low, high = scale_limits(6.0, np.zeros((2, 2), np.float32))
-    assert (low, high) == (3.0, 12.0)
-    assert (6.0 - low) / (high - low) == pytest.approx(THRESHOLD_POSITION) == pytest.approx(1 / 3)
+def test_the_threshold_lies_in_the_middle_of_the_scale():
+    low, high = scale_limits(10.0, np.zeros((2, 2), np.float32))
+    assert (low, high) == (6.0, 14.0)
+    assert (10.0 - low) / (high - low) == pytest.approx(THRESHOLD_POSITION) == pytest.approx(1 / 2)
+
+
+def test_a_score_a_little_above_the_threshold_stands_out():
+    threshold, image = 10.0, np.full((1, 4, 3), 110, np.uint8)
+    scores = np.array([[5.0, 8.0, 12.0, 14.0]], np.float32)
+    low, high = scale_limits(threshold, scores)
+    alpha = heat_rgba(scores, low, high)[0, :, 3] / 255
+    assert alpha[0] == 0 and alpha[1] < 0.25 and alpha[2] > 0.65
+    overlay = heat_overlay(image, scores, math.nan).astype(int)
+    assert abs(overlay[0, 3] - 110).max() > 100
 
 
 @pytest.mark.parametrize("threshold", [math.nan, 0.0, -1.0, math.inf])

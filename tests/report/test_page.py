@@ -1,14 +1,19 @@
+import json
+import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from fastalign.engine.results import Alignment
 from fastalign.report.gallery import Gallery, fit_inside
 from fastalign.report.page import render_report
 
+HOSTILE = "another <b>part</b>"
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -36,7 +41,7 @@ def test_names_from_the_data_stay_text(make_evaluation, gallery):
     evaluation = make_evaluation()
     html = render_report(evaluation, gallery)
     page = Page(html)
-    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert [attributes for tag, attributes in page.tags if tag == "img"] == [{"alt": ""}]
     assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
     assert {card["data-name"] for card in page.cards} == {item.path for item in evaluation.images}
     assert evaluation.category in page.text
@@ -79,14 +84,66 @@ def test_missing_figures_show_their_reason(make_evaluation, gallery):
     evaluation.curves = {}
     page = Page(render_report(evaluation, gallery))
     assert "no anomalous test image has a mask" in page.text
-    assert "ROC, images" not in page.text
+    assert "ROC, images" not in page.text and "PRO, pixels" not in page.text
 
 
-def test_without_a_threshold_there_are_no_verdicts(make_evaluation, tmp_path):
-    gallery = Gallery(tmp_path, float("nan"))
-    evaluation = make_evaluation(0, threshold=None)
-    page = Page(render_report(evaluation, gallery))
-    assert "false alarms" not in page.text
+def test_without_a_threshold_there_are_no_verdicts(make_evaluation, gallery):
+    page = Page(render_report(make_evaluation(3, threshold=None), gallery))
+    assert "called good" not in page.text and "× threshold" not in page.text
+    assert "highest score of each map by itself" in page.text
+    assert {card["data-verdict"] for card in page.cards} == {"not judged"}
+
+
+def test_mistakes_stand_before_the_figures_over_all_thresholds(make_evaluation, gallery):
+    evaluation = make_evaluation(12)
+    evaluation.images[1] = replace(evaluation.images[1], score=math.nan, predicted=None)
+    text = Page(render_report(evaluation, gallery)).text
+    for label, name in ((1, "Missed"), (0, "False alarms")):
+        judged = [i for i in evaluation.images if i.label == label and i.predicted is not None]
+        wrong = sum(item.wrong for item in judged)
+        tile = re.search(rf"{name}\s*(\d+) of (\d+)", text)
+        assert tile is not None and tile.groups() == (str(wrong), str(len(judged)))
+        assert text.index(name) < text.index("Image AUROC")
+    # The image without a score, and the one file that was left out.
+    assert re.search(r"Not judged\s*2 of 13", text)
+
+
+def test_scores_are_told_as_multiples_of_the_threshold(make_evaluation, gallery):
+    evaluation = make_evaluation(3, threshold=0.8)
+    text = Page(render_report(evaluation, gallery)).text
+    for item in evaluation.images:
+        assert f"{item.score / 0.8:.2f} × threshold" in text
+
+
+def test_where_alignment_stayed_out_nothing_is_told_of_it(make_evaluation, gallery):
+    evaluation = make_evaluation()
+    assert "turn -3.0°" in Page(render_report(evaluation, gallery)).text
+    idle = Alignment(math.nan, math.nan, 0.0, 0.0, 1.0, 1.0)
+    evaluation.images = [replace(item, alignment=idle) for item in evaluation.images]
+    html = render_report(evaluation, gallery)
+    for word in ("turn ", "residual", "Residual", "panel aligned", "--aligned", "hatching"):
+        assert word not in re.sub("(?s)<style>.*?</style>|<script>.*?</script>", "", html)
+    assert "–" not in Page(html).text
+
+
+def test_when_of_what_and_how_busy(make_evaluation, gallery):
+    evaluation = make_evaluation(2)
+    load = {"load_average": 3.5, "cores": 2, "waited": 0.4, "busy": True}
+    evaluation.protocol |= {"date": "2026-05-04T10:20:30+02:00", "data": "parts/a", "load": load}
+    text = Page(render_report(evaluation, gallery)).text
+    for fact in ("2026-05-04 10:20", "parts/a", "load average 3.5 on 2 cores", "was busy"):
+        assert fact in text
+
+
+def test_images_without_labels_make_a_page_of_predictions(make_evaluation, gallery):
+    evaluation = make_evaluation(6)
+    evaluation.images = [replace(item, label=-1, reason=HOSTILE) for item in evaluation.images]
+    evaluation.curves = {}
+    found = sum(item.predicted for item in evaluation.images)
+    page = Page(render_report(evaluation, gallery, order=[2, 0]))
+    assert re.search(rf"Anomalies\s*{found} of 6", page.text)
+    assert [card["data-rank"] for card in page.cards] == ["0", "1"]
+    assert "Missed" not in page.text and "AUROC" not in page.text and HOSTILE in page.text
 
 
 def test_no_predicted_outline_without_a_threshold(tmp_path):
@@ -150,14 +207,24 @@ def test_filter_order_and_enlarging_work(make_evaluation, gallery, tmp_path):
     order.value = "low";
     order.dispatchEvent(new Event("change"));
     document.querySelector(".card:not([hidden]) .panels").click();
+    document.getElementById("viewer-on").click();
     document.getElementById("theme").click();
     </script></body>"""
-    page = browse(render_report(evaluation, gallery).replace("</body>", visitor), tmp_path)
+    photo = np.zeros((30, 60, 3), np.uint8)
+    html = render_report(evaluation, gallery, photograph=lambda index: photo)
+    page = browse(html.replace("</body>", visitor), tmp_path)
     shown = [card for card in page.cards if "hidden" not in card]
     assert len(shown) == sum(item.label for item in evaluation.images)
     assert {card["data-kind"] for card in shown} == {"anomaly"}
     scores = [float(card["data-score"]) for card in page.cards]
     assert scores == sorted(scores)
-    assert "large" in shown[0]["class"].split()
+    viewer = next(attributes for _, attributes in page.tags if attributes.get("id") == "viewer")
+    assert "open" in viewer
+    picture = next(attributes for tag, attributes in page.tags if tag == "img")
+    # The second one of those shown, at the photograph's own size.
+    assert picture["alt"] == shown[1]["data-name"]
+    enlarged = json.loads(re.search(r'id="photographs">(.*?)</script>', html)[1])
+    assert picture["src"] == enlarged[shown[1]["data-rank"]][0]
+    assert "60 × 30" in page.text
     root = next(attributes for tag, attributes in page.tags if tag == "html")
     assert root["data-theme"] in ("light", "dark")
