@@ -73,7 +73,7 @@ def heat_rgba(scores: npt.NDArray[np.float32], low: float, high: float) -> npt.N
     position = np.clip(position, 0.0, 1.0)
     rgba = np.empty((*scores.shape, 4), dtype=np.uint8)
     rgba[..., :3] = colour_table()[(position * 255).round().astype(np.uint8)]
-    opacity = np.interp(position, *zip(*_OPACITY, strict=True))
+    opacity = np.interp(position, [at for at, _ in _OPACITY], [value for _, value in _OPACITY])
     rgba[..., 3] = (opacity * 255).round().astype(np.uint8)
     return rgba
 

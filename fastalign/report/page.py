@@ -47,7 +47,7 @@ def render_report(
     alignment = summary.alignment(evaluation.images)
     limit = evaluation.pixel_threshold
     folder = files("fastalign.report")
-    page = _environment().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    page = templates().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
     return page.render(
         evaluation=evaluation,
         labelled=labelled,
@@ -71,7 +71,7 @@ def render_report(
     )
 
 
-def _environment() -> Environment:
+def templates() -> Environment:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
