@@ -180,6 +180,11 @@ def predict(
                 "--overwrite is an option of the local engine; with --engine ray remove the "
                 "folder, or give another --out."
             )
+        if skip_bad:
+            raise ConfigError(
+                "--skip-bad is an option of the local engine: with --engine ray an image that "
+                "cannot be read is a row with its error, and no error of the command."
+            )
         if threads is not None:
             given["threads"] = threads
         given["bit_depth"] = bit_depth

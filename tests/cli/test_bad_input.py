@@ -100,6 +100,8 @@ def test_masks_among_the_photographs_stop_it(run, fit, fitted, ring, tmp_path, w
     refused(fit(ring), 3, f"{names[0].stem}-defect.png", "look like masks", "ground_truth")
     evaluated = run("evaluate", ring, "-m", fitted, "-o", tmp_path / "out")
     refused(evaluated, 3, f"{names[0].stem}-defect.png", "look like masks")
+    predicted = run("predict", place, "-m", fitted, "-o", tmp_path / "out")
+    refused(predicted, 3, f"{names[0].stem}-defect.png", "look like masks")
     assert written() == []
 
 

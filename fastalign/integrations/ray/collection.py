@@ -16,9 +16,8 @@ _COLUMNS_SHOWN = 8
 
 def list_collection(
     source: Source, *, path_column: str = "path", outputs: Path | None = None
-) -> tuple[list[Input], int]:
-    """The images that ``source`` stands for, in a fixed order, and how many repetitions were left
-    out.
+) -> tuple[list[Input], list[str]]:
+    """The images that ``source`` stands for, in a fixed order, and notes on what was left out.
 
     A folder (with its sub-folders), one image or a glob pattern is read as ``fastalign predict``
     does. Of a text file (``.txt``, ``.lst``) every line is the path of an image, of a Parquet file
@@ -32,7 +31,8 @@ def list_collection(
         outputs: the output folder, whose pictures are no input.
 
     Returns:
-        inputs with absolute paths, and the number of entries that named an image again.
+        inputs with absolute paths; sentences about entries that named an image again, and about
+        files that are no images, with the reasons.
 
     Raises:
         InputError: nothing there, a list that cannot be read, or no image in it.
@@ -44,8 +44,8 @@ def list_collection(
     elif path is not None and suffix in LIST_SUFFIXES and path.is_file():
         names = _lines(path)
     else:
-        found, _ = find_inputs(source, outputs=outputs)
-        return [Input(_absolute(item.path), item.name, item.stem) for item in found], 0
+        found, notes = find_inputs(source, outputs=outputs)
+        return [Input(_absolute(item.path), item.name, item.stem) for item in found], notes
     if not names:
         raise InputError(f"{source}: the list is empty; give it one path of an image in each row.")
     folder = _absolute(path).parent
@@ -57,7 +57,11 @@ def list_collection(
         Input(item.path, name, item.stem)
         for item, name in zip(named_inputs(list(paths), root), paths.values(), strict=True)
     ]
-    return inputs, len(names) - len(inputs)
+    repeated = len(names) - len(inputs)
+    if not repeated:
+        return inputs, []
+    entries = "1 entry names" if repeated == 1 else f"{repeated} entries name"
+    return inputs, [f"{entries} an image again and will be scored once"]
 
 
 def _absolute(path: Path) -> Path:

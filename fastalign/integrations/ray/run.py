@@ -128,11 +128,8 @@ def score_collection(
     if gpus is not None:
         gpus = real_number("gpus", gpus, 0)
     own = Thresholds(None, None).given(threshold, pixel_threshold)
-    warning_texts = []
     out = Path(os.path.abspath(out))
-    inputs, repeated = list_collection(source, path_column=path_column, outputs=out)
-    if repeated:
-        warning_texts.append(f"{repeated} entries name an image again and were left out")
+    inputs, warning_texts = list_collection(source, path_column=path_column, outputs=out)
     model_file = Path(os.path.abspath(model))
     identity = digest(model_file)
     # Loading the model here shows a bad one before Ray is started.

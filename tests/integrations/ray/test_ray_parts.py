@@ -81,8 +81,8 @@ def test_a_list_keeps_its_order_its_names_and_absolute_paths(listed, tmp_path):
     path = tmp_path / "own.lst"
     entries = [str(folder / names[3]), f"photos/{names[1]}", "photos/gone.png"]
     path.write_bytes(("\ufeff" + "\r\n".join(entries) + "\r\n\r\n").encode())
-    inputs, repeated = list_collection(path)
-    assert [item.name for item in inputs] == entries and repeated == 0
+    inputs, notes = list_collection(path)
+    assert [item.name for item in inputs] == entries and notes == []
     assert [item.path for item in inputs] == [
         folder / names[3],
         folder / names[1],
@@ -94,8 +94,17 @@ def test_an_image_named_twice_is_taken_once(listed, tmp_path):
     folder, _, names = listed
     path = tmp_path / "own.txt"
     path.write_text(f"photos/{names[0]}\nphotos/../photos/{names[0]}\n{folder / names[0]}\n")
-    inputs, repeated = list_collection(path)
-    assert [item.path for item in inputs] == [folder / names[0]] and repeated == 2
+    inputs, notes = list_collection(path)
+    assert [item.path for item in inputs] == [folder / names[0]]
+    assert notes == ["2 entries name an image again and will be scored once"]
+
+
+def test_files_that_are_no_images_are_told(listed):
+    folder, _, names = listed
+    (folder / "notes.doc").write_bytes(b"about the line")
+    inputs, notes = list_collection(folder)
+    assert len(inputs) == len(names)
+    assert len(notes) == 1 and "notes.doc" in notes[0]
 
 
 def test_a_folder_of_parquet_files_and_another_column(listed, tmp_path):
