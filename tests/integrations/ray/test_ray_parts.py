@@ -288,7 +288,7 @@ def test_a_part_of_another_run_is_refused(photos, make_job, tmp_path):
 def test_another_model_is_refused(photos, make_job, model_file, tmp_path):
     make_job(photos)
     other = artifact.load(model_file)
-    other.image_threshold += 1
+    other.set_threshold(float(other.image_threshold) + 1)
     artifact.save(other, tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="scores of another model.*another output folder"):
         make_job(photos, model=tmp_path / "other.safetensors")
