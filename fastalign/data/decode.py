@@ -23,6 +23,10 @@ MAX_PIXELS = 1 << 28
 """Pixels that an image may have, unless FASTALIGN_MAX_PIXELS says otherwise."""
 
 _NUMPY = b"\x93NUMPY"
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 # Besides OSError, decoders let these through when a file is damaged.
 _DECODING_ERRORS = (
     OSError,
@@ -152,17 +156,22 @@ def _read_by_pillow(path: Path, check_size: Callable[[int, int], None]) -> Pictu
 
 def _read_array(path: Path, check_size: Callable[[int, int], None]) -> Picture:
     """An array in NumPy's format: ``[H,W]``, ``[H,W,1]``, RGB ``[H,W,3]`` or RGBA ``[H,W,4]``."""
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[..., 0]
-    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
-        raise Unread(
-            f"its array has the shape {list(values.shape)}; store grey [H, W] or RGB [H, W, 3], "
-            "or turn a camera's buffer into it with fastalign.data.from_camera"
-        )
-    if values.dtype.kind not in "biuf":
-        raise Unread(f"its array has the type {values.dtype}; store uint8, uint16 or float32")
-    check_size(values.shape[1], values.shape[0])
+    # Read and not mapped: whoever cuts a mapped file short ends the process.
+    with path.open("rb") as file:
+        read_header = _NPY_HEADERS[np.lib.format.read_magic(file)]
+        shape, _, dtype = read_header(file)
+        if len(shape) == 3 and shape[2] == 1:
+            shape = shape[:2]
+        if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
+            raise Unread(
+                f"its array has the shape {list(shape)}; store grey [H, W] or RGB [H, W, 3], "
+                "or turn a camera's buffer into it with fastalign.data.from_camera"
+            )
+        if dtype.kind not in "biuf":
+            raise Unread(f"its array has the type {dtype}; store uint8, uint16 or float32")
+        check_size(shape[1], shape[0])
+        file.seek(0)
+        values = np.lib.format.read_array(file, allow_pickle=False).reshape(shape)
     values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
     if values.dtype == np.bool_:
         values = values.astype(np.uint8) * np.uint8(255)

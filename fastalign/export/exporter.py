@@ -12,6 +12,7 @@ from fastalign.errors import ConfigError
 from fastalign.export import writers
 from fastalign.export.scorer import Scorer
 from fastalign.io import atomic_write, check_writable
+from fastalign.nn.state import made_in_own_state
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = tuple(writers.FORMATS)
 
 
+@made_in_own_state
 def export_model(
     model: FYD, path: str | os.PathLike[str], to: str, *, input_dtype: str = "float32"
 ) -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from fastalign.data import IMAGE_SUFFIXES, load_image, load_mask
-from fastalign.data.decode import MAX_PIXELS
+from fastalign.data.decode import MAX_PIXELS, decode
 from fastalign.errors import ConfigError, DataWarning, InputError
 
 CODECS = {".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".avif": "avif"}
@@ -165,6 +165,18 @@ def test_floating_point(tmp_path):
         Image.fromarray(np.array([[0, bad]], np.float32)).save(path)
         with pytest.raises(InputError, match=r"x\.tif: floating-point images must lie in 0\.\.1"):
             load_image(path)
+
+
+def test_an_array_stays_what_was_read_when_its_file_is_cut_short(tmp_path):
+    path, values = tmp_path / "x.npy", np.arange(1, 97, dtype=np.uint8).reshape(8, 12)
+    np.save(path, values)
+    picture = decode(path, "image")
+    os.truncate(path, 64)
+    assert np.array_equal(picture.values, values)
+    np.save(path, values)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(InputError, match=r"x\.npy: "):
+        load_image(path)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".pfm", ".npy"])

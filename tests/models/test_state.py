@@ -15,6 +15,7 @@ from PIL import Image
 from fastalign import FYD
 from fastalign.data import load_image, prepare
 from fastalign.errors import InputError
+from fastalign.export import export_model
 from fastalign.models.features import FeatureExtractor
 from fastalign.models.images import in_range
 from fastalign.nn import DenseGaussian
@@ -95,6 +96,16 @@ def test_a_model_that_is_made_and_fitted_in_any_state_is_the_same(images):
         stack.enter_context(torch.inference_mode())
         found = FYD(**options).fit(images, images[:1].flip(-1))
     same(found.state_dict().values(), wanted.state_dict().values())
+
+
+def test_a_file_that_is_exported_in_any_state_scores_the_same(model, images, expected, tmp_path):
+    with contextlib.ExitStack() as stack:
+        for state in ("autocast", "float64 by default", "another device by default"):
+            stack.enter_context(STATES[state]())
+        export_model(model, tmp_path / "m.pt2", "torch")
+    score, maps, _ = torch.export.load(tmp_path / "m.pt2").module()(images)
+    torch.testing.assert_close(score, expected[1][0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(maps, expected[1][1], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
