@@ -108,17 +108,19 @@ class Op:
         return tuple(n for n, a in enumerate(self.arguments) if a.gradient)
 
     @cached_property
-    def _checked(self) -> tuple[tuple[int, Argument], ...]:
-        """Places and arguments in the order of their checks, the first argument before all."""
+    def check(self) -> Callable[[Values], None]:
+        """Raises where an argument is wrong: the message names it, the value and the remedy."""
+        op, first, of = self.declaration.name, self.first, self.arguments[self.first].name
         places = [n for n, a in enumerate(self.arguments) if type(a) is not Argument]
-        return tuple((n, self.arguments[n]) for n in sorted(places, key=lambda n: n < self.first))
+        # The first argument before all that are held against it.
+        looks = [(n, self.arguments[n].check) for n in sorted(places, key=lambda n: n < first)]
 
-    def check(self, values: Values) -> None:
-        """Raise where an argument is wrong: the message names it, the value and the remedy."""
-        op, first = self.declaration.name, values[self.first]
-        of = self.arguments[self.first].name
-        for place, argument in self._checked:
-            argument.check(op, values[place], of, first)
+        def check(values: Values) -> None:
+            against = values[first]
+            for place, look in looks:
+                look(op, values[place], of, against)
+
+        return check
 
     def empty(self, values: Values) -> Tensor | tuple[Tensor, ...]:
         """Uninitialised results of the right shape, dtype and strides."""

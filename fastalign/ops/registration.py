@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from fastalign.ops import gradients, plain, reference
 from fastalign.ops.backends import resolve
 from fastalign.ops.declaration import Declaration, Gradient, Loss, Op, Values
+from fastalign.ops.direct import short_way
 from fastalign.ops.layout import no_gradient
 from fastalign.ops.schema import NAMESPACE, add
 from fastalign.ops.transforms import transformed
@@ -30,27 +31,22 @@ class Family:
 
     def __init__(self, declared: Declaration) -> None:
         self.name = declared.name
-        op, gradient = Op(declared), Gradient(declared)
-        derivable = reference.derivable(self.name)
-        overload, backward = _define(op), _define(gradient)
-        keep, rule = gradients.keep(op), gradients.of_map(op, backward)
-        _differentiable(op, keep, rule)
-        _under_func(op, transformed(op, overload, keep, rule, derivable))
-
-        keep, rule = gradients.keep(gradient), gradients.of_gradient(gradient)
-        _differentiable(gradient, keep, rule)
-        twice = gradients.derivable_gradients(gradient)
-        _under_func(gradient, transformed(gradient, backward, keep, rule, twice))
-
-        self._map = _caller(op, overload, reference.plain(self.name), derivable)
+        op, gradient, loss = Op(declared), Gradient(declared), Loss(declared)
         self._sign, self._places = declared.loss, op.derivable
+        for one in (op, gradient, loss) if declared.loss else (op, gradient):
+            add(one)
+        plainly, form = reference.plain(self.name), reference.derivable(self.name)
+        setup, rule = gradients.keep(gradient), gradients.of_gradient(gradient)
+        twice = gradients.derivable_gradients(gradient)
+        backward = _made(gradient, setup, rule, transformed(gradient, setup, rule, twice))
+        setup, rule = gradients.keep(op), gradients.of_map(op, backward)
+        call = _made(op, setup, rule, transformed(op, setup, rule, form))
+        self._map = _with_forms(op, call, plainly, form)
         if declared.loss:
-            loss = Loss(declared)
-            stored = _define(loss)
-            _differentiable(loss, gradients.keep_loss(loss), gradients.of_loss(loss, backward))
-            _under_func(loss, self._mean_of(overload, loss, backend=True))
-            forms = (self._mean_of(f, loss) for f in (reference.plain(self.name), derivable))
-            self._loss = _caller(loss, stored, *forms)
+            setup, rule = gradients.keep_loss(loss), gradients.of_loss(loss, backward)
+            call = _made(loss, setup, rule, self._mean_of(call, loss, backend=True))
+            forms = (self._mean_of(one, loss) for one in (plainly, form))
+            self._loss = _with_forms(loss, call, *forms)
 
     def __call__(self, *values: Any) -> Tensor:
         """The op."""
@@ -84,34 +80,47 @@ class Family:
 declare = Family
 
 
-def _define(op: Op) -> Any:
-    """Define the op with all that does not concern its gradient; returns what dispatches to it."""
+def _made(op: Op, setup: Function, rule: Function, under_func: Function) -> Function:
+    """Make the op known to torch; returns what calls it.
+
+    Args:
+        op: its declaration.
+        setup, rule: ``setup_context`` and ``backward`` of its gradient.
+        under_func: what a transform of torch.func calls in place of the op, before it looks into
+            it; takes all arguments.
+    """
     # The layout of an output follows from that of its input, so compilers must keep the strides
     # that the fake has seen.
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides)
-    add(op)
     _library.define(op.name + op.schema, tags=tags)
     overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
-    filled, chosen = _filler(overload), itemgetter(*op.derivable)
-    several = len(op.derivable) > 1
+    filled, chosen, name = _filler(overload), itemgetter(*op.derivable), op.name
+    several, check = len(op.derivable) > 1, op.check
 
-    def implementation(*given: Any) -> Any:
-        values = filled(given)
-        op.check(values)
+    def run(*values: Any) -> Any:
+        check(values)
         tensors = chosen(values) if several else (chosen(values),)
-        return resolve(op.name, values[-1], *tensors)(*values[:-1])
+        return resolve(name, values[-1], *tensors)(*values[:-1])
 
     def fake(*given: Any) -> Any:
         values = filled(given)
-        op.check(values)
+        check(values)
         return op.empty(values)
 
-    _library.impl(op.name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{op.name}", fake, lib=_library)
+    _library.impl(name, lambda *given: run(*filled(given)), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     for device in _AUTOCAST_DEVICES:
-        below = _below_autocast(op, device, lambda values: overload(*values), filled)
-        _library.impl(op.name, below, f"Autocast{device.upper()}")
-    return overload
+        _library.impl(
+            name, _below_autocast(op, device, overload, filled), f"Autocast{device.upper()}"
+        )
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", rule, setup_context=setup, lib=_library)
+    # The checks come here as well: inside, shapes have a dimension more.
+    _library.impl(
+        name,
+        lambda *given: _uncast(op, filled(given), under_func),
+        "FuncTorchDynamicLayerFrontMode",
+    )
+    return short_way(op, run, setup, rule, overload)
 
 
 def _filler(overload: Any) -> Callable[[Values], Values]:
@@ -130,14 +139,9 @@ def _below_autocast(op: Op, device: str, call: Function, filled: Function) -> Fu
 
     def cast(*values: Any) -> Any:
         with torch.autocast(device, enabled=False):
-            return call(op.cast(filled(values)))
+            return call(*op.cast(filled(values)))
 
     return cast
-
-
-def _differentiable(op: Op, setup: Function, rule: Function) -> None:
-    name = f"{NAMESPACE}::{op.name}"
-    torch.library.register_autograd(name, rule, setup_context=setup, lib=_library)
 
 
 def _uncast(op: Op, values: Values, call: Function) -> Any:
@@ -150,29 +154,18 @@ def _uncast(op: Op, values: Values, call: Function) -> Any:
     return call(*values)
 
 
-def _under_func(op: Op, kernel: Function) -> None:
-    """What a transform of torch.func calls in place of the op, before it looks into it."""
-    filled = _filler(getattr(getattr(torch.ops, NAMESPACE), op.name).default)
-    # The checks come here as well: inside, shapes have a dimension more.
-    _library.impl(
-        op.name,
-        lambda *values: _uncast(op, filled(values), kernel),
-        "FuncTorchDynamicLayerFrontMode",
-    )
-
-
-def _caller(op: Op, overload: Any, in_torch_ops: Function, derivable: Function) -> Function:
+def _with_forms(op: Op, call: Function, in_torch_ops: Function, derivable: Function) -> Function:
     """The op as the public functions call it."""
 
-    def call(*values: Any) -> Any:
+    def called(*values: Any) -> Any:
         if plain.active():
             return _uncast(op, values, lambda *given: in_torch_ops(*given[:-1]))
         # This stands before the dispatcher, which would drop the tangents without a word.
         if forward_ad._current_level >= 0 and _has_tangents(values):
             return _uncast(op, values, lambda *given: derivable(*given[:-1]))
-        return overload(*values)
+        return call(*values)
 
-    return call
+    return called
 
 
 def _has_tangents(values: Values) -> bool:

@@ -17,6 +17,7 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 from fastalign.ops.declaration import Gradient, Op, Values
+from fastalign.ops.schema import NAMESPACE
 
 Function = Callable[..., Any]
 
@@ -26,18 +27,18 @@ def forward_mode() -> bool:
     return any(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
 
 
-def transformed(
-    op: Op, call: Function, setup: Function, rule: Function, form: Function
-) -> Function:
+def transformed(op: Op, setup: Function, rule: Function, form: Function) -> Function:
     """The op as torch.func takes it.
 
     Args:
         op: its declaration.
-        call: the op of torch, all arguments given.
         setup: ``setup_context`` of its gradient.
         rule: ``backward`` of its gradient.
         form: the op without ``backend`` in ops of torch's own.
     """
+
+    def call(*values: Any) -> Any:
+        return getattr(getattr(torch.ops, NAMESPACE), op.name).default(*values)
 
     class Transformed(torch.autograd.Function):
         @staticmethod

@@ -217,6 +217,20 @@ def test_the_gradient_of_a_warp_follows_the_deterministic_switch(asked, backend)
 
 
 @one_of_each
+def test_the_short_way_to_a_kernel_is_that_of_the_dispatcher(function, backend, monkeypatch):
+    """The same bits; and nothing that looks into the op is passed by."""
+    tensors = function.make(Inputs(torch.float32, backend.device))
+    backend.require(function.name, *(value for value in tensors if value is not None))
+    direct = _value_and_gradients(function, tensors, backend)
+    with _Calls() as calls:
+        dispatched = _value_and_gradients(function, tensors, backend)
+    assert function.name in calls.arguments
+    assert all(torch.equal(one, two) for one, two in zip(direct, dispatched, strict=True))
+    monkeypatch.setattr(torch.ops.fastalign, function.name, None)  # not reached at all
+    _value_and_gradients(function, tensors, backend)
+
+
+@one_of_each
 def test_the_backward_pass_uses_the_backend_of_the_forward_pass(function, backend):
     tensors = function.make(Inputs(torch.float32, backend.device))
     backend.require(function.name, *(value for value in tensors if value is not None))
