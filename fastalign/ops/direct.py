@@ -60,12 +60,13 @@ def short_way(
             or _len_torch_function_stack()
             or _are_functorch_transforms_active()
             or _get_tracing_state() is not None
-            or is_legacy_batchedtensor(values[0])
         ):
             return False
         for place in tensors:
             if type(values[place]) not in _PLAIN:
                 return False
+        if is_legacy_batchedtensor(values[0]):  # by is_grads_batched
+            return False
         device = values[first].device.type
         return device in ("cpu", "cuda") and not torch.is_autocast_enabled(device)
 

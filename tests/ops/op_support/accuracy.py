@@ -50,7 +50,8 @@ def assert_as_accurate_as_plain_pytorch(case: Case, inputs: Inputs, backend: Bac
         yardstick = tuple(map(float64_yardstick, wanted, narrow, narrow_exact))
     for index, (out, best, same) in enumerate(zip(found, wanted, yardstick, strict=True)):
         assert out.dtype == same.dtype
-        assert_accurate(out, best, same, ignore=ignore, name=f"{case} result {index}")
+        name = f"{case}, {inputs.layout}, result {index}"
+        assert_accurate(out, best, same, ignore=ignore, name=name)
         if out.numel() > 0 and "backward" in case.op:
             eps = torch.finfo(out.dtype).eps
-            assert_gradient_aggregate(out, best, same, relative=eps, name=f"{case} result {index}")
+            assert_gradient_aggregate(out, best, same, relative=eps, name=name)
