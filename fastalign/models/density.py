@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from fastalign.models.names import under
 from fastalign.models.pieces import feature_bands, split_rows
+from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.smoothing import interpolated_rows
+from fastalign.nn.state import in_own_state
 
 
 class Distance(NamedTuple):
@@ -64,6 +66,7 @@ class FeatureDensity(nn.Module):
         self.settle()
         self.register_load_state_dict_post_hook(_settle_again)
 
+    @in_own_state
     def forward(self, stages: Sequence[Tensor]) -> Distance:
         """Distances of stages ``[B,K_i,H_i,W_i]``, the channels of :attr:`rows`.
 
@@ -142,7 +145,7 @@ class FeatureDensity(nn.Module):
         ]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureDensity:
-        super()._apply(fn, recurse)
+        super()._apply(keeping_dtypes(fn), recurse)
         self.rows = [fn(rows) for rows in self.rows]
         return self
 

@@ -15,8 +15,9 @@ from fastalign.errors import ConfigError
 from fastalign.load import watched
 from fastalign.models.pieces import PASS_BYTES
 from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.spatial_align import SpatialAlign
-from fastalign.nn.state import made_in_own_state
+from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.ops import affine
 
 # Bounds of the feature-level warps: a correction, not a second search.
@@ -85,6 +86,7 @@ class FeatureExtractor(nn.Module):
         self.size = (int(first.shape[2]), int(first.shape[3]))
         self.register_load_state_dict_post_hook(_settle_again)
 
+    @in_own_state
     def forward(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
         """The stages of images ``[B,3,H,W]`` that were aligned by theta ``[B,2,3]`` (None: not at
         all), each ``[B,C_i,H_i,W_i]`` with the channels of :meth:`keep`, and theta with FCA's warps
@@ -151,7 +153,7 @@ class FeatureExtractor(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureExtractor:
         before = self.device.type
-        super()._apply(fn, recurse)
+        super()._apply(keeping_dtypes(fn), recurse)
         if self._kept is not None:
             self._kept = [channels.to(self.device) for channels in self._kept]
         self.settle()

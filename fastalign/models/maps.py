@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.smoothing import smooth
+from fastalign.nn.state import in_own_state
 from fastalign.ops import affine, warp_affine
 
 # Below this share of valid neighbours a pixel of the map has no evidence.
@@ -56,6 +59,7 @@ class AnomalyMaps(nn.Module):
         self.register_buffer("image_threshold", torch.tensor(torch.nan))
         self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
 
+    @in_own_state
     def forward(
         self,
         distance: Tensor,
@@ -77,6 +81,10 @@ class AnomalyMaps(nn.Module):
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnomalyMaps:
+        super()._apply(keeping_dtypes(fn), recurse)
+        return self
 
     def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from fastalign.models.names import under
 from fastalign.nn.backbone import FeatureBackbone
+from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.registration.aligner import TemplateAligner, edge_size
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
 from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.nn.state import in_own_state
 from fastalign.ops import affine
 
 # Bounds of the plain image-level warp.
@@ -51,6 +53,7 @@ class PoseEstimator(nn.Module):
         self.ica: SpatialAlign | None = None
         self.template: GaussNewtonRefiner | None = None
 
+    @in_own_state
     def forward(self, images: Tensor) -> Tensor | None:
         """theta ``[B,2,3]`` of images ``[B,3,H,W]``; None: there is no alignment."""
         if self.aligner is not None:
@@ -59,6 +62,10 @@ class PoseEstimator(nn.Module):
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PoseEstimator:
+        super()._apply(keeping_dtypes(fn), recurse)
+        return self
 
     def install(
         self,

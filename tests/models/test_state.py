@@ -18,6 +18,7 @@ from fastalign.errors import InputError
 from fastalign.export import export_model
 from fastalign.models.features import FeatureExtractor
 from fastalign.models.images import in_range
+from fastalign.models.rooms import warp
 from fastalign.nn import DenseGaussian
 from fastalign.nn.smoothing import gaussian_matrix, smooth
 from fastalign.verdict import judge
@@ -74,6 +75,25 @@ def test_scores_are_the_same_in_every_state(model, images, expected, state):
     same(detail, expected[0])
     same(scored, expected[1])
     same([theta], [expected[2]])
+
+
+def through_the_rooms(model, images):
+    theta = model.pose(images)
+    stages, theta = model.features(warp(images, theta), theta)
+    distance, support = model.density(stages)
+    return model.maps(distance, theta, support)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_the_rooms_alone_are_the_same_in_every_state(model, images, expected, state):
+    with STATES[state]():
+        found = through_the_rooms(model, images)
+    same(found, expected[1])
+    rooms = copy.deepcopy(model)
+    for room in (rooms.pose, rooms.features, rooms.density, rooms.maps):
+        room.half()
+    same(through_the_rooms(rooms, images), expected[1])
+    same(through_the_rooms(rooms, images[:0]), [found[:0] for found in expected[1]])
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fastalign.nn.registration.bank import TemplateBank
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
+from fastalign.nn.state import captured, in_own_state
+from fastalign.ops import affine
 
 
 class Pose(NamedTuple):
@@ -57,14 +58,13 @@ class TemplateAligner(nn.Module):
         self.size = size
         self.candidates = candidates
 
+    @in_own_state
     def forward(self, images: Tensor) -> Pose:
         """Poses of images ``[B,3,H,W]`` in 0..1, at any size with the same aspect."""
-        small = resize(images.float(), self.size)
-        if not torch.is_autocast_enabled(images.device.type):
-            return self._find(small)
-        # Poses need the precision of float32 whatever surrounds them.
-        with torch.autocast(images.device.type, enabled=False):
-            return self._find(small)
+        # Libraries of Fourier transforms have no plan for no images.
+        if not captured() and len(images) == 0:
+            return Pose(affine.identity(0, device=images.device), images.float().new_zeros(0))
+        return self._find(resize(images.float(), self.size))
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
