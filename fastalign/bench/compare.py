@@ -82,10 +82,12 @@ def paired(
 
 def stored(new: dict[str, Any], old: dict[str, Any]) -> list[Difference]:
     """The differences of two documents, over the cases and contestants that both have."""
-    before = {row["case"]: row["contestants"] for row in old["rows"]}
+    before = {
+        (row["case"], row.get("calls_per_sample", 1)): row["contestants"] for row in old["rows"]
+    }
     found = []
     for row in new["rows"]:
-        theirs = before.get(row["case"], {})
+        theirs = before.get((row["case"], row.get("calls_per_sample", 1)), {})
         both = {
             name: (entry["samples"], theirs[name]["samples"])
             for name, entry in row["contestants"].items()

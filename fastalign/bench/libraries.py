@@ -22,6 +22,14 @@ INSTALL = {
 }
 
 
+# What the contestants call of each.
+MODULES = {
+    "kornia": "kornia.geometry.transform",
+    "torchvision": "torchvision.transforms.v2.functional",
+    "anomalib": "anomalib.models.image.padim.anomaly_map",
+}
+
+
 class Absent(Exception):
     """A library that is not here; the message says how to install it."""
 
@@ -58,7 +66,7 @@ def kornia_warp(x: Tensor, theta: Tensor) -> Tensor:
 
     With align_corners=True, which is exact in pixels whatever the size.
     """
-    warp = load("kornia.geometry.transform").warp_affine
+    warp = load(MODULES["kornia"]).warp_affine
     height, width = x.shape[2:]
     matrix = pixel_matrix(theta, height, width)
     return warp(widened(x), matrix, (height, width), align_corners=True).to(x.dtype)
@@ -66,7 +74,7 @@ def kornia_warp(x: Tensor, theta: Tensor) -> Tensor:
 
 def torchvision_warp(x: Tensor, degrees: float, shift: tuple[float, float]) -> Tensor:
     """torchvision's affine of a square image: one pose for the whole batch, by numbers."""
-    functional = load("torchvision.transforms.v2.functional")
+    functional = load(MODULES["torchvision"])
     side, angle = x.shape[3], math.radians(degrees)
     across, down = (side / 2 * part for part in shift)
     # Its translation is applied before the inverse turn: minus the forward turn of ours.
@@ -86,5 +94,5 @@ def torchvision_warp(x: Tensor, degrees: float, shift: tuple[float, float]) -> T
 
 def anomalib_distance(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     """The distance of anomalib's PaDiM: mean ``[C,H,W]``, inverse covariances ``[H*W,C,C]``."""
-    generator = load("anomalib.models.image.padim.anomaly_map").AnomalyMapGenerator
+    generator = load(MODULES["anomalib"]).AnomalyMapGenerator
     return generator.compute_distance(widened(x), [mean.flatten(1), inverse])[:, 0]

@@ -1,22 +1,32 @@
-"""One case measured: gate, times in turns, memory; everything that is known of it in one row."""
+"""One case measured: gate, times in turns, memory; everything that is known of it in one row.
+
+Times are taken again, twice at most, where other work held the cores meanwhile; the quietest ones
+stay, and a row says under which load they were taken.
+"""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
 
-from fastalign.bench import gate, memory, timing
+from fastalign.bench import gate, libraries, memory, timing
+from fastalign.bench.budget import Clock, Share
 from fastalign.bench.cases import Case
 from fastalign.bench.libraries import Absent
 from fastalign.bench.problem import short
 from fastalign.bench.works import Results
+from fastalign.load import Load, LoadMeter
 
 OURS = "fastalign"
+# Its first call compiles, and says nothing of the next.
+COMPILED = "compiled"
+REPEATS = 2
 # A thousand small kernels: as called is all that anyone would want to know.
 _NEVER_CAPTURED = {"loop"}
 # Moves bytes and computes nothing.
@@ -65,24 +75,41 @@ def passed(
     inputs: Results,
     against: gate.Yardstick,
     found: dict[str, dict[str, Any]],
+    share: Share | None = None,
+    clock: Clock = time.perf_counter,
 ) -> timing.Works:
-    """The works whose results are right, on these inputs; ``found`` gets what was seen of each."""
+    """The works whose results are right, on these inputs; ``found`` gets what was seen of each.
+
+    A work whose first call takes its whole ``share`` is out of time, and the others go on.
+    """
     right: timing.Works = {}
+    share = share or Share()
     for name, work in works.items():
         entry = found[name] = {}
         try:
+            if name in libraries.MODULES:
+                libraries.load(libraries.MODULES[name])
+            began = clock()
             results = work(*inputs)
+            spent = clock() - began
             if name not in _WITHOUT_RESULT:
                 entry["errors"], wrong = gate.judge(results, against, not name.startswith(OURS))
                 entry["result_bytes"] = sum(r.numel() * r.element_size() for r in results)
                 if wrong:
                     entry["failed"] = f"wrong: {wrong}"
             del results
+            if name != COMPILED and not name.startswith(OURS):
+                share.spend(name, spent)
+                if share.left(name) <= 0 and "failed" not in entry:
+                    entry["call_s"] = spent
+                    entry["out_of_time"] = (
+                        f"a call took {spent:.2g} s, its share were {share.each:.2g} s"
+                    )
         except Absent as error:
             entry["absent"] = str(error)
         except Exception as error:
             entry["failed"] = first_line(error)
-        if not {"failed", "absent"} & set(entry):
+        if not {"failed", "absent", "out_of_time"} & set(entry):
             right[name] = partial(work, *inputs)
     return right
 
@@ -92,9 +119,27 @@ def measure(
     device: str,
     backends: Sequence[str],
     seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
+    *,
+    copy: timing.Copy | None = None,
+    budget: float = float("inf"),
+    without: Mapping[str, str] | None = None,
+    repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """The row of one case; what went wrong is in it and never raised."""
+    """The row of one case; what went wrong is in it and never raised.
+
+    Args:
+        case: what is computed.
+        device: ``cpu`` or ``cuda``.
+        backends: ours.
+        seconds: of measuring, per contestant.
+        clock: seconds.
+        copy: measured before and after the turns.
+        budget: seconds of the whole case, which its contestants share.
+        without: contestants that are not begun for want of time, and why in words.
+        repeats: how often times that were taken under load are taken again.
+    """
+    end = clock() + budget
     fresh_compiler()
     torch.manual_seed(0)
     row = describe(case)
@@ -102,32 +147,64 @@ def measure(
     inputs = case.inputs(device)
     against = gate.yardstick(case, inputs)
     row["reference_errors"] = against.errors
-    works = passed(contestants(case, backends), inputs, against, found)
+    every = contestants(case, backends)
+    without = without or {}
+    begun = {name: work for name, work in every.items() if name not in without}
+    share = Share(budget, len(begun))
+    works = passed(begun, inputs, against, found, share, clock)
+    found |= {name: {"out_of_time": without[name]} for name in every if name in without}
     del against
     gc.collect()
-    _times(works, found, device, seconds, case.small, clock)
+    moved = [copy.bandwidth()] if copy else []
+    allowed = {name: share.left(name) for name in works}
+    if case.small:
+        row["calls_per_sample"] = timing.CALLS
+    for attempt in range(1 + repeats):
+        meter, began = LoadMeter(), clock()
+        times = _times(works, device, seconds, case.small, clock, allowed)
+        load = meter.read()
+        if attempt == 0 or _quieter(load, Load.from_json(row["load"])):
+            row |= {"load": load.to_json(), "repeats": attempt}
+            for name, entry in times.items():
+                found[name] |= entry
+        now = clock()
+        if not load.busy or now + (now - began) > end:
+            break
+    if copy:
+        row["copy_bytes_per_second"] = median([*moved, copy.bandwidth()])
     for name, work in works.items():
-        if name not in _WITHOUT_RESULT:
+        if name not in _WITHOUT_RESULT and found[name]["ms"] <= 1000 * share.each:
             found[name]["peak_bytes"] = memory.peak_bytes(work, device)
-        if case.small:
-            found[name]["back_to_back_us"] = timing.back_to_back(work)
     return row
+
+
+def _quieter(one: Load, other: Load) -> bool:
+    if one.waited is not None and other.waited is not None:
+        return one.waited < other.waited
+    return (one.average or 0.0) < (other.average or 0.0)
 
 
 def _times(
     works: timing.Works,
-    found: dict[str, Any],
     device: str,
     seconds: float,
     small: bool,
-    clock: Callable[[], float],
-) -> None:
+    clock: Clock,
+    allowed: dict[str, float],
+) -> dict[str, dict[str, Any]]:
+    """What :func:`timing.summary` says of each work, and on CUDA of its graph (``graph_``)."""
+
+    def taken(of: timing.Works) -> timing.Times:
+        if small and device == "cuda":
+            settle = torch.cuda.synchronize
+            return timing.on_cpu(of, seconds, clock, allowed, timing.CALLS, settle)
+        if device == "cuda":
+            return timing.on_cuda(of, seconds)
+        return timing.on_cpu(of, seconds, clock, allowed, timing.CALLS if small else 1)
+
+    found = {name: timing.summary(times) for name, times in taken(works).items()}
     if device != "cuda":
-        for name, times in timing.on_cpu(works, seconds, clock).items():
-            found[name] |= timing.summary(times)
-        return
-    for name, times in timing.on_cuda(works, seconds).items():
-        found[name] |= timing.summary(times)
+        return found
     replays: timing.Works = {}
     for name, work in works.items():
         if name in _NEVER_CAPTURED:
@@ -137,10 +214,9 @@ def _times(
         except Exception as error:
             found[name]["no_graph"] = first_line(error)
             torch.cuda.synchronize()
-    for name, times in timing.on_cuda(replays, seconds).items():
+    for name, times in taken(replays).items():
         found[name] |= {f"graph_{key}": value for key, value in timing.summary(times).items()}
-        if small:
-            found[name]["graph_back_to_back_us"] = timing.back_to_back(replays[name])
+    return found
 
 
 def prepare(case: Case, device: str, backends: Sequence[str]) -> None:

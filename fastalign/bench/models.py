@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,19 @@ import torch
 from torch import Tensor
 
 from fastalign.bench import contestants, timing
+from fastalign.bench.budget import Budget, Clock, in_turn
 from fastalign.bench.libraries import Absent
 from fastalign.bench.measure import first_line
 from fastalign.bench.protocol import Images, Jitter, figures, read_category
 from fastalign.engine.environment import peak_rss_mb
-from fastalign.load import wait_passively
+from fastalign.load import LoadMeter, wait_passively
 
 Row = dict[str, Any]
 BATCH = 8
 # Largest difference of two maps of the same image, as a part of the largest value.
 TOLERANCE = 1e-3
+# Of single images, after which no more are begun once there are FEWEST.
+LATENCY_S, FEWEST = 15.0, 3
 COLUMNS = (
     *("part", "contestant", "image_size", "pose", "train_images", "gate", "fit_s"),
     *("latency_p50_ms", "latency_p95_ms", "images_per_second", "peak_bytes", "stored_bytes"),
@@ -114,7 +119,7 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
     """Fit, gate, one image at a time, batches, figures. Without a right result nothing else."""
-    began = clock()
+    meter, began = LoadMeter(), clock()
     contestant.learn(images.train.split(16))
     row: Row = {"train_images": len(images.train), "fit_s": clock() - began}
     with torch.inference_mode():
@@ -128,8 +133,10 @@ def measure(
         wrong = judge(single, batched, reference)
         if wrong:
             return {"failed": f"wrong: {wrong}"}
-        times = []
+        times: list[float] = []
         for number in range(rounds):
+            if len(times) >= FEWEST and sum(times) > 1000 * LATENCY_S:
+                break
             image = images.test[number % len(images.test)][None]
             began = clock()
             contestant.score(image)
@@ -141,6 +148,7 @@ def measure(
         for _ in range(batches):
             contestant.score(few)
         row["images_per_second"] = batches * len(few) / (clock() - began)
+        row["load"] = meter.read().to_json()
         memory = peak_rss_mb()[0]
         row["peak_bytes"] = None if memory is None else int(1e6 * memory)
         row["stored_bytes"] = contestant.stored_bytes()
@@ -178,11 +186,53 @@ def in_child(job: Job, data: Path, limit: float) -> Row:
             command, env=environment, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return row | {"failed": f"did not end within {limit:.0f} s"}
+        return row | {"out_of_time": f"did not end within {limit:.0f} s"}
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [""]
         return row | {"failed": f"ended with code {done.returncode}: {last[0][:200]}"}
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def run_jobs(
+    document: dict[str, Any],
+    jobs: Sequence[Job],
+    measure_one: Callable[[Job, float], Row],
+    budget: float,
+    limit: float,
+    done: Callable[[Job, Row], None],
+    clock: Clock = time.monotonic,
+) -> None:
+    """Jobs into a document until the budget is spent; what is left out is said.
+
+    The first job of every contestant comes first and is tried in any case; what it takes beyond
+    its share is not taken from the others. How long it took says whether there is time for the
+    next of the same contestant, and one that did not end is not begun again.
+
+    Args:
+        document: gets the rows, in the order of ``jobs``, and what was left out.
+        jobs: by name told apart.
+        measure_one: a job and how many seconds it may take at most; its row.
+        budget: seconds for all; may be infinite.
+        limit: seconds of a job at most.
+        done: told each job and its row, once it is in the document.
+        clock: seconds.
+    """
+    places = {job.name: place for place, job in enumerate(jobs)}
+    taken: dict[str, Row] = {}
+    cost: dict[str, float] = {}
+    allowed = Budget(budget, len(jobs), clock)
+    for job in in_turn(jobs, lambda job: job.contestant):
+        known = cost.get(job.contestant)
+        if known is not None and not known <= allowed.left:
+            allowed.skip()
+            document["left_out"].append(job.name)
+            continue
+        began, most = clock(), allowed.share if known is None else math.inf
+        row = allowed.spend(partial(measure_one, job, limit), most)
+        cost[job.contestant] = math.inf if "out_of_time" in row else clock() - began
+        taken[job.name] = row
+        document["models"] = [taken[name] for name in sorted(taken, key=lambda n: places[n])]
+        done(job, row)
 
 
 def main() -> None:

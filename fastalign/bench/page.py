@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from fastalign.bench import charts, rows, tables
+from fastalign.bench import charts, rows, setting, tables
 from fastalign.bench.measure import OURS
 
 _PARTS = {
@@ -21,9 +21,10 @@ _MODEL_FIGURES = (
 
 
 def render(document: dict[str, Any]) -> str:
-    """The page; it loads nothing from anywhere."""
+    """The page; it loads nothing from anywhere. What ``document`` lacks is as in an empty run."""
     from fastalign.report.page import templates
 
+    document = {**setting.BLANK, **document}
     style = files("fastalign.report").joinpath("page.css").read_text(encoding="utf-8")
     own = files("fastalign.bench")
     template = own.joinpath("page.html.j2").read_text(encoding="utf-8")
@@ -37,6 +38,10 @@ def render(document: dict[str, Any]) -> str:
             lines=list(rows.flat(document)),
             failed=tables.failures(document["rows"]) + _failed_models(document["models"]),
             absent=_absent(document),
+            late=tables.out_of_time(document["rows"]) + document["left_out"],
+            loaded=[line for row in _all(document) if (line := _loaded(row))],
+            provenance=tables.provenance(document),
+            copy_speed=tables.copy_speed(document),
             parts=[part for name in _PARTS if (part := _part(document, name))],
             backends=sorted(document["absent"].items()),
             versions=document["versions"],
@@ -64,8 +69,22 @@ def ratios(of_rows: list[dict[str, Any]]) -> list[tuple[str, float, str]]:
         if row["storage"] != "float32":
             words.append(f"{row['storage']} factors")
         label = ", ".join(words)
-        found.append((label, ratio, f"{ratio:.2g}x {fastest}"))
+        loaded = ", under load" if rows.under_load(row) else ""
+        found.append((label, ratio, f"{ratio:.2g}x {fastest}{loaded}"))
     return found
+
+
+def _all(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*document["rows"], *document["models"]]
+
+
+def _loaded(row: dict[str, Any]) -> str | None:
+    """A row that was taken under load, and which."""
+    load = rows.load_of(row)
+    if load is None or not load.busy:
+        return None
+    name = row.get("case") or f"{row['contestant']}, {row['image_size']}, {row['pose']}"
+    return f"{name}: {load.describe()}"
 
 
 def _failed_models(of_models: list[dict[str, Any]]) -> list[str]:
@@ -91,6 +110,7 @@ def _part(document: dict[str, Any], name: str) -> dict[str, Any] | None:
     if not lines:
         return None
     known = [row for row in lines if "fit_s" in row]
+    lines = [{**row, "why": rows.verdict(row), "loaded": rows.under_load(row)} for row in lines]
     figures = []
     if name == "model":
         for key, title, unit, scale in _MODEL_FIGURES:

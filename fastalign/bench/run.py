@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,15 @@ from typing import Any
 from fastalign.bench import compare, interleave, models, oprun, page, plots, rows, setting, tables
 from fastalign.bench.cases import GRID, QUICK, Case
 from fastalign.errors import ConfigError, InputError
+from fastalign.load import Load
 
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Budgets in seconds; ``seconds``: of measuring, per contestant."""
+    """Budgets in seconds; ``seconds``: of measuring, per contestant; ``compile_last``: as
+    :func:`oprun.run_cases` has it."""
 
     cases: Sequence[Case]
     jobs: Sequence[models.Job]
@@ -28,10 +29,11 @@ class Profile:
     ops_budget: float
     models_budget: float
     job_limit: float
+    compile_last: bool = False
 
 
 PROFILES = {
-    "quick": Profile(QUICK, models.QUICK, {"cpu": 0.25, "cuda": 0.1}, 60.0, 60.0, 60.0),
+    "quick": Profile(QUICK, models.QUICK, {"cpu": 0.25, "cuda": 0.1}, 60.0, 60.0, 60.0, True),
     "full": Profile(GRID, models.FULL, oprun.SECONDS, float("inf"), float("inf"), 3600.0),
 }
 
@@ -82,7 +84,7 @@ def run(
         note: told about each row.
 
     Raises:
-        ConfigError: a baseline that is neither.
+        ConfigError: a baseline that is neither, or a commit without a case to compare on.
         InputError: a file that is no baseline.
         BackendError: the baseline's commit does not build.
     """
@@ -90,35 +92,51 @@ def run(
     earlier = None if baseline is None else read_baseline(baseline)
     backends, absent = setting.runnable(device)
     document = setting.document(device, absent)
-    document |= {"profile": profile, "models": [], "comparison": None}
-    document["measured"] = time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC"
+    document["profile"] = profile
     cases = [case for case in chosen.cases if only(case.name)] if "ops" in parts else []
     jobs = [job for job in chosen.jobs if only(job.name)] if "models" in parts else []
     if not cases and not jobs:
         raise ConfigError("nothing to measure: --only finds no case; --list names them.")
+    if baseline is not None and earlier is None and not cases:
+        raise ConfigError(
+            f"--baseline {baseline}: a commit is compared on ops, and none is measured; add "
+            "--part ops, or give the bench.json of an earlier run."
+        )
     for backend, reason in absent.items():
         note(f"without {backend}: {reason}")
+    before = Load.from_json(document["load"])
+    if before.busy:
+        note(
+            f"this machine is busy ({before.describe()}): rows taken under load are taken again "
+            "while there is time, and marked"
+        )
 
     def done(row: dict[str, Any]) -> None:
-        write(document, out, pictures=False)
+        write(document, out, pages=False)
         note(tables.line(row, document["copy_bytes_per_second"]))
 
     if cases and baseline is not None and earlier is None:
         document["comparison"] = _interleaved(baseline, cases, device, threads, note)
-    if cases:
-        seconds = chosen.seconds[device]
-        order = [*chosen.cases]
-        oprun.run_cases(document, cases, order, backends, seconds, chosen.ops_budget, done)
-    began = time.monotonic()
-    for job in jobs:
-        left = chosen.models_budget - (time.monotonic() - began)
-        if left < 0:
-            document["left_out"].append(job.name)
-            continue
-        row = models.in_child(job, data, chosen.job_limit)
-        document["models"].append(row)
-        write(document, out, pictures=False)
-        note(f"{job.name}: {rows.verdict(row)}{_figures(row)}")
+
+    def modelled(job: models.Job, row: dict[str, Any]) -> None:
+        write(document, out, pages=False)
+        note(f"{job.name}: {rows.verdict(row)}{_figures(row)}{tables.remark(row)}")
+
+    def in_child(job: models.Job, limit: float) -> dict[str, Any]:
+        return models.in_child(job, data, limit)
+
+    try:
+        if cases:
+            seconds = chosen.seconds[device]
+            oprun.run_cases(
+                *(document, cases, chosen.cases, backends, seconds, chosen.ops_budget, done),
+                compile_last=chosen.compile_last,
+            )
+        models.run_jobs(document, jobs, in_child, chosen.models_budget, chosen.job_limit, modelled)
+    except BaseException:
+        # An interrupted run has its pages too.
+        write(document, out)
+        raise
     if earlier is not None:
         found = compare.as_rows(compare.stored(document, earlier))
         document["comparison"] = {
@@ -157,25 +175,26 @@ def _figures(row: dict[str, Any]) -> str:
 
 def models_csv(document: dict[str, Any]) -> str:
     out = io.StringIO()
-    setting_of = {key: document.get(key) for key in ("device", "threads", "commit")}
+    setting_of = {key: document.get(key) for key in ("device", "threads", "commit", "command")}
     versions = {key: document["versions"].get(key) for key in ("torch", "fastalign", "anomalib")}
-    columns = (*models.COLUMNS, *setting_of, *versions)
+    columns = (*models.COLUMNS, *rows.LOAD, *setting_of, *versions)
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in document["models"]:
-        writer.writerow({**row, "gate": rows.verdict(row), **setting_of, **versions})
+        cells = {**row, "gate": rows.verdict(row), **rows.load_cells(row)}
+        writer.writerow({**cells, **setting_of, **versions})
     return out.getvalue()
 
 
-def write(document: dict[str, Any], out: Path, pictures: bool = True) -> None:
-    """All files of a run; pictures and page only at its end."""
+def write(document: dict[str, Any], out: Path, pages: bool = True) -> None:
+    """All files of a run; ``pages``, which are the report and the plots, at its end."""
     texts = {
         "bench.json": json.dumps(document, indent=1) + "\n",
         "ops.csv": rows.as_csv(document),
         "models.csv": models_csv(document),
     }
-    if pictures:
+    if pages:
         texts["report.html"] = page.render(document)
     rows.write_texts(out, texts)
-    if pictures:
+    if pages:
         plots.write(document, out)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import torch
 
 from fastalign import ops
 from fastalign.engine.environment import package_version, versions
+from fastalign.load import Load, LoadMeter
 
 BACKENDS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _LIBRARIES = ("kornia", "torchvision", "anomalib")
@@ -76,18 +82,66 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def command(arguments: Sequence[str] | None = None) -> str:
+    """The command line of this process, programs by their name or their place in the checkout."""
+    program, *rest = sys.argv if arguments is None else arguments
+    path, root = Path(program), repository()
+    if path.name == "__main__.py":
+        start = ["python", "-m", path.parent.name]
+    elif path.suffix == ".py":
+        inside = root is not None and path.resolve().is_relative_to(root)
+        shown = path.resolve().relative_to(root) if root and inside else Path(path.name)
+        start = ["python", shown.as_posix()]
+    else:
+        start = [path.name]
+    return shlex.join([*start, *rest])
+
+
+def load_before(seconds: float = 0.1) -> Load:
+    """The load that a run meets, from a little work on all its threads."""
+    meter, end = LoadMeter(), time.perf_counter() + seconds
+    x = torch.ones(128, 128)
+    while time.perf_counter() < end:
+        x @ x
+    return meter.read()
+
+
+# Everything that a page of a run shows and that a run without rows has nothing of.
+BLANK: dict[str, Any] = {
+    "device": None,
+    "device_type": None,
+    "versions": {},
+    "commit": None,
+    "command": None,
+    "measured": None,
+    "load": None,
+    "profile": None,
+    "copy_bytes_per_second": None,
+    "threads": None,
+    "cores": None,
+    "last_cache_bytes": None,
+    "absent": {},
+    "left_out": [],
+    "rows": [],
+    "models": [],
+    "comparison": None,
+}
+
+
 def document(device: str, absent: dict[str, str]) -> dict[str, Any]:
-    """A run without rows."""
+    """A run without rows: :data:`BLANK`, and what is known before the first of them."""
     libraries = {name: text for name in _LIBRARIES if (text := package_version(name))}
     return {
+        **deepcopy(BLANK),
         "device": describe(device),
         "device_type": device,
         "versions": {**versions(), **libraries},
         "commit": commit(),
+        "command": command(),
+        "measured": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
+        "load": load_before().to_json(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "last_cache_bytes": last_cache_bytes(),
         "absent": absent,
-        "left_out": [],
-        "rows": [],
     }

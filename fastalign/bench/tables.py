@@ -11,7 +11,16 @@ from typing import Any
 
 from fastalign.bench.cases import CASES, GOALS, Goal
 from fastalign.bench.measure import OURS
-from fastalign.bench.rows import as_csv, share_of_copy, write_texts
+from fastalign.bench.rows import (
+    as_csv,
+    load_of,
+    share_of_copy,
+    under_load,
+    verdict,
+    write_texts,
+)
+from fastalign.bench.timing import CALLS
+from fastalign.load import Load
 
 Row = dict[str, Any]
 BASELINES = ("compiled", "eager", "loop", "cdist", "kornia", "torchvision", "anomalib", "memcpy")
@@ -51,6 +60,22 @@ def absences(rows: list[Row]) -> list[str]:
     return sorted(found)
 
 
+def out_of_time(rows: list[Row]) -> list[str]:
+    """Contestants that there was no time for, and why."""
+    return [
+        f"{row['case']}: {name}: {entry['out_of_time']}"
+        for row in rows
+        for name, entry in row["contestants"].items()
+        if "out_of_time" in entry
+    ]
+
+
+def remark(row: Row) -> str:
+    """What a line of a terminal says behind a row that was taken under load."""
+    load = load_of(row)
+    return f" [under load: {load.describe()}]" if load is not None and load.busy else ""
+
+
 def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}x"
 
@@ -64,7 +89,10 @@ def _ratios_of(goal: Goal, rows: list[Row], cache: int) -> list[float]:
     cases = {case.name: case for case in CASES}
     found = []
     for row in rows:
-        if not goal.covers(cases[row["case"]]) or (goal.beyond_cache and row["bytes"] <= cache):
+        case = cases.get(row["case"])
+        if case is None or not goal.covers(case):
+            continue
+        if goal.beyond_cache and row["bytes"] <= cache:
             continue
         entry = next((entry for _, entry in ours(row)), {})
         all_ratios = [ratio(row, entry, name) for name in goal.against]
@@ -132,13 +160,15 @@ def cases_table(rows: list[Row], copy: float | None, cuda: bool) -> list[str]:
         for backend, entry in ours(row):
             cells = [f"{row['op']}, {row['work']}", "x".join(map(str, row["shape"])), kind, backend]
             if "ms" not in entry:
-                lines.append("| " + " | ".join([*cells, "**no figure**"]) + " |")
+                why = "out of time" if "out_of_time" in entry else "**no figure**"
+                lines.append("| " + " | ".join([*cells, why]) + " |")
                 continue
             cells += [_times(ratio(row, entry, name)) for name in BASELINES]
             if cuda:
                 cells += [_times(ratio(row, entry, n, "graph_ms")) for n in ("compiled", "eager")]
             share = share_of_copy(row, entry, copy)
-            cells += ["-" if share is None else f"{share:.0%}", _number(entry["ms"])]
+            loaded = " (under load)" if under_load(row) else ""
+            cells += ["-" if share is None else f"{share:.0%}", _number(entry["ms"]) + loaded]
             if cuda:
                 cells.append(_number(entry.get("graph_ms")))
             peaks = [
@@ -154,19 +184,20 @@ def cases_table(rows: list[Row], copy: float | None, cuda: bool) -> list[str]:
 
 
 def overhead_table(rows: list[Row]) -> list[str]:
-    """Microseconds per call on small maps, called back to back, and replayed as a CUDA graph."""
+    """Microseconds per call on small maps, and of the replay of a CUDA graph: the medians that the
+    table of times has in milliseconds."""
     lines = [
         "| op | shape | contestant | call, us | graph replay, us |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
         for name, entry in row["contestants"].items():
-            if "back_to_back_us" in entry:
+            if "ms" in entry and row.get("calls_per_sample", 1) > 1:
                 shape = "x".join(map(str, row["shape"]))
                 lines.append(
                     f"| {row['op']}, {row['work']} | {shape} | {name} | "
-                    f"{entry['back_to_back_us']:.1f} | "
-                    f"{_number(entry.get('graph_back_to_back_us'))} |"
+                    f"{1000 * entry['ms']:.1f} | "
+                    f"{_number(entry.get('graph_ms'), 1e-3)} |"
                 )
     return lines if len(lines) > 2 else []
 
@@ -194,6 +225,9 @@ def markdown(document: dict[str, Any]) -> str:
     parts = [["# The ops, measured"], [_setting(document)]]
     if failed:
         parts.append(["## Without a figure", "", *(f"- {line}" for line in failed)])
+    late = [*out_of_time(rows), *document.get("left_out", [])]
+    if late:
+        parts.append(["## Out of time", "", *(f"- {line}" for line in late)])
     absent = absences(rows)
     if absent:
         parts.append(["## Not installed", "", *(f"- {line}" for line in absent)])
@@ -207,27 +241,61 @@ def markdown(document: dict[str, Any]) -> str:
     parts.append(["## Times", "", _legend(cuda), "", *cases_table(rows, copy, cuda)])
     overhead = overhead_table(rows)
     if overhead:
-        parts.append(["## Small maps", "", *overhead])
+        parts.append(["## Small maps", "", _SMALL_MAPS, "", *overhead])
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def _setting(document: dict[str, Any]) -> str:
-    copy = document.get("copy_bytes_per_second")
-    speed = f" A copy moves {copy / 1e9:.0f} GB/s, read and written" if copy else ""
-    after = document.get("copy_bytes_per_second_after")
-    if speed:
-        speed += f", and {after / 1e9:.0f} GB/s after the last case." if after else "."
     packages = ", ".join(f"{name} {text}" for name, text in document["versions"].items())
-    return f"{document['device']}; {packages}.{speed}"
+    lines = [f"{document['device']}; {packages}.", copy_speed(document), provenance(document)]
+    return "\n\n".join(line for line in lines if line)
+
+
+def copy_speed(document: dict[str, Any]) -> str:
+    """What a copy moves: the median beside the rows, and how far it goes."""
+    copy = document.get("copy_bytes_per_second")
+    if not copy:
+        return ""
+    beside = [row["copy_bytes_per_second"] / 1e9 for row in document["rows"] if "load" in row]
+    text = f"A copy moves {copy / 1e9:.0f} GB/s, read and written"
+    if len(beside) < 2:
+        return text + "."
+    return (
+        f"{text}: the median of {len(beside)} measurements, one beside each row, from "
+        f"{min(beside):.0f} to {max(beside):.0f}."
+    )
+
+
+def provenance(document: dict[str, Any]) -> str:
+    """Command, commit, and load: before the run, and how many rows were taken under it."""
+    parts = []
+    if document.get("command"):
+        parts.append(f"`{document['command']}`, commit {document.get('commit') or 'unknown'}")
+    if document.get("measured"):
+        parts.append(document["measured"])
+    if document.get("load"):
+        parts.append(f"before it {Load.from_json(document['load']).describe()}")
+    known = [row for row in (*document["rows"], *document.get("models", [])) if "load" in row]
+    if known:
+        loaded = sum(under_load(row) for row in known)
+        parts.append(f"{loaded} of {len(known)} rows taken under load")
+    return "; ".join(parts) + "." if parts else ""
+
+
+_SMALL_MAPS = (
+    f"What a call costs: each sample is the mean of {CALLS} calls in a row, samples of the "
+    "contestants in turns. The table above has the same medians, in milliseconds."
+)
 
 
 def _legend(cuda: bool) -> str:
     text = (
         "Medians, contestants in turns in one process. `compiled` and the like: how many times the "
         "baseline's time is ours (above 1 we are faster). `of copy`: the bytes that the op has to "
-        "move over its time, as a part of the bandwidth of a copy. MB: peak beyond the inputs, "
-        "results included; the baseline's is the smallest of compiled, eager and cdist. Error: the "
-        "largest relative distance of a result from the float64 reference."
+        "move over its time, as a part of the bandwidth of a copy beside it. MB: peak beyond the "
+        "inputs, results included; the baseline's is the smallest of compiled, eager and cdist. "
+        "Error: the largest relative distance of a result from the float64 reference. "
+        "`(under load)`: other work held the cores meanwhile."
     )
     if cuda:
         text += (
@@ -239,10 +307,10 @@ def _legend(cuda: bool) -> str:
 
 def line(row: Row, copy: float | None) -> str:
     """One case in one line of a terminal."""
-    parts = []
+    parts = [f"FAILED {row['failed'][:90]}"] if "failed" in row else []
     for backend, entry in ours(row):
         if "ms" not in entry:
-            parts.append(f"{backend} FAILED {entry.get('failed', '')[:90]}")
+            parts.append(f"{backend} FAILED {entry.get('failed', verdict(entry))[:90]}")
             continue
         share = share_of_copy(row, entry, copy)
         parts.append(
@@ -254,7 +322,10 @@ def line(row: Row, copy: float | None) -> str:
                 if (value := ratio(row, entry, name)) is not None
             )
         )
-    return f"{row['case']}: " + "; ".join(parts)
+    late = [name for name, entry in row["contestants"].items() if "out_of_time" in entry]
+    if late:
+        parts.append(f"out of time: {', '.join(late)}")
+    return f"{row['case']}: " + "; ".join(parts) + remark(row)
 
 
 def write(document: dict[str, Any], folder: Path, stem: str) -> None:

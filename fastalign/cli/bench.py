@@ -117,9 +117,14 @@ def bench(
             note=lambda text: typer.echo(text, err=True),
         )
     comparison = document["comparison"]
-    for row in comparison["rows"] if comparison else ():
+    compared = comparison["rows"] if comparison else []
+    for row in compared:
         if row["verdict"] != "within the noise":
             typer.echo(f"{row['verdict']}: {row['case']}, {row['contestant']}: {row['ratio']:.3f}x")
-    if comparison and all(row["verdict"] == "within the noise" for row in comparison["rows"]):
+    if compared and all(row["verdict"] == "within the noise" for row in compared):
         typer.echo("no difference exceeds the noise")
+    if comparison and not compared:
+        typer.echo(f"nothing in common with {comparison['baseline']}")
+    if document["left_out"]:
+        typer.echo(f"out of time: {len(document['left_out'])} cases, named in the report")
     typer.echo(f"report: {Path(out) / 'report.html'}")
