@@ -79,7 +79,7 @@ def test_a_library_that_is_missing_is_named_and_is_no_failure(monkeypatch):
     case = KINDS["warp_affine", works.FORWARD, torch.float32, CONTIGUOUS, torch.float32]
     with pytest.raises(Absent, match="kornia is not installed: pip install kornia"):
         case.baselines()["kornia"](*case.inputs("cpu"))
-    row = measure(case, "cpu", ["reference"], 0.001)
+    row = measure(case, "cpu", ["reference"], 0.001, repeats=0)
     assert row["contestants"]["kornia"] == {"absent": "kornia is not installed: pip install kornia"}
     assert tables.failures([row]) == [] and len(tables.absences([row])) == 1
 
@@ -87,7 +87,7 @@ def test_a_library_that_is_missing_is_named_and_is_no_failure(monkeypatch):
 def test_a_wrong_result_gets_no_time(monkeypatch):
     case = KINDS["warp_affine", works.FORWARD, torch.float32, CONTIGUOUS, torch.float32]
     monkeypatch.setattr(works.baselines, "grid_warp", lambda x, theta: 1.1 * x)
-    row = measure(case, "cpu", ["reference"], 0.001)
+    row = measure(case, "cpu", ["reference"], 0.001, repeats=0)
     eager = row["contestants"]["eager"]
     assert eager["failed"].startswith("wrong: result 0 off by") and "ms" not in eager
     line = next(line for line in rows.flat(document(row)) if line["contestant"] == "eager")
