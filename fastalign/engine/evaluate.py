@@ -38,6 +38,7 @@ from fastalign.engine.scoring import (
     thresholds,
 )
 from fastalign.engine.shapes import ShapeWatch
+from fastalign.engine.strangers import PartWatch
 from fastalign.errors import InputError
 from fastalign.load import LoadMeter
 from fastalign.metrics import Figures, PixelMetrics, image_metrics
@@ -159,6 +160,7 @@ class _Run:
         self.depth = self.depth or stored_depth(self.model)
         self.masks = MaskCheck()
         self.shapes = ShapeWatch(self.model)
+        self.parts = PartWatch(self.model)
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
@@ -204,7 +206,11 @@ class _Run:
         )
         self.paths.append(sample.path)
         alignment = alignment_of(detail, 0)
-        remarks = [self.shapes.remark(name, image), self.limits.remark(alignment.covered)]
+        remarks = [
+            self.parts.remark(name, detail, 0),
+            self.shapes.remark(name, image),
+            self.limits.remark(alignment.covered),
+        ]
         self.images.append(
             ImageResult(
                 path=name,
@@ -289,7 +295,7 @@ def _conclude(run: _Run, category: str) -> Evaluation:
     curves |= pixel_figures.curves
     metrics = {**figures, **pixel_figures}
     reasons = {**figures.reasons, **pixel_figures.reasons}
-    warnings = run.shapes.warnings()
+    warnings = [*run.parts.warnings(), *run.shapes.warnings()]
     if run.skipped:
         warnings.append(
             f"{len(run.skipped)} of {len(run.samples)} test images left out as unreadable"

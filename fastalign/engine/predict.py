@@ -31,6 +31,7 @@ from fastalign.engine.scoring import (
     thresholds,
 )
 from fastalign.engine.shapes import ShapeWatch
+from fastalign.engine.strangers import PartWatch
 from fastalign.engine.table import FILES, SCORES, Row, ScoresTable, encode
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
@@ -179,6 +180,7 @@ class _Run:
         self.table, self.page, self.progress = table, page, progress
         self.writer = PictureWriter(out, options, limits)
         self.shapes = ShapeWatch(model)
+        self.parts = PartWatch(model)
         given = limits != thresholds(model)
         self.source = "given for this run" if given else threshold_source(model)
         self.notes = notes
@@ -215,7 +217,11 @@ class _Run:
         score = float(detail.score[index])
         verdict = self.limits.verdict(score)
         alignment = alignment_of(detail, index)
-        remarks = [self.shapes.remark(item.name, image), self.limits.remark(alignment.covered)]
+        remarks = [
+            self.parts.remark(item.name, detail, index),
+            self.shapes.remark(item.name, image),
+            self.limits.remark(alignment.covered),
+        ]
         reason = "; ".join(remark for remark in remarks if remark)
         if verdict is Verdict.NOT_JUDGED:
             reason = NO_THRESHOLD if self.limits.image is None else NOT_JUDGED
@@ -235,7 +241,7 @@ class _Run:
 
     def result(self) -> Predictions:
         """What is known so far."""
-        warnings = [*self.notes, *self.shapes.warnings()]
+        warnings = [*self.notes, *self.parts.warnings(), *self.shapes.warnings()]
         if self.skipped:
             total = len(self.images) + len(self.skipped)
             warnings.append(f"{len(self.skipped)} of {total} images could not be read")

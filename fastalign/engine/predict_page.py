@@ -103,8 +103,13 @@ class PredictionPage:
             "not judged": len(result.of(Verdict.NOT_JUDGED)) + len(result.skipped),
         }
         protocol = {"data": self._data, **describe_protocol(model, None, counts, 0)}
-        if result.image_threshold != thresholds(model).image:
-            protocol["threshold_source"] = "given for this run"
+        stored = thresholds(model)
+        for name, used, of_model in (
+            ("threshold_source", result.image_threshold, stored.image),
+            ("pixel_threshold_source", result.pixel_threshold, stored.pixel),
+        ):
+            if used != of_model:
+                protocol[name] = "given for this run"
         protocol["load"] = self._load.read().to_json()
         for name in ("evaluation_size", "mask_resampling", "timing", "memory"):
             del protocol[name]

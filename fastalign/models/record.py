@@ -58,6 +58,8 @@ class FitRecord:
         normal_scores: ``scores`` of normal images, ascending, that the thresholds are a quantile
             of, and ``of``, what images they are, in words.
         least_covered: share of the aligned frame that each normal image covered at least.
+        normal_whole: ``distance``, the largest distance of a whole normal image that the density
+            has not seen, and ``residual``, the largest of their alignment, where there is any.
         warnings: what the user has to know, in sentences.
         known_images: by which images of the fit are known again.
         photographs: ``typical``, the most frequent size in words, and the ranges of ``width`` in
@@ -77,6 +79,7 @@ class FitRecord:
     fitted_thresholds: Mapping[str, Any] | None = None
     normal_scores: Mapping[str, Any] | None = None
     least_covered: float | None = None
+    normal_whole: Mapping[str, float] | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None
     photographs: Mapping[str, Any] | None = None

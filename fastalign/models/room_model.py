@@ -168,7 +168,8 @@ class RoomModel(nn.Module):
         """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``depth``, ``images``,
         ``alignment`` with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
         ``threshold_source`` in words, ``least_covered`` by each normal image of the aligned frame,
-        ``warnings`` in sentences, and ``known_images``, by which
+        ``normal_whole`` (``distance`` and ``residual``, see :class:`FitRecord`), ``warnings`` in
+        sentences, and ``known_images``, by which
         :func:`fastalign.models.fitting.survey.known_images` knows the images of the fit again."""
         return self.record.metadata()
 

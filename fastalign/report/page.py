@@ -72,6 +72,7 @@ def render_report(
 
 
 def templates() -> Environment:
+    """What renders pages: text from the data is escaped, and a name that is missing is an error."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(

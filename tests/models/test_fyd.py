@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastalign import FYD, FYDConfig
+from fastalign.engine.strangers import PartWatch
 from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
 from fastalign.models.fitting.watch import Watch, warn_of
 from fastalign.ops import affine, warp_affine
@@ -65,6 +66,27 @@ def test_scores_and_maps(turned):
     assert maps.isfinite().all() and (maps >= 0).all()
     torch.testing.assert_close(score, maps.amax((1, 2)))
     assert model.extra_metadata()["alignment"]["used"]
+
+
+def test_another_part_is_known_by_its_whole_and_a_defect_is_not(turned):
+    model, images, _ = turned
+    normal = model.record.normal_whole
+    assert set(normal) == {"distance", "residual"}
+    defects, _ = photographs(6, 40, 0.08, defect=True, seed=2)
+    rings = 0.5 + 0.4 * torch.sin(torch.hypot(*torch.meshgrid(*[torch.arange(64.0) - 30] * 2)))
+    other = (rings + 0.02 * torch.randn(2, 3, SIZE, SIZE)).clamp(0, 1)
+    watch = PartWatch(model)
+    for batch in (images[:4], defects):
+        detail = model.predict_detail(batch)
+        assert [watch.remark("own.png", detail, index) for index in range(len(batch))] == [
+            ""
+        ] * len(batch)
+    detail = model.predict_detail(other)
+    for index in range(2):
+        assert watch.remark(f"{index}.png", detail, index).startswith("does not look like the part")
+    assert len(watch.warnings()) == 1 and "2 images do not look" in watch.warnings()[0]
+    # The score alone does not tell them apart from defects.
+    assert (detail.score > model.image_threshold).all()
 
 
 def test_a_defect_is_found_at_its_place_in_the_photograph(turned):

@@ -105,6 +105,7 @@ def fit(
         threshold_source=threshold.source,
         normal_scores=threshold.normal,
         least_covered=threshold.least_covered,
+        normal_whole=threshold.whole,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.record(),
         photographs=photographs,

@@ -30,6 +30,9 @@ class Threshold:
         source: where it comes from, in words.
         normal: the scores that it is a quantile of, as :class:`FitRecord` keeps them; None: none.
         least_covered: share of the aligned frame that each normal image covered at least.
+        whole: the largest :func:`whole_distance` of a normal image that the density has not seen,
+            as ``distance``, and the largest alignment residual of a normal image, as ``residual``,
+            where images are aligned; None: not known.
         warnings: what the user has to know, in sentences.
     """
 
@@ -38,6 +41,7 @@ class Threshold:
     least_covered: float
     warnings: Sequence[str] = ()
     normal: Mapping[str, Any] | None = None
+    whole: Mapping[str, float] | None = None
 
 
 @torch.no_grad()
@@ -59,12 +63,12 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     gaussians = rooms.density.gaussians
     passes = Passes(rooms, setting)
     source = ""
-    scores, fitted = torch.empty(0, dtype=torch.float64), torch.empty(0)
+    measures, fitted = torch.empty((0, 2), dtype=torch.float64), torch.empty(0)
     few = validation is not None and len(setting.turns) > 0
     positions: Sequence[int] = []
     if validation is not None and few:
         positions = setting.turns
-        scores, fitted = world.once(
+        measures, fitted = world.once(
             partial(in_turn, passes, train, validation, setting), "the thresholds"
         )
         source = "{} normal images, each scored without itself"
@@ -84,15 +88,17 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     if held_out is not None:
         positions = survey.held_out
         of_validation = torch.tensor(positions, dtype=torch.long) - survey.train
-        scores, fitted = (values[of_validation] for values in held_out.scores())
+        measures, fitted = (values[of_validation] for values in held_out.measures())
         source = "{} normal validation images"
     distinct = survey.distinct(fit.number)
     curve = fit.curve()
     assert gaussians.count is not None
     share = distinct / fit.number
     rooms.density.calibrate(calibration(curve, gaussians.count, config.calibrate, share))
-    if len(scores) and config.refit and curve is not None:
-        scores = scores * curve.ratio(torch.tensor(distinct), fitted).to(scores)
+    if len(measures) and config.refit and curve is not None:
+        ratio = curve.ratio(torch.tensor(distinct), fitted).to(measures)
+        measures = measures * ratio[:, None]
+    scores, wholes = measures.unbind(1)
     scores, lost = _one_of_twins(scores, [survey.groups[position] for position in positions])
     value, normal = math.nan, None
     if len(scores):
@@ -107,7 +113,22 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
             f"{lost} normal images could not be judged and have no part in the thresholds: "
             "alignment left nothing of them to compare, or their features are not finite."
         ]
-    return Threshold(value, source, passes.least_covered(), warnings, normal)
+    return Threshold(
+        value,
+        source,
+        passes.least_covered(),
+        warnings,
+        normal,
+        _whole(wholes, passes.largest_residual()),
+    )
+
+
+def _whole(distances: Tensor, residual: float) -> dict[str, float] | None:
+    known = distances[distances.isfinite()]
+    if not len(known):
+        return None
+    found = {"distance": float(known.max())}
+    return {**found, "residual": residual} if math.isfinite(residual) else found
 
 
 def _one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:

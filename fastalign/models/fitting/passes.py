@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Passes:
         self.progress, self.world, self.plan = setting.progress, setting.world, setting.plan
         self._told: set[str] = set()
         self._covered = 1.0
+        self._residual = -math.inf
 
     def add(self, fit: GaussianFit, source: ImageSource) -> None:
         """All images of ``source`` into the band that ``fit`` has open."""
@@ -61,6 +63,10 @@ class Passes:
         rooms = self.rooms
         for images, _ in source.batches(self.plan.images, indices):
             pose = rooms.pose(images)
+            if pose is not None:
+                residual = rooms.pose.residuals(images, pose)[1]
+                largest = float(residual.nan_to_num(-math.inf).max())
+                self._residual = max(self._residual, largest)
             stages, theta = rooms.features.extract(warp(images, pose), pose)
             valid = rooms.maps.valid(theta)
             if valid is not None:
@@ -72,6 +78,11 @@ class Passes:
         """The share of the aligned frame that each normal image covered at least."""
         own = torch.tensor([self._covered], dtype=torch.float64)
         return float(self.world.gather_rows(own, "the coverage of normal images").min())
+
+    def largest_residual(self) -> float:
+        """The largest alignment residual of a normal image; -inf where images are not aligned."""
+        own = torch.tensor([self._residual], dtype=torch.float64)
+        return float(self.world.gather_rows(own, "the residuals of normal images").max())
 
 
 def one_by_one(

@@ -14,6 +14,7 @@ from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.source import ImageSource, spread
 from fastalign.models.fitting.survey import FEW, Survey
 from fastalign.models.pieces import split_rows
+from fastalign.models.whole import whole_distance
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
 
@@ -79,29 +80,32 @@ class HeldOut:
         if refit:
             fit.settle()
 
-    def scores(self) -> tuple[Tensor, Tensor]:
-        """Scores of all validation images, and to how many different images the density was
-        fitted."""
+    def measures(self) -> tuple[Tensor, Tensor]:
+        """Of all validation images what :func:`_measure` gives, and to how many different images
+        the density was fitted."""
         rooms, world = self._passes.rooms, self._passes.world
         config = rooms.config
         share = self._distinct / self._number
         factor = calibration(self._curve, self._count, config.calibrate, share)
         support = support_of(self._count, self._number, config.min_share)
-        own = torch.empty(len(self._share), dtype=torch.float64, device=self._distance.device)
+        device = self._distance.device
+        own = torch.empty((len(self._share), 2), dtype=torch.float64, device=device)
         with world.together("scoring the validation images"):
             for index, (distance, theta) in enumerate(
                 zip(self._distance, self._theta, strict=True)
             ):
-                own[index] = rooms.maps.map_from((distance * factor)[None], theta, support).amax()
-        scores = world.gather_rows(own, "the scores of validation images")
-        return scores, torch.full_like(scores, self._distinct)
+                own[index] = _measure(
+                    rooms.maps.map_from((distance * factor)[None], theta, support)
+                )
+        measures = world.gather_rows(own, "the scores of validation images")
+        return measures, torch.full_like(measures[:, 0], self._distinct)
 
 
 def in_turn(
     passes: Passes, train: ImageSource, validation: ImageSource, setting: Setting
 ) -> tuple[Tensor, Tensor]:
-    """Scores of the normal images whose turn it is, each from a density of the others that are no
-    twins of it, and how many different ones these were."""
+    """Of the normal images whose turn it is what :func:`_measure` gives, each from a density of the
+    others that are no twins of it, and how many different ones these were."""
     survey, positions, seed = setting.survey, setting.turns, setting.seed
     rooms, config = passes.rooms, passes.rooms.config
     share = [position for position in positions if position < survey.train]
@@ -135,7 +139,7 @@ def in_turn(
             count[fold, rows] = density.count
             for index in (index for index in range(number) if fold_of[index] == fold):
                 distance[index, rows] = density(images[index].features)[0]
-    scores = torch.empty(number, dtype=torch.float64)
+    measures = torch.empty((number, 2), dtype=torch.float64)
     fitted = torch.empty(number)
     for fold in range(folds):
         kept_groups = [group for index, group in enumerate(groups) if fold_of[index] != fold]
@@ -149,9 +153,14 @@ def in_turn(
         support = support_of(count[fold], len(kept_places), config.min_share)
         for index in (index for index in range(number) if fold_of[index] == fold):
             maps = rooms.maps.map_from((distance[index] * factor)[None], theta[index], support)
-            scores[index] = maps.amax().double()
+            measures[index] = _measure(maps).cpu()
             fitted[index] = distinct
-    return scores, fitted
+    return measures, fitted
+
+
+def _measure(maps: Tensor) -> Tensor:
+    """The score of a map ``[1,H,W]`` and the distance of the whole image, ``[2]`` float64."""
+    return torch.stack([maps.amax(), whole_distance(maps)[0]]).double()
 
 
 def _update(density: DenseGaussian, images: Sequence[Described], group: int) -> None:
