@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastalign.data import tiff
-from fastalign.data.deep import look, read_deep
+from fastalign.data.deep import another_follows, look, read_deep
 from fastalign.data.picture import Picture, narrow
 from fastalign.data.pillow import NoImage, Unread, frames, open_image, orientation_of, to_picture
 from fastalign.errors import ConfigError, InputError
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 MAX_PIXELS = 1 << 28
 """Pixels that an image may have, unless FASTALIGN_MAX_PIXELS says otherwise."""
 
+_UNREAD_KINDS = (
+    (b"\xff\xd8\xff\xf7", "JPEG-LS"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"II\xbc", "JPEG XR"),
+    (b"\xff\x10\xff\x50", "JPEG XS"),
+    (b"P7\n", "PAM"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"SIMPLE  =", "FITS"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"version https://git-lfs", "a pointer of Git LFS, whose content was not fetched"),
+)
 _NUMPY = b"\x93NUMPY"
 _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -146,6 +160,11 @@ def _read_by_pillow(path: Path, check_size: Callable[[int, int], None]) -> Pictu
                     "file of its own"
                 )
             image.load()
+            file.seek(0)
+            if another_follows(file):
+                raise Unread(
+                    "it holds several pictures, and one is expected; save each as a file of its own"
+                )
         except DecompressionBombError as error:
             # A frame larger than the picture that it is a part of.
             raise ValueError(str(error)) from error
@@ -196,6 +215,11 @@ def _explain(path: Path, noun: str, error: Exception) -> str:
         return f"the file is empty; {again}"
     if "truncated" in str(error).lower() or "failed to read" in str(error):
         return f"the {noun} is truncated ({error}); {again}"
+    if (kind := _kind_of(head)) is not None:
+        return (
+            f"the {noun} is of a kind that is not read ({kind}); convert it to PNG or TIFF, "
+            "or leave it out (--skip-bad)."
+        )
     if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
         return f"this is a text file in the place of the {noun}; {again}"
     if isinstance(error, NoImage):
@@ -207,6 +231,11 @@ def _explain(path: Path, noun: str, error: Exception) -> str:
             "or 16 bits per sample, grey or RGB, or leave it out (--skip-bad)."
         )
     return f"the {noun} is damaged ({type(error).__name__}: {reason}); {again}"
+
+
+def _kind_of(head: bytes) -> str | None:
+    """The name of a format that a file's first bytes show, of those that are not read."""
+    return next((name for start, name in _UNREAD_KINDS if head.startswith(start)), None)
 
 
 def _names_a_kind(reason: str) -> bool:

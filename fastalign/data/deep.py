@@ -110,17 +110,30 @@ def _split(values: Samples) -> tuple[Samples, Samples | None]:
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)")
 
 
-def _netpbm_header(data: bytes) -> tuple[int, int, int, int]:
-    """Width, height, where the samples begin, and the largest value; zeros if it is damaged."""
-    place, numbers = 2, []
-    for _ in range(3):
+def _netpbm_header(data: bytes, numbers: int = 3) -> tuple[int, int, int, int]:
+    """Width, height, where the samples begin, and the largest value, which a header of two numbers
+    does without; zeros if it is damaged."""
+    place, read = 2, []
+    for _ in range(numbers):
         found = _TOKEN.match(data, place)
         if found is None or len(found[1]) > 9:
             return 0, 0, 0, 0
-        numbers.append(int(found[1]))
+        read.append(int(found[1]))
         place = found.end()
-    width, height, peak = numbers
+    width, height, peak = (*read, 1)[:3]
     return width, height, place + 1, peak
+
+
+def another_follows(file: BinaryIO) -> bool:
+    """Whether an open binary PBM, PGM or PPM file holds a further picture behind the first."""
+    head = file.read(_HEAD)
+    kind = head[1:2]
+    if head[:1] != b"P" or kind not in (b"4", b"5", b"6"):
+        return False
+    width, height, start, peak = _netpbm_header(head, numbers=2 if kind == b"4" else 3)
+    row = -(-width // 8) if kind == b"4" else width * (3 if kind == b"6" else 1)
+    file.seek(start + height * row * (2 if peak > 255 else 1))
+    return start > 0 and re.match(rb"\s*P[1-7]\s", file.read(64)) is not None
 
 
 def _netpbm(data: bytes) -> Samples:

@@ -123,10 +123,10 @@ def depth_of(path: Path, picture: Picture, depth: Depth | None) -> int | None:
     if claim is None or (depth is not None and depth.given):
         return _full_range(path, picture) if depth is None else depth.bits_of(path, picture)
     if picture.scaled:
-        # Where the values fit both ways, the set has shown how its writer places them.
-        lower = depth is not None and depth.bits == claim and not depth.left
-        lower = lower and picture.used < 1 << claim
-        return claim if lower or fits_unscaled(picture.used, claim) else 16
+        # The set has shown how its writer places them; a dark image of it would fit both ways.
+        if depth is not None and depth.bits == claim:
+            return 16 if depth.left or picture.used >= 1 << claim else claim
+        return claim if fits_unscaled(picture.used, claim) else 16
     if picture.used >= 1 << claim:
         raise InputError(
             f"{path}: states {claim} bits per sample, but uses values up to {picture.largest}; "

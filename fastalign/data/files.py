@@ -18,9 +18,10 @@ NORMAL_NAMES = ("good", "ok", "normal")
 """Names of a folder of good images, compared without regard to case."""
 
 UNREADABLE_SUFFIXES = frozenset(
-    ".3fr .arw .cin .cr2 .cr3 .crw .dcm .dcr .dds .djvu .dng .dpx .erf .exr .fff .fit .fits .fts "
-    ".hdr .icns .ico .iiq .jls .jp2k .jxl .jxr .kdc .mef .mos .mrw .nef .nrw .orf "
-    ".pef .pfm .psb .psd .qoi .raf .raw .rw2 .sgi .sr2 .srf .srw .wdp .x3f .xcf".split()
+    ".3fr .arw .avifs .bayer .cin .cr2 .cr3 .crw .dcm .dcr .dds .djvu .dng .dpx .emf .eps .erf "
+    ".exr .fff .fit .fits .fts .hdr .heics .icns .ico .iiq .jls .jp2k .jpm .jpx .jxs .jxl .jxr "
+    ".kdc .mef .mos .mrw .nef .nrw .orf .pam .pef .pfm .psb .psd .qoi .raf .raw .rw2 .sgi .sr2 "
+    ".srf .srw .wdp .wmf .x3f .xcf".split()
 )
 """File endings of pictures in formats that are not read: camera raw, JPEG XL and so on."""
 
@@ -34,6 +35,8 @@ _SIGNATURES = (
     b"BM",
     b"II*\x00",
     b"MM\x00*",
+    b"II+\x00",
+    b"MM\x00+",
     b"GIF8",
     b"\x00\x00\x00\x0cjP  ",
 )

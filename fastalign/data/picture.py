@@ -41,7 +41,10 @@ class Picture:
     kind: str = ""
 
     def __post_init__(self) -> None:
-        # A fourth channel that nobody filled would make everything transparent.
+        # A fourth channel that nobody filled would make everything transparent, and so would one
+        # whose 1 is opaque.
+        if self.alpha is not None and self.alpha.max(initial=0) == 1:
+            self.alpha = self.alpha * np.uint8(255)
         if self.alpha is not None and (not self.alpha.any() or self.alpha.min() == 255):
             self.alpha = None
 
@@ -103,10 +106,25 @@ def to_mask(path: Path, picture: Picture) -> npt.NDArray[np.bool_]:
     if picture.lossy:
         rgb = to_rgb(path, picture, None).astype(np.uint32)
         return (rgb @ np.array([299, 587, 114], np.uint32) + 500) // 1000 >= 128
-    mask = values != (picture.peak if picture.negative else 0)
+    mask = values != (_black(path, picture) if picture.negative else 0)
     if mask.ndim == 3:
         mask = mask.any(axis=2)
     return mask if picture.alpha is None else mask & (picture.alpha > 0)
+
+
+def _black(path: Path, picture: Picture) -> int:
+    """The sample that stands for black where 0 is white.
+
+    Raises:
+        InputError: there is white, but no black of the depth that the file states.
+    """
+    black = picture.peak if picture.claim is None else (1 << picture.claim) - 1
+    if picture.largest > 0 and picture.values.min() == 0 and picture.largest != black:
+        raise InputError(
+            f"{path}: 0 is white in it and black would be {black}, but its largest sample is "
+            f"{picture.largest}, so that nothing would be black; save the mask with black as 0."
+        )
+    return black
 
 
 def check_finite(name: object, values: Samples) -> None:

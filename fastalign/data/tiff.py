@@ -118,7 +118,15 @@ def _check_single(file: Any, pages: list[Any]) -> None:
             "its first directory is a reduced picture, as camera raw files have it; save the full "
             "picture as PNG, JPEG or a plain TIFF"
         )
-    further = [page for page in pages[1:] if not page.subfiletype & 5]
+    others = [*pages[1:], *(first.pages or ())]
+    further = [page for page in others if not page.subfiletype & 5]
+    size = first.imagewidth * first.imagelength
+    if any(page.imagewidth * page.imagelength > size for page in others):
+        raise Unsupported(
+            f"its first picture has {first.imagewidth} x {first.imagelength} pixels and a further "
+            "one has more, as where a preview comes first; save the full picture as a file of its "
+            "own"
+        )
     number = len(further) + 1
     if file.is_imagej:
         number = max(number, int((file.imagej_metadata or {}).get("images", 1)))
@@ -180,7 +188,7 @@ def _interpret(page: Any, photometric: int, values: Samples) -> Picture:
             alpha = alpha_of(values[..., base])
         values = values[..., :base] if base == 3 else values[..., 0]
     negative = photometric == _WHITE_IS_ZERO
-    if negative and values.dtype.kind != "u":
+    if negative and (values.dtype.kind != "u" or values.dtype.itemsize > 2):
         raise Unsupported(
             f"0 is white in it and its samples are {values.dtype}, whose black is not defined; "
             "save it with black as 0"

@@ -243,3 +243,13 @@ def test_bad_files_are_left_to_their_reader(tmp_path):
     (tmp_path / "x.tif").write_bytes(b"II*\0" + bytes(20))
     good = save(tmp_path / "y.tif", picture(12))
     assert settle_depth([tmp_path / "x.tif", tmp_path / "missing.png", good]).bits == 12
+
+
+def test_a_dark_picture_of_a_set_of_scaled_samples(tmp_path):
+    """Its values would fit 12 bits as well; the others have shown how samples are placed."""
+    bright = np.rint(picture(12) * (65535 / 4095)).astype(np.uint16)
+    paths = [tmp_path / "bright.png", tmp_path / "dark.png"]
+    paths[0].write_bytes(png(bright, 12))
+    paths[1].write_bytes(png(np.rint(picture(12) // 32 * (65535 / 4095)).astype(np.uint16), 12))
+    depth = settle_depth(paths)
+    assert load_image(paths[1], depth=depth).max() <= load_image(paths[0], depth=depth).max() // 31

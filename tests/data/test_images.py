@@ -219,9 +219,12 @@ def test_integers_without_a_known_range(tmp_path):
         load_image(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".tga"])
-def test_a_fourth_channel_of_zeros_is_no_alpha(tmp_path, picture, suffix):
-    clear = np.concatenate([picture, np.zeros((9, 13, 1), np.uint8)], axis=2)
+@pytest.mark.parametrize(
+    ("suffix", "value"),
+    [(".png", 0), (".tif", 0), (".bmp", 0), (".tga", 0), (".png", 1), (".tif", 1)],
+)
+def test_a_fourth_channel_of_one_value_is_no_alpha(tmp_path, picture, suffix, value):
+    clear = np.concatenate([picture, np.full((9, 13, 1), value, np.uint8)], axis=2)
     path = tmp_path / f"x{suffix}"
     if suffix == ".bmp":
         path.write_bytes(bitmap_with_alpha(clear))
@@ -229,6 +232,26 @@ def test_a_fourth_channel_of_zeros_is_no_alpha(tmp_path, picture, suffix):
         Image.fromarray(clear).save(path)
     assert np.array_equal(load_image(path), picture)
     assert np.array_equal(load_mask(path), picture.any(axis=2))
+
+
+def test_alpha_of_zeros_and_ones(tmp_path, picture):
+    alpha = np.ones((9, 13, 1), np.uint8)
+    alpha[2:5] = 0
+    Image.fromarray(np.concatenate([picture, alpha], axis=2)).save(tmp_path / "x.png")
+    assert np.array_equal(load_image(tmp_path / "x.png"), picture * alpha)
+
+
+@pytest.mark.parametrize(
+    "header", [b"P4 8 2\n", b"P5 2 1 255\n", b"P5 1 1 4095\n", b"P6 1 1\n255\n"]
+)
+def test_netpbm_files_of_several_pictures(tmp_path, header):
+    size = 3 if header[1:2] == b"6" else 2
+    one = header + bytes(range(1, 1 + size))
+    (tmp_path / "x.pnm").write_bytes(one + b"\n")
+    load_mask(tmp_path / "x.pnm")
+    (tmp_path / "x.pnm").write_bytes(one + one)
+    with pytest.raises(InputError, match=r"x\.pnm: .*several pictures"):
+        load_mask(tmp_path / "x.pnm")
 
 
 def bitmap_with_alpha(pixels):
@@ -278,6 +301,20 @@ def test_an_intact_file_of_a_kind_that_is_not_read(tmp_path, encode):
     with pytest.raises(InputError, match=r"x\.jpg.*of a kind that is not read .*12-bit") as caught:
         load_image(tmp_path / "x.jpg")
     assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"P7\nWIDTH 2\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\n12", "PAM"),
+        (b"\xff\xd8\xff\xf7\x00\x0b\x08\x00\x02\x00\x02\x01\x01\x11\x00", "JPEG-LS"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+    ],
+)
+def test_other_formats_are_named(tmp_path, head, kind):
+    (tmp_path / "x.png").write_bytes(head)
+    with pytest.raises(InputError, match=rf"x\.png: .*of a kind that is not read \(.*{kind}"):
+        load_image(tmp_path / "x.png")
 
 
 HEIC = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(64)

@@ -215,6 +215,50 @@ def test_reduced_copies_behind_the_picture_are_no_pages(tmp_path):
     assert np.array_equal(load_image(tmp_path / "x.tif")[..., 0], values)
 
 
+@pytest.mark.parametrize("below", [False, True], ids=["directory", "SubIFD"])
+@pytest.mark.parametrize("flag", [0, 1])
+def test_a_picture_that_is_larger_than_the_first(tmp_path, below, flag):
+    values = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(values[::2, ::2], subifds=int(below))
+        file.write(values, subfiletype=flag)
+    with pytest.raises(InputError, match=r"x\.tif: .*4 x 4 pixels and a further one has more"):
+        load_image(tmp_path / "x.tif")
+
+
+def test_a_whole_picture_in_a_subifd(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(np.zeros((8, 8), np.uint8), subifds=1)
+        file.write(np.ones((8, 8), np.uint8))
+    with pytest.raises(InputError, match=r"x\.tif: .*2 pictures"):
+        load_image(tmp_path / "x.tif")
+
+
+def test_white_is_zero_of_32_bits(tmp_path):
+    white = np.full((4, 4), 2**32 - 1, np.uint32)
+    white[1, 1] = 0
+    tifffile.imwrite(tmp_path / "x.tif", white, photometric="miniswhite")
+    for load in (load_image, load_mask):
+        with pytest.raises(InputError, match=r"x\.tif: .*0 is white"):
+            load(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("black", "stated"), [(65535, None), (4095, 4095), (4095, None), (255, None)]
+)
+def test_a_mask_whose_white_is_zero(tmp_path, black, stated):
+    """Nothing but the file's own black is good; without any the mask would be all defect."""
+    values = np.full((4, 4), black, np.uint16)
+    values[1, 1] = 0
+    tags = [(281, "H", 1, stated, True)] if stated else []
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="miniswhite", extratags=tags)
+    if stated or black == 65535:
+        assert load_mask(tmp_path / "x.tif").sum() == 1
+        return
+    with pytest.raises(InputError, match=rf"x\.tif: .*black would be 65535.*{black}"):
+        load_mask(tmp_path / "x.tif")
+
+
 def test_an_imagej_stack_in_one_directory(tmp_path):
     stack = np.zeros((3, 8, 8), np.uint8)
     tifffile.imwrite(tmp_path / "x.tif", stack, imagej=True)
