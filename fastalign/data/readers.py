@@ -111,7 +111,13 @@ def _read_folder(root: Path) -> Category:
 
 
 def _read_defect_folders(parts: Parts, mask_root: Path | None, taken: list[Path]) -> None:
-    kinds = [f for f in subfolders(parts.root) if f not in taken and list_images(f)]
+    # A link and the folder that it leads to are one: good photographs are no defects.
+    real = {folder.resolve() for folder in taken}
+    folders = [folder for folder in subfolders(parts.root) if folder not in taken]
+    same = [folder for folder in folders if folder.resolve() in real]
+    parts.leave(same, "used by way of a link to it")
+    folders = [folder for folder in folders if folder not in same]
+    kinds = [folder for folder in folders if list_images(folder)]
     for kind in kinds:
         masks = find_folder(mask_root, [kind.name]) if mask_root else None
         if masks is None and mask_root is not None and len(kinds) == 1:

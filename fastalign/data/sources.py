@@ -59,8 +59,10 @@ def find_photographs(source: Source, *, outputs: Path | None = None) -> Photogra
         InputError: nothing there, no image among it, or masks among the images.
     """
     texts = _texts(source)
-    if not texts:
-        raise InputError("no path given; give an image, a folder or a glob pattern.")
+    if not all(texts) or not texts:
+        raise InputError(
+            "no path given, or an empty one; give an image, a folder or a glob pattern."
+        )
     if len(texts) == 1:
         places = [_look(texts[0], several=False)]
     else:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastalign.data.masks import MASK_FOLDERS, MAYBE_MASK_FOLDERS
+from fastalign.data.masks import MARKERS, MASK_FOLDERS, MAYBE_MASK_FOLDERS
 from fastalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _SHOWN = 5
 _EXTREME = 0.95
 _NEAR = 32
 _WHITE = 0.6
+_NUMBER = re.compile(r"\d+")
+# One of the words as a part of a name: mask_0001, 0001-gt-2.
+_MARKED = re.compile(rf"(?<![a-z])(?:{'|'.join(MARKERS)})(?![a-z])", re.IGNORECASE)
 _FOLDERS = frozenset(MASK_FOLDERS + MAYBE_MASK_FOLDERS)
 
 
@@ -40,12 +44,15 @@ def refuse_masks(files: Sequence[Path], root: Path) -> None:
     or in one beside it. It is a mask if it has no more than 16 colours or hardly any
     pixel between black and white, and the photograph it is named after has more. Of the files that
     are suspected for the same reason a few are decoded, and the others only if all of these are
-    masks.
+    masks. Files whose names differ in their numbers alone (``mask_0001.png``, ``0001_bw.png``) are
+    looked at together, and are masks where a name says so or two colours are all they have, if
+    there are photographs beside them.
 
     Raises:
         InputError: there are masks.
     """
     found = [suspect for group in _suspects(files, root) for suspect in _masks_among(group)]
+    found += _masks_by_series(files, {suspect.path for suspect in found})
     if not found:
         return
     found.sort()
@@ -56,6 +63,8 @@ def refuse_masks(files: Sequence[Path], root: Path) -> None:
         f"it lies in the folder {first.path.parent.name!r}"
         if not first.partners
         else f"it is named after {first.partners[0]}"
+        if first.path.stem.startswith(first.partners[0].stem)
+        else f"it is not of the series of {first.partners[0]}"
     )
     raise InputError(
         f"{len(found)} of {len(files)} files look like masks and not like photographs: "
@@ -78,6 +87,20 @@ def looks_like_mask(path: Path) -> bool:
                 return _has_few_values(image)
     except Exception:  # noqa: BLE001  whatever a decoder raises, the file is told of when it is read
         return False
+
+
+def _number_of_colours(path: Path, most: int) -> int | None:
+    """How many colours a file has; None where they are more than ``most``, or it cannot be read."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                colours = image.getcolors(most)
+    except Exception:  # noqa: BLE001  whatever a decoder raises, the file is told of when it is read
+        return None
+    return None if colours is None else len(colours)
 
 
 def _has_few_values(image: Image) -> bool:
@@ -111,6 +134,33 @@ def _suspects(files: Sequence[Path], root: Path) -> Iterator[list[Suspect]]:
                 groups[path.parent, f"{place}{rest}{path.suffix}"].append(Suspect(path, partners))
                 break
     yield from groups.values()
+
+
+def _masks_by_series(files: Sequence[Path], known: Collection[Path]) -> list[Suspect]:
+    """Masks that no photograph's name begins: series of names whose pixels are those of masks."""
+    series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in files:
+        if path not in known:
+            series[path.parent, _NUMBER.sub("#", path.name)].append(path)
+    if len(series) < 2:
+        return []
+    several = [paths for paths in series.values() if len(paths) > 1]
+    found = [paths for paths in several if _is_series_of_masks(paths)]
+    masks = {path for paths in found for path in paths}
+    others = [paths[0] for paths in series.values() if paths[0] not in masks]
+    photograph = next((path for path in others if not looks_like_mask(path)), None)
+    if photograph is None:
+        return []
+    return [Suspect(path, (photograph,)) for path in sorted(masks) if looks_like_mask(path)]
+
+
+def _is_series_of_masks(paths: Sequence[Path]) -> bool:
+    probed = paths[:: -(-len(paths) // _PROBED)]
+    if _MARKED.search(paths[0].stem):
+        return all(map(looks_like_mask, probed))
+    # Without a word that says so, blank ones may be photographs without light.
+    numbers = [_number_of_colours(path, 2) for path in probed]
+    return None not in numbers and 2 in numbers
 
 
 def _partners(path: Path, stems: dict[str, list[Path]]) -> tuple[Path, ...]:

@@ -70,6 +70,15 @@ def test_a_linked_folder_of_good_photographs(make, tmp_path_factory):
     assert [s.path for s in open_category(root).train] == [root / "good" / "day2" / "2.png"]
 
 
+def test_good_photographs_by_a_link_beside_their_folder_are_no_defects(make):
+    root = make("pool/1.png", "bad/2.png")
+    (root / "good").symlink_to("pool")
+    category = open_category(root)
+    assert [s.path.name for s in category.train] == ["1.png"]
+    assert [s.defect for s in category.test] == ["bad"]
+    assert [p.reason for p in category.passed_over] == ["used by way of a link to it"]
+
+
 def test_a_test_folder_may_link_to_one_that_is_used_as_well(make):
     root = make("train/good/1.png", "test/bad/1.png")
     (root / "test" / "good").symlink_to(root / "train" / "good")

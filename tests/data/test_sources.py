@@ -72,6 +72,7 @@ def test_nothing_there(tree):
         (root / "texts", r"no image found \(.*no image \(1\): 1\.txt"),
         ([root / "1.png", root / "nowhere"], "nowhere: no such file or folder"),
         ([], "no path given"),
+        ("", "no path given, or an empty one"),
     ):
         with pytest.raises(InputError, match=message):
             find_photographs(source)

@@ -31,6 +31,28 @@ def test_masks_among_photographs_stop_it(tree, masks):
     assert all(str(root / name) in message for name in masks) and "ground_truth" in message
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ("mask_{}.png", "blank"),
+        ("GT{}.png", "blank"),
+        ("gt_{}.png", "marked"),
+        ("part{}_bw.png", "marked"),
+        ("other/m{}_7.png", "marked"),
+    ],
+)
+def test_masks_that_no_photographs_name_begins(tree, names, kind):
+    photographs = [f"good/part{i}_rgb.png" for i in range(4)]
+    root = tree(photographs, **{kind: [f"good/{names.format(i)}" for i in range(4)]})
+    with pytest.raises(InputError, match=r"4 of 8 files look like masks.*series of .*part0_rgb"):
+        open_category(root)
+
+
+def test_a_series_of_dark_photographs_is_none_of_masks(tree):
+    root = tree([f"good/a{i}.png" for i in range(3)], blank=[f"good/b{i}.png" for i in range(3)])
+    assert len(open_category(root).train) == 6
+
+
 def test_a_folder_named_after_masks(tree):
     root = tree(["good/1.png", "bad/2.png"], marked=["bad/label/a.png", "bad/label/b.png"])
     assert all(sample.path.name == "2.png" for sample in open_category(root).test)
