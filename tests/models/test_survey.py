@@ -89,6 +89,16 @@ def test_one_part_that_lies_still_is_told_and_its_distances_hold():
     assert all(judge(score, model.image_threshold) is Verdict.ANOMALY for score in bad)
 
 
+def test_most_images_of_one_still_scene_are_told():
+    still = noisy(parts(1).expand(15, -1, -1, -1), 0)
+    (found,) = [
+        text for text in survey(torch.cat([parts(5, 1), still])).warnings if "hardly" in text
+    ]
+    assert found.startswith("15 of 20 images to learn from hardly differ")
+    assert "training image 5, training image 6" in found
+    assert not any("hardly" in text for text in survey(torch.cat([parts(15), still[:5]])).warnings)
+
+
 def test_some_images_without_content_are_named():
     images = torch.cat([parts(6), torch.zeros(2, 3, SIZE, SIZE)])
     (found,) = [text for text in survey(images).warnings if "single grey" in text]

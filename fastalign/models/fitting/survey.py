@@ -27,6 +27,8 @@ from fastalign.models.progress import Progress
 # With fewer photographs than this, all limits of the normal are guesses.
 FEW = 20
 _NAMED = 3
+# Images that are compared with all others, to see whether most show one still scene.
+_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,26 @@ def _check_content(paths: list[str], train: Tensor, glances: Tensor) -> list[str
             "copies of one. What is normal is learned from differences: photograph several good "
             "parts."
         )
-    if len(train) > 1 and bool((spread[:, :-1].square().mean(1).sqrt() < STILL).all()):
+    still = _still_scene(train)
+    if len(train) > 1 and (still.all() or still.sum() > max(2, len(train) // 2)):
+        images = [path for path, alike in zip(paths, still.tolist(), strict=False) if alike]
+        number = f"the {len(train)}" if still.all() else f"{len(images)} of {len(train)}"
         found.append(
-            f"the {len(train)} images to learn from hardly differ (by less than half a grey level "
-            f"once noise is averaged out): {_listed(paths)}. They show one part that lay still, or "
-            "the camera repeats a frame; other good parts will be called anomalies. Photograph "
+            f"{number} images to learn from hardly differ (by less than half a grey level once "
+            f"noise is averaged out): {_listed(images)}. They show one part that lay still, or the "
+            "camera repeats a frame; other good parts will be called anomalies. Photograph "
             "several good parts."
         )
     return found
+
+
+def _still_scene(glances: Tensor) -> Tensor:
+    """Which images ``[N]`` show the same still scene: those close to one of them, the one that has
+    most so close."""
+    grey = glances[:, :-1]
+    some = grey[:: -(-len(grey) // _LOOKED_AT)]
+    close = distances(some, grey) < STILL
+    return close[close.sum(1).argmax()]
 
 
 def _about_twins(names: list[str], groups: list[int]) -> list[str]:
