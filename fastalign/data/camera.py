@@ -33,6 +33,8 @@ _OLD_NAMES = {f"{name}Packed": name for name in ("RGB8", "RGB10", "RGB12", "RGB1
 _OLD_NAMES |= {f"{name}Packed": name for name in ("BGR8", "BGR10", "BGR12", "BGR16")}
 _OLD_NAMES |= {"RGBA8Packed": "RGBa8", "BGRA8Packed": "BGRa8"}
 
+_BITS_PER_PIXEL = (8, 10, 12, 14, 16, 24, 30, 32, 36, 42, 48, 64)
+
 
 @dataclass(frozen=True)
 class _Format:
@@ -80,6 +82,12 @@ def from_camera(
             type or shape.
     """
     height, width = _check_shape(shape)
+    if not isinstance(pixel_format, str):
+        raise ConfigError(f"pixel format {pixel_format!r}: give its name, such as 'BayerRG12p'.")
+    # An array that a buffer stands for says what its samples and rows are.
+    buffer = np.asarray(buffer) if isinstance(buffer, memoryview) else buffer
+    if isinstance(buffer, np.ndarray) and buffer.ndim > 1 and buffer.dtype == np.uint8:
+        row_bytes = buffer[0].size if row_bytes is None and len(buffer) == height else row_bytes
     name = _OLD_NAMES.get(pixel_format, pixel_format)
     if name in _YUV422:
         if width % 2:
@@ -95,6 +103,8 @@ def from_camera(
             "library convert to RGB8 or Mono8."
         )
     samples = _samples(buffer, known, height, width, row_bytes, pixel_format)
+    if row_bytes is None:
+        _check_surplus(buffer, known, height * width, pixel_format)
     values = (samples >> (known.bits - 8)).astype(np.uint8)
     if known.colours.startswith("Bayer"):
         if height < 2 or width < 2:
@@ -124,9 +134,22 @@ def _parse(name: str) -> _Format | None:
     return None
 
 
+def _check_surplus(buffer: Buffer, form: _Format, pixels: int, name: str) -> None:
+    """Refuse a buffer that has the size of another format: what a camera hangs on is no image."""
+    size = buffer.nbytes if isinstance(buffer, np.ndarray) else len(buffer)
+    stored = 16 if form.bits > 8 and not form.packing else form.bits
+    bits = form.channels * (12 if form.packing == "Packed" else stored)
+    other = next((n for n in _BITS_PER_PIXEL if n > bits and -(-pixels * n // 8) == size), None)
+    if other is not None:
+        raise InputError(
+            f"{name}: {bits} bits per pixel, but the {size} bytes are those of {other} bits per "
+            "pixel; name the format that the camera has sent."
+        )
+
+
 def _check_shape(shape: tuple[int, int]) -> tuple[int, int]:
     sides = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
+    if len(sides) != 2 or not all(side >= 1 and side % 1 == 0 for side in sides):
         raise ConfigError(
             f"shape {shape!r}: give height and width in pixels, such as (1024, 1280)."
         )

@@ -191,3 +191,32 @@ def test_rows_shorter_than_needed():
 def test_on_to_the_model(rng):
     buffer = rng.integers(0, 256, (8, 8), np.uint8)
     assert prepare(from_camera(buffer, "BayerGB8", (8, 8)), (4, 4)).shape == (3, 4, 4)
+
+
+def test_rows_of_an_array_are_its_own():
+    frame = np.arange(40, dtype=np.uint8).reshape(4, 10)
+    for buffer in (frame, memoryview(frame)):
+        assert np.array_equal(from_camera(buffer, "Mono8", (4, 7))[..., 0], frame[:, :7])
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "bits"), [("Mono8", 16), ("Mono10p", 16), ("Mono8", 12), ("BayerRG8", 24)]
+)
+def test_the_size_of_another_format_is_no_surplus(pixel_format, bits):
+    frame = bytes(64 * 48 * bits // 8)
+    with pytest.raises(InputError, match=f"those of {bits} bits per pixel"):
+        from_camera(frame, pixel_format, (48, 64))
+    assert from_camera(frame + b"chunk", "Mono8", (48, 64)).shape == (48, 64, 3)
+
+
+def test_samples_that_are_words_are_no_bytes():
+    with pytest.raises(InputError, match="uint16"):
+        from_camera(memoryview(np.zeros((4, 6), np.uint16)), "Mono8", (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "shape"), [(17301505, (4, 6)), ("Mono8", (float("nan"), 6))]
+)
+def test_a_format_is_a_name_and_a_shape_is_finite(pixel_format, shape):
+    with pytest.raises(ConfigError, match="give"):
+        from_camera(bytes(24), pixel_format, shape)
