@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 # Normal images may exceed the largest value of those of the fit, which are few, by this factor.
-_TOLERANCE = 1.5
+_TOLERANCE = 1.2
 
 
 class PartWatch:

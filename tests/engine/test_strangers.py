@@ -40,11 +40,11 @@ def test_places_without_evidence_say_nothing():
 @pytest.mark.parametrize(
     ("distance", "residual", "normal", "start"),
     [
-        (2.9, 0.9, NORMAL, ""),
-        (3.1, 0.9, NORMAL, "does not look like the part"),
-        (3.1, 0.25, NORMAL, "photographed otherwise"),
-        (3.1, float("nan"), NORMAL, "does not look like the part"),
-        (3.1, float("nan"), {"distance": 2.0}, "does not look like the part"),
+        (2.3, 0.9, NORMAL, ""),
+        (2.5, 0.9, NORMAL, "does not look like the part"),
+        (2.5, 0.23, NORMAL, "photographed otherwise"),
+        (2.5, float("nan"), NORMAL, "does not look like the part"),
+        (2.5, float("nan"), {"distance": 2.0}, "does not look like the part"),
         (float("nan"), 0.9, NORMAL, ""),
         (99.0, 0.9, None, ""),
     ],
