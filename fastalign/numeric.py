@@ -88,7 +88,9 @@ def real_number(
     number = math.nan
     if not isinstance(value, (bool, bytes)) and (text or not isinstance(value, str)):
         try:
-            number = float(value)
+            # float() takes digits of all alphabets and underscores.
+            foreign = isinstance(value, str) and (not value.isascii() or "_" in value)
+            number = math.nan if foreign else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
     within = least <= number < most if open_ended else least <= number <= most

@@ -22,7 +22,9 @@ def test_texts_that_are_no_whole_number(text):
         whole_number("width", text, text=True)
 
 
-@pytest.mark.parametrize("text", ["nan", "-inf", "infinity", "1e999", "wide", "", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["nan", "-inf", "infinity", "1e999", "1_0", "٣", "wide", "", "9" * 5000]
+)
 def test_texts_that_are_no_number(text):
     with pytest.raises(ConfigError, match="width"):
         real_number("width", text, text=True)

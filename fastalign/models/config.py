@@ -144,9 +144,10 @@ class FYDConfig:
         self._bound("batch_size", 2, "the losses compare the images of a batch", whole=True)
         self._bound("projector_channels", 0, whole=True)
         self._bound("search_images", 4, whole=True)
-        self._bound("shrinkage", 0)
+        # Beyond it float32 leaves of all distances nothing but 0, which is good.
+        self._bound("shrinkage", 0, most=1e6)
         self._bound("min_share", 0, most=1)
-        self._bound("sigma", 0)
+        self._bound("sigma", 0, most=1e4)
         self._bound("threshold_quantile", 0, most=1)
         for name in ("learning_rate", "ica_learning_rate", "momentum", "ica_weight", "fa_weight"):
             self._bound(name, 0)

@@ -54,6 +54,8 @@ def test_the_defaults_are_valid_and_cannot_be_changed():
         ("min_share", -0.1, "min share -0.1"),
         ("sigma", -1, "sigma -1"),
         ("sigma", INF, "sigma inf"),
+        ("sigma", 1e30, "sigma 1e\\+30"),
+        ("shrinkage", 1e39, "shrinkage 1e\\+39"),
         ("threshold_quantile", 99, "threshold quantile 99: .*from 0 to 1"),
         ("learning_rate", -1, "learning rate -1"),
         ("ica_learning_rate", INF, "ica learning rate inf"),

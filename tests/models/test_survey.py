@@ -168,3 +168,8 @@ def test_images_are_known_again_by_the_record():
         "validation image 2",
         *[None] * 6,
     ]
+
+
+def test_images_that_are_no_tensors_are_named():
+    with pytest.raises(InputError, match="training image 0 is of type ndarray, expected a tensor"):
+        FYD(**PLAIN).fit(parts(2).numpy())

@@ -138,6 +138,11 @@ def _checked(
     if len(images) == 0:
         raise InputError(f"no images for {kind}: give at least one image of a good part.")
     for index, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise InputError(
+                f"{kind} image {index} is of type {type(image).__name__}, expected a tensor "
+                f"{list(expected)} in 0..1; fastalign.data.prepare makes one of a photograph."
+            )
         if tuple(image.shape) != expected:
             raise InputError(
                 f"{kind} image {index} has shape {list(image.shape)}, expected {list(expected)}; "
