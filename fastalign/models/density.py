@@ -154,6 +154,7 @@ class FeatureDensity(nn.Module):
 
         Raises:
             RuntimeError: it is that of another.
+            ValueError: factors of the calibration that are not above 0.
         """
         # The Gaussians, by far the largest part, are taken as they are: a second copy of them could
         # be more than the machine has.
@@ -166,6 +167,9 @@ class FeatureDensity(nn.Module):
                 f"missing tensors: {', '.join(missing) or 'none'}; unexpected tensors: "
                 f"{', '.join(unexpected) or 'none'}"
             )
+        if not bool((self.calibration > 0).all()):
+            # Distances times 0 are 0, which is good.
+            raise ValueError("density.calibration has factors that are not above 0")
         return self
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastalign import FYD
 from fastalign.data import glance
-from fastalign.errors import DataWarning, InputError
+from fastalign.errors import ArtifactError, DataWarning, InputError
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.survey import Survey, few_images, known_images, look_at
 from fastalign.models.fitting.thresholds import turns
@@ -173,3 +173,13 @@ def test_images_are_known_again_by_the_record():
 def test_images_that_are_no_tensors_are_named():
     with pytest.raises(InputError, match="training image 0 is of type ndarray, expected a tensor"):
         FYD(**PLAIN).fit(parts(2).numpy())
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan])
+def test_a_file_whose_calibration_makes_defects_good_is_refused(factor, tmp_path):
+    with pytest.warns(DataWarning):
+        model = FYD(**PLAIN).fit(parts(3))
+    model.density.calibration[1, 2] = factor
+    model.save(tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match="calibration has factors that are not above 0"):
+        FYD.load(tmp_path / "model.safetensors")
