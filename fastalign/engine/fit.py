@@ -22,6 +22,7 @@ from fastalign.data import (
     SkippedFile,
     fingerprint,
     group_twins,
+    is_image_file,
     open_category,
     settle_depth,
     split_validation,
@@ -118,7 +119,8 @@ def fit_category(
     Raises:
         ConfigError: an option has no such value, the memory budget is too small, or the checkpoint
             belongs to other settings.
-        InputError: no training images, an unreadable one, or ``out`` cannot be written.
+        InputError: no training images, an unreadable one, or ``out`` is an image or cannot be
+            written.
         ArtifactError: the checkpoint is damaged.
         BackendError: the device or a forced backend cannot be used.
         ProcessError: another process of the group failed or did not answer in time.
@@ -197,6 +199,11 @@ def _fit(
         "validation fraction", validation_fraction, 0, 1, open_ended=True
     )
     seed = seed_number(seed)
+    if is_image_file(out):
+        raise InputError(
+            f"{out}: this is an image or named as one, and a model written there would replace it; "
+            "give another name, such as model.safetensors."
+        )
     category = open_category(directory, layout=layout)
     if not category.train:
         raise InputError(
