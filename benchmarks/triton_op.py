@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 import triton
-from fastalign.kernels import warp_affine as kernels
 from torch import Tensor, fx
 from torch._dynamo.backends.common import aot_autograd
 from torch.library import triton_op, wrap_triton
 from triton.backends.compiler import GPUTarget
 
+from fastalign.kernels import warp_affine as kernels
 from fastalign.ops.layout import empty_maps
 
 RESULTS = Path(__file__).resolve().parent / "results"

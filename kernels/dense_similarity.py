@@ -28,6 +28,8 @@ the same bits.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from fastalign.kernels.common import (
     ALONG_CHANNELS,
     addressing,
@@ -40,8 +42,6 @@ from fastalign.kernels.common import (
 from fastalign.kernels.dense_long import looped_kernel
 from fastalign.kernels.dense_plan import plan
 from fastalign.kernels.dense_whole import partial_sums_kernel, similarity_kernel
-from torch import Tensor
-
 from fastalign.ops.layout import (
     empty_locations,
     empty_maps,

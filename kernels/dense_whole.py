@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastalign.kernels.common import image_stride, map_offsets
 from fastalign.kernels.dense_long import inverse_length
 

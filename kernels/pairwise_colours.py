@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastalign.kernels.common import image_stride, map_offsets
 from fastalign.kernels.pairwise_parts import length, scaled_weight, share_of
 

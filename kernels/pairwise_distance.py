@@ -24,6 +24,8 @@ same bits.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from fastalign.kernels.common import (
     ALONG_CHANNELS,
     addressing,
@@ -36,8 +38,6 @@ from fastalign.kernels.pairwise_colours import colours_kernel
 from fastalign.kernels.pairwise_parts import share_map
 from fastalign.kernels.pairwise_plan import COLOURS, plan
 from fastalign.kernels.pairwise_vectors import vectors_kernel
-from torch import Tensor
-
 from fastalign.ops.layout import empty_locations, empty_maps, empty_scalar, no_gradient
 
 # How many partners an image has: the same everywhere, counted at each location, or from a map.

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastalign.kernels.sampling import load_map, pad_axis, position, split_axis
 from fastalign.kernels.warp_affine_backward import warp_affine_backward
 from fastalign.kernels.warp_options import (
@@ -26,8 +28,6 @@ from fastalign.kernels.warp_options import (
     power_of_two,
     tile_for,
 )
-from torch import Tensor
-
 from fastalign.ops.layout import empty_maps
 
 __all__ = ["can_run", "warp_affine", "warp_affine_backward"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastalign.kernels.sampling import pad_axis, reflect, share_of
 
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from fastalign.kernels.sampling import load_map
 from fastalign.kernels.warp_affine_boxes import plan_boxes, walk_boxes
 from fastalign.kernels.warp_affine_scan import scan_rows
@@ -31,7 +33,6 @@ from fastalign.kernels.warp_options import (
     power_of_two,
     tile_for,
 )
-from torch import Tensor
 
 
 @triton.jit(do_not_specialize=[

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from fastalign.kernels.sampling import reflect, share_of
 
 _UNBOUNDED = tl.constexpr(1e300)

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,11 +226,15 @@ class _Run:
         reason = "; ".join(remark for remark in remarks if remark)
         if verdict is Verdict.NOT_JUDGED:
             reason = NO_THRESHOLD if self.limits.image is None else NOT_JUDGED
-        files = self.writer.write(item, image, detail.map[index])
-        row = Row(
-            item.name, score, self.limits.image, verdict, reason, alignment=alignment, files=files
-        )
-        self._write(row)
+        row = Row(item.name, score, self.limits.image, verdict, reason, alignment=alignment)
+        try:
+            files = self.writer.write(item, image, detail.map[index])
+        except InputError as error:
+            # The score is known; the run ends for want of a place for its pictures.
+            cause = f"its pictures could not be written: {error}"
+            self._write(replace(row, reason="; ".join(filter(None, (reason, cause)))))
+            raise
+        self._write(replace(row, files=files))
         placed = {kind: self.out / files[kind] if kind in files else None for kind in FILES}
         prediction = Prediction(item.name, score, verdict, reason, alignment, **placed)
         self.page.add(len(self.images), item.path, score, image, detail, index)

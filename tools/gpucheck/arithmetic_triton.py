@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from fastalign.kernels.sampling import pad_axis, split_axis
 from torch import Tensor
+
+from fastalign.kernels.sampling import pad_axis, split_axis
 
 BLOCK = 1024
 

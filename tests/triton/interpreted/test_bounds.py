@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from op_support.cases import CASES, Case, Inputs
+
 from fastalign.kernels import (
     common,
     dense_long,
@@ -20,8 +22,6 @@ from fastalign.kernels import (
     pairwise_parts,
     pairwise_vectors,
 )
-from op_support.cases import CASES, Case, Inputs
-
 from fastalign.ops.schema import stem_of
 
 pytest.importorskip("triton.runtime.interpreter")

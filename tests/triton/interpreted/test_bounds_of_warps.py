@@ -9,13 +9,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from op_support.cases import CASES, Inputs
+
 from fastalign.kernels import (
     mahalanobis,
     warp_affine,
     warp_affine_backward,
     warp_affine_gather,
 )
-from op_support.cases import CASES, Inputs
 
 pytest.importorskip("triton.runtime.interpreter")
 from bounds import OutOfBounds, bordered, watched  # noqa: E402

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fastalign.kernels import dense_plan, dense_similarity, pairwise_distance
 from op_support.cases import CASES, Inputs, as_tuple, exact
 from op_support.tolerance import ULPS, assert_accurate
 
+from fastalign.kernels import dense_plan, dense_similarity, pairwise_distance
 from fastalign.ops import reference
 
 KERNELS = {"dense_similarity_loss": dense_similarity, "pairwise_distance_loss": pairwise_distance}

@@ -47,6 +47,7 @@ def launched() -> list[Call]:
 
 def compiled() -> list[Any]:
     from compiling import CompileCase, labels, locations, maps
+
     from fastalign.kernels import dense_similarity as kernels
 
     HALF = torch.float16

@@ -59,6 +59,7 @@ def launched() -> list[Call]:
 
 def compiled() -> list[Any]:
     from compiling import CompileCase, locations, maps
+
     from fastalign.kernels import mahalanobis as kernels
 
     def _inputs(shape, dtype, stored):

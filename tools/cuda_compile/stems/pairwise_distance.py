@@ -40,6 +40,7 @@ def launched() -> list[Call]:
 
 def compiled() -> list[Any]:
     from compiling import CompileCase, labels, locations, maps, validity
+
     from fastalign.kernels import pairwise_distance as kernels
 
     def _loss(shape, dtype, masked=False, channels_last=False, squared=False):

@@ -60,6 +60,7 @@ def launched() -> list[Call]:
 
 def compiled() -> list[Any]:
     from compiling import CompileCase, maps
+
     from fastalign.kernels import warp_affine as kernels
 
     HALF = torch.float16
