@@ -111,6 +111,7 @@ def _put(document: Row, row: Row, places: dict[str, int]) -> None:
     """In place of an earlier row of the case; the copy's bandwidth is the median beside all."""
     rows = [one for one in document["rows"] if one["case"] != row["case"]]
     document["rows"] = sorted([*rows, row], key=lambda one: places[one["case"]])
-    beside = [one["copy_bytes_per_second"] for one in document["rows"] if "load" in one]
+    speeds = (one.get("copy_bytes_per_second") for one in document["rows"])
+    beside = [speed for speed in speeds if speed]
     if beside:
         document["copy_bytes_per_second"] = median(beside)

@@ -256,7 +256,8 @@ def copy_speed(document: dict[str, Any]) -> str:
     copy = document.get("copy_bytes_per_second")
     if not copy:
         return ""
-    beside = [row["copy_bytes_per_second"] / 1e9 for row in document["rows"] if "load" in row]
+    speeds = (row.get("copy_bytes_per_second") for row in document["rows"])
+    beside = [speed / 1e9 for speed in speeds if speed]
     text = f"A copy moves {copy / 1e9:.0f} GB/s, read and written"
     if len(beside) < 2:
         return text + "."
