@@ -37,7 +37,7 @@ def threshold(
             "Of the scores of normal images that the model keeps of its fit.",
             0,
             1,
-            default=False,
+            default="no change",
         ),
     ] = None,
     false_alarms: Annotated[
@@ -47,7 +47,7 @@ def threshold(
             help="Share of normal images that may be called anomalies, such as 1%; as --quantile "
             "of 1 less it.",
             metavar="SHARE",
-            show_default=False,
+            show_default="no change",
         ),
     ] = None,
     fitted: Annotated[bool, flag("--fitted", "Back to what the fit has set.")] = False,

@@ -49,7 +49,7 @@ def test_what_is_no_number_leaves_with_2_and_the_name_of_the_option(run, tmp_pat
         texts += ["1.5", "1e3", "1_0", "٣"]
     arguments = {"export": ["--to", "onnx"], "predict": ["-m", "m"], "evaluate": ["-m", "m"]}
     given = [] if command in ("demo", "bench", "info") else ["missing"]
-    out = [] if command == "info" else ["--out", tmp_path / "out"]
+    out = [] if command in ("info", "threshold") else ["--out", tmp_path / "out"]
     for text in texts:
         option = f"{parser.flag}={text}"
         outcome = run(command, *given, *arguments.get(command, []), *out, option)
