@@ -227,28 +227,28 @@ def test_roc_curve_equals_sklearn_with_ties():
 def test_test_images_that_were_trained_on_are_named(
     tmp_path, model, category, make_photo, save_image
 ):
-    """Encoded again under other names; the figures keep them and are given without them too."""
+    """In another format under other names; the figures keep them and are given without them too."""
     save_image(category / "test/good/2.png", make_photo(64, 64, (30, 30, 20, 20)))
     for name, photograph in (("a.png", "good/2.png"), ("b.png", "scratch/0.png")):
         image = Image.open(category / "test" / photograph)
         image.save(category / "train/good" / name)
         (category / "test" / photograph).unlink()
-        image.save(category / "test" / photograph.replace(".png", ".jpg"), quality=80)
+        image.save(category / "test" / photograph.replace(".png", ".bmp"))
     samples = [sample for sample in open_category(category).train if sample.path.stem in "ab"]
     source = ImageSource(ImageDataset(samples, (32, 48)), (32, 48), torch.device("cpu"))
     record = look_at(source, None, NoProgress()).record()
     model.extra_metadata = lambda: {"known_images": record}
     result = evaluate_category(category, model, tmp_path / "out")
     assert result.seen_in_training == [
-        ("test/good/2.jpg", "a.png"),
-        ("test/scratch/0.jpg", "b.png"),
+        ("test/good/2.bmp", "a.png"),
+        ("test/scratch/0.bmp", "b.png"),
     ]
     told = result.warnings[0]
-    assert told.startswith("2 test images") and "test/good/2.jpg = a.png" in told
+    assert told.startswith("2 test images") and "test/good/2.bmp = a.png" in told
     assert "without them the image AUROC is 1.0000" in told
     assert len(result.images) == 6 and result.metrics["image_auroc"] < 1
     found = document(tmp_path / "out")
-    assert {"path": "test/scratch/0.jpg", "training_image": "b.png"} in found["seen_in_training"]
+    assert {"path": "test/scratch/0.bmp", "training_image": "b.png"} in found["seen_in_training"]
     assert found["without_seen"]["image_auroc"] == 1.0 and told in found["warnings"]
 
 

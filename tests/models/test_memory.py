@@ -180,7 +180,7 @@ torch.set_num_threads(2)
 from fastalign import FYD
 from fastalign.engine.environment import peak_rss_mb
 
-model = FYD.load(sys.argv[1])
+model = FYD.load(sys.argv[1], mapped=True)
 budget = json.loads(sys.argv[2])
 plan = model.limit_memory(budget)
 with torch.inference_mode():

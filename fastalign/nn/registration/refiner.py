@@ -23,7 +23,7 @@ _LEAST_COVERED = 0.25
 # A step that lowers the correlation by less than this is taken in part, the less of it the more it
 # lowers it: so rounding, which differs from batch to batch and from runtime to runtime, moves a
 # pose by rounding alone and never from one step to the next.
-_TIE = 1e-4
+_TIE = 1e-2
 
 
 def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -209,7 +209,7 @@ class GaussNewtonRefiner(nn.Module):
 
         Returns:
             theta ``[B,2,3]`` and the best correlation ``[B]`` on the way to it; its own is lower by
-            less than 1e-4.
+            less than 1e-2.
         """
         best, best_theta = None, theta
         for iteration in range(self.iterations + 1):
