@@ -20,10 +20,9 @@ _DAMPING = 1e-3
 _RIDGE = 1e-9
 # A pose that leaves less of the template in sight than this is no pose.
 _LEAST_COVERED = 0.25
-# A step that lowers the correlation by less than this is taken in part, the less of it the more it
-# lowers it: so rounding, which differs from batch to batch and from runtime to runtime, moves a
-# pose by rounding alone and never from one step to the next.
-_TIE = 1e-2
+# Correlations that differ by less are the same to rounding; of their poses the later one is nearer
+# to the optimum.
+_TIE = 4e-6
 
 
 def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -208,8 +207,7 @@ class GaussNewtonRefiner(nn.Module):
         """Refine theta ``[B,2,3]`` for edges ``[B,1,h,w]`` (see :func:`edge_strength`).
 
         Returns:
-            theta ``[B,2,3]`` and the best correlation ``[B]`` on the way to it; its own is lower by
-            less than 1e-2.
+            theta ``[B,2,3]`` and its correlation ``[B]``; never a worse one than given.
         """
         best, best_theta = None, theta
         for iteration in range(self.iterations + 1):
@@ -217,11 +215,9 @@ class GaussNewtonRefiner(nn.Module):
             if best is None:
                 best = correlation
             else:
-                share = ((correlation - best) / _TIE + 1).clamp(0, 1)[:, None, None]
-                moved = best_theta + share * (theta - best_theta)
-                # A step that is not finite has no share, and must not be multiplied by it.
-                best_theta = torch.where(share > 0, moved, best_theta)
-                best = torch.maximum(best, correlation)
+                better = correlation > best - _TIE
+                best = torch.where(better, correlation, best)
+                best_theta = torch.where(better[:, None, None], theta, best_theta)
             if iteration == self.iterations:
                 break
             # Levenberg-Marquardt: the diagonal a little larger.
