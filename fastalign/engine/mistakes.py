@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastalign.engine.results import ImageResult
+from fastalign.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def count_mistakes(images: Sequence[ImageResult], threshold: float | None) -> Mi
     anomalous = [item.score for item in labelled if item.label == 1]
     return Mistakes(
         threshold,
-        sum(score > threshold for score in good),
+        sum(judge(score, threshold) is Verdict.ANOMALY for score in good),
         len(good),
-        sum(score <= threshold for score in anomalous),
+        sum(judge(score, threshold) is Verdict.GOOD for score in anomalous),
         len(anomalous),
         sum(not math.isfinite(item.score) for item in labelled),
     )
@@ -70,7 +71,7 @@ def fewest_mistakes(images: Sequence[ImageResult]) -> Mistakes | None:
     missed, best = 0, (alarms, 0, ranked[0].score / 2)
     for index, item in enumerate(ranked):
         alarms, missed = alarms - (item.label == 0), missed + (item.label == 1)
-        above = ranked[index + 1].score if index + 1 < len(ranked) else item.score
-        if above > item.score or index + 1 == len(ranked):
-            best = min(best, (alarms + missed, missed, (item.score + above) / 2))
+        following = ranked[index + 1].score if index + 1 < len(ranked) else item.score
+        if following != item.score or index + 1 == len(ranked):
+            best = min(best, (alarms + missed, missed, (item.score + following) / 2))
     return count_mistakes(images, best[2])
