@@ -109,15 +109,15 @@ class FittedGaussian(nn.Module):
         self._settle()
         return self
 
-    def _allocate(self) -> None:
-        """The tensors of a fit, 0 where they are not there yet."""
+    def _allocate(self, make: Callable[..., Tensor] = torch.zeros) -> None:
+        """The tensors of a fit, 0 where they are not there yet, or as ``make`` leaves them."""
         if not self.fitted:
             locations = self.size[0] * self.size[1]
             packed = self.channels * (self.channels + 1) // 2
             device = self._support.device
-            self.mean = torch.zeros((self.channels, *self.size), device=device)
-            self.whitener = torch.zeros((locations, packed), dtype=self.storage, device=device)
-            self.count = torch.zeros(self.size, dtype=torch.int64, device=device)
+            self.mean = make((self.channels, *self.size), device=device)
+            self.whitener = make((locations, packed), dtype=self.storage, device=device)
+            self.count = make(self.size, dtype=torch.int64, device=device)
 
     def _settle(self) -> None:
         """Derive the support from the fitted tensors, once per fit and not once per image."""
@@ -174,7 +174,8 @@ class FittedGaussian(nn.Module):
     ) -> None:
         given = [name for name in FITTED if prefix + name in state_dict]
         if given:
-            self._allocate()
+            # Replaced as they are or written over whole: zeros would take their memory once more.
+            self._allocate(torch.empty)
         problems = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
