@@ -20,9 +20,9 @@ _DAMPING = 1e-3
 _RIDGE = 1e-9
 # A pose that leaves less of the template in sight than this is no pose.
 _LEAST_COVERED = 0.25
-# Correlations that differ by less are the same to rounding; of their poses the later one is nearer
-# to the optimum.
-_TIE = 4e-6
+# A step that lowers the correlation by less than this is taken in part, the less of it the more it
+# lowers it: a pose then depends on its image without a jump, and not on how sums were rounded.
+_TIE = 1e-4
 
 
 def edge_strength(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -117,6 +117,8 @@ class GaussNewtonRefiner(nn.Module):
     weight: Tensor
     _fixed: Tensor
     _with_image: Tensor
+    _fixed_wide: Tensor
+    _with_image_wide: Tensor
     _grid: Tensor
     _inside: Tensor
     _identity: Tensor
@@ -164,6 +166,8 @@ class GaussNewtonRefiner(nn.Module):
             "damping": _DAMPING * torch.eye(count),
             "ridge": _RIDGE * torch.eye(count),
         }
+        if template.device.type != "mps":  # which has no float64
+            derived |= {f"{name}_wide": derived[name].double() for name in ("fixed", "with_image")}
         for name, value in derived.items():
             self.register_buffer(f"_{name}", value.to(template.device), persistent=False)
         self._split = [1, 1, 1, count, count, count * count]
@@ -176,8 +180,13 @@ class GaussNewtonRefiner(nn.Module):
         warped = warp_affine(edges, theta, size=size, padding_mode="border").flatten(1)
         # As affine.valid_mask with a margin of one pixel, on a grid that is made once.
         weight = ((theta @ self._grid).abs() <= self._inside).all(1) * self.weight.flatten()
+        # Correlations near their maximum differ by less than float32 keeps of such sums.
+        fixed, with_image = self._fixed, self._with_image
+        if not plain.active() and fixed.device.type != "mps":
+            fixed, with_image = self._fixed_wide, self._with_image_wide
+            weight, warped = weight.double(), warped.double()
         weighted = weight * warped
-        sums, with_image = weight @ self._fixed, weighted @ self._with_image
+        sums, with_image = weight @ fixed, weighted @ with_image
         total = sums[:, :1].clamp_min(1e-12)
         _, template, squared, changes, by_template, products = (sums / total).split(self._split, 1)
         image, both, by_image = (with_image / total).split([1, 1, changes.shape[1]], 1)
@@ -191,7 +200,7 @@ class GaussNewtonRefiner(nn.Module):
         gain = (of_template / of_image).sqrt()
         descent = gain * (by_image - image * changes) - (by_template - template * changes)
         hessian = products.unflatten(1, (changes.shape[1], -1))
-        return correlation.squeeze(1), hessian, descent.unsqueeze(2)
+        return correlation.squeeze(1), hessian.float(), descent.float().unsqueeze(2)
 
     def _move(self, step: Tensor) -> Tensor:
         """The map of a small step in homogeneous coordinates ``[B,3,3]``: the exponential of its
@@ -201,13 +210,14 @@ class GaussNewtonRefiner(nn.Module):
 
     def correlation(self, edges: Tensor, theta: Tensor) -> Tensor:
         """Correlation with the template at theta, -1 to 1: ``[B]``."""
-        return self._compare(edges, theta)[0]
+        return self._compare(edges, theta)[0].float()
 
     def forward(self, edges: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Refine theta ``[B,2,3]`` for edges ``[B,1,h,w]`` (see :func:`edge_strength`).
 
         Returns:
-            theta ``[B,2,3]`` and its correlation ``[B]``; never a worse one than given.
+            theta ``[B,2,3]`` and the best correlation ``[B]`` on the way to it, which its own is
+            below by less than 1e-4.
         """
         best, best_theta = None, theta
         for iteration in range(self.iterations + 1):
@@ -215,9 +225,11 @@ class GaussNewtonRefiner(nn.Module):
             if best is None:
                 best = correlation
             else:
-                better = correlation > best - _TIE
-                best = torch.where(better, correlation, best)
-                best_theta = torch.where(better[:, None, None], theta, best_theta)
+                share = ((correlation - best) / _TIE + 1).clamp(0, 1).float()[:, None, None]
+                moved = best_theta + share * (theta - best_theta)
+                # A step that is not finite has no share, and must not be multiplied by it.
+                best_theta = torch.where(share > 0, moved, best_theta)
+                best = torch.maximum(best, correlation)
             if iteration == self.iterations:
                 break
             # Levenberg-Marquardt: the diagonal a little larger.
@@ -225,7 +237,7 @@ class GaussNewtonRefiner(nn.Module):
             step = _solve(damped, descent).squeeze(2)
             theta = theta @ self._move(-step)
         assert best is not None
-        return best_theta, best
+        return best_theta, best.float()
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
