@@ -113,7 +113,7 @@ def test_onnx_in_opencv(case, onnx_file, batch):
 def test_onnx_in_the_reference_of_the_standard(case, onnx_file, batch):
     from onnx.reference import ReferenceEvaluator
 
-    if case[0].aligner is not None:
+    if case[0].pose.aligner is not None:
         pytest.skip("GridSample of onnx's reference is a loop in Python and takes minutes")
     run = ReferenceEvaluator(str(onnx_file)).run
     _check(lambda images: run(None, {"images": images}), case[0], batch, case[1])

@@ -229,7 +229,7 @@ class GaussNewtonRefiner(nn.Module):
                 moved = best_theta + share * (theta - best_theta)
                 # A step that is not finite has no share, and must not be multiplied by it.
                 best_theta = torch.where(share > 0, moved, best_theta)
-                best = torch.maximum(best, correlation)
+                best = torch.where(correlation > best, correlation, best)
             if iteration == self.iterations:
                 break
             # Levenberg-Marquardt: the diagonal a little larger.
