@@ -4,6 +4,7 @@ import signal
 import sys
 
 import pytest
+from PIL import Image
 
 EPOCHS = ("--epochs", "3")
 
@@ -35,9 +36,9 @@ def unbroken(run, whole_ring, fit_options, tmp_path_factory):
 def interrupted(run_process, whole_ring, fit_options, tmp_path):
     """A fit ended by a signal after its second checkpoint: ``(arguments, model path, process)``."""
 
-    def interrupt(name):
+    def interrupt(name, category=whole_ring):
         model = tmp_path / "m.safetensors"
-        arguments = ("fit", whole_ring, "--out", model, *fit_options, *EPOCHS, "--threads", 1)
+        arguments = ("fit", category, "--out", model, *fit_options, *EPOCHS, "--threads", 1)
         before = END_AFTER_SECOND_CHECKPOINT.format(signal=name)
         return arguments, model, run_process(*arguments, before=before)
 
@@ -82,12 +83,16 @@ def test_other_settings_are_refused_by_name(run, interrupted):
 
 
 def test_other_images_of_the_same_names_and_sizes_are_refused(run, interrupted, ring):
-    arguments, _, _ = interrupted("SIGINT")
-    photograph = ring / "train/good/00.png"
+    for photograph in (ring / "train/good").glob("*.png"):
+        with Image.open(photograph) as image:
+            image.save(photograph.with_suffix(".bmp"))
+        photograph.unlink()
+    arguments, _, _ = interrupted("SIGINT", ring)
+    photograph = ring / "train/good/00.bmp"
     content = bytearray(photograph.read_bytes())
     content[len(content) // 2] ^= 1
     photograph.write_bytes(content)
-    outcome = run(arguments[0], ring, *arguments[2:], "--resume")
+    outcome = run(*arguments, "--resume")
     assert outcome.code == 2 and "training images" in outcome.err
 
 

@@ -18,7 +18,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch, photos,
     for module in [m for m in sys.modules if m.partition(".")[0] == name]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendError, match=r"pip install 'fastalign\[ray\]'"):
+    with pytest.raises(BackendError, match=r"pip install '\.\[ray\]'"):
         score_collection("none.safetensors", photos, tmp_path / "out")
 
 
