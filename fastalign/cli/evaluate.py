@@ -24,7 +24,7 @@ from fastalign.cli.options import (
     set_threads,
 )
 from fastalign.cli.progress import make_progress
-from fastalign.cli.words import count
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign.engine import Evaluation

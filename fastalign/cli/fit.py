@@ -29,7 +29,7 @@ from fastalign.cli.options import (
     set_threads,
 )
 from fastalign.cli.progress import make_progress
-from fastalign.cli.words import count
+from fastalign.words import count
 
 
 class Align(str, enum.Enum):

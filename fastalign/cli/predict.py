@@ -26,6 +26,7 @@ from fastalign.cli.options import (
 from fastalign.cli.progress import make_progress
 from fastalign.cli.verdicts import print_predictions
 from fastalign.errors import ConfigError
+from fastalign.words import count, part_of
 
 LOCAL = "local"
 RAY = "ray"
@@ -243,11 +244,10 @@ def _predict_with_ray(model: str, source: str | list[str], out: str, **options: 
     for message in result.warnings:
         warn(message)
     if result.errors:
-        images = "image has" if result.errors == 1 else "images have"
-        warn(f"{result.errors} {images} no score; the column error says why")
-    anomalies = "anomaly" if result.anomalies == 1 else "anomalies"
-    verdict = f", {result.anomalies} {anomalies}" if result.image_threshold is not None else ""
+        warn(f"{count(result.errors, 'image', 'have')} no score; the column error says why")
+    verdict = (
+        f", {count(result.anomalies, 'anomaly')}" if result.image_threshold is not None else ""
+    )
     before = f", {result.resumed} of them by an earlier run" if result.resumed else ""
-    scored = result.images - result.errors
-    noun = "image" if result.images == 1 else "images"
-    typer.echo(f"{scored} of {result.images} {noun} scored{before}{verdict}: {result.scores}")
+    scored = part_of(result.images - result.errors, result.images, "image")
+    typer.echo(f"{scored} scored{before}{verdict}: {result.scores}")

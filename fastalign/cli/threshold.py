@@ -10,9 +10,9 @@ import typer
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.numbers import Number, flag, real
 from fastalign.cli.options import Debug
-from fastalign.cli.words import count
 from fastalign.errors import ConfigError
 from fastalign.numeric import real_number
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign import FYD

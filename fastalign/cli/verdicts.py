@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fastalign.cli.words import count
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign.engine import Predictions

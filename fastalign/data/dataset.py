@@ -22,6 +22,7 @@ from fastalign.data.resize import check_size, resize_image
 from fastalign.data.samples import Sample
 from fastalign.data.twins import glance
 from fastalign.errors import ConfigError, DataWarning, InputError
+from fastalign.words import count, none_of, part_of
 
 _WORKERS = max(1, min(4, os.cpu_count() or 1))
 
@@ -147,13 +148,13 @@ class ImageDataset(Dataset[Item]):
             return
         if not kept:
             raise InputError(
-                f"none of the {len(problems)} images can be read; the first: "
+                f"{none_of(len(problems), 'image', 'could be read')}; the first: "
                 f"{self.skipped[0].reason}"
             )
         self._keep(kept)
         warnings.warn(
-            f"{len(self.skipped)} of {len(problems)} images cannot be read and are left out; the "
-            f"first: {self.skipped[0].reason}",
+            f"{part_of(len(self.skipped), len(problems), 'image')} cannot be read and left out; "
+            f"the first: {self.skipped[0].reason}",
             DataWarning,
             stacklevel=3,
         )
@@ -195,7 +196,7 @@ class ImageDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index}: the dataset has {len(self)} images.")
+            raise IndexError(f"index {index}: the dataset has {count(len(self), 'image')}.")
         index %= len(self)
         return Item(_to_float(self._pixels(index)), index)
 

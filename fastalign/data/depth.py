@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from fastalign.data.decode import decode, states_no_depth
 from fastalign.data.picture import Picture, fits_unscaled
 from fastalign.errors import ConfigError, DataWarning, InputError
+from fastalign.words import count
 
 CHOICES = (8, 10, 12, 14, 16)
 """Depths that cameras have, in bits; what a set uses is rounded up to one of them."""
@@ -207,7 +208,7 @@ def settle_depth(paths: Sequence[str | os.PathLike[str]], *, workers: int | None
     bits, left = alignment(used)
     largest = max(use.largest for use in silent)
     number = len(silent)
-    files = "1 file that states" if number == 1 else f"{number} files that state"
+    files = f"{count(number, 'file')} that {'states' if number == 1 else 'state'}"
     return Depth(bits, left, f"largest value {largest} of {files} no depth")
 
 

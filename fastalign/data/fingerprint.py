@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from fastalign.words import count
+
 _BLOCK = 1 << 14
 _READERS = 4
 
@@ -39,7 +41,7 @@ def fingerprint(files: Sequence[Path], blocks: int = 64) -> str:
         contents = pool.map(partial(_content, blocks=blocks), files)
         for path, content in zip(files, contents, strict=True):
             digest.update(os.fsencode(path.name) + b"\0" + content)
-    return f"{len(files)} files, {digest.hexdigest()[:16]}"
+    return f"{count(len(files), 'file')}, {digest.hexdigest()[:16]}"
 
 
 def _content(path: Path, blocks: int) -> bytes:

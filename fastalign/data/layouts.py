@@ -10,6 +10,7 @@ from fastalign.data.files import IMAGE_SUFFIXES, is_hidden, subfolders
 from fastalign.data.readers import LAYOUTS, detect, is_category
 from fastalign.data.samples import Category
 from fastalign.errors import ConfigError, InputError
+from fastalign.words import count
 
 _SHOWN = 8
 
@@ -69,8 +70,8 @@ def _nothing_found(root: Path, layout: str) -> str:
     inside = [folder.name for folder in subfolders(root) if is_category(folder)]
     if layout == "auto" and inside and not _is_part(inside):
         return (
-            f"{root}: this folder holds {len(inside)} categories ({_shorten(inside)}); give one of "
-            f"them, such as {root / inside[0]}."
+            f"{root}: this folder holds {count(len(inside), 'category')} ({_shorten(inside)}); "
+            f"give one of them, such as {root / inside[0]}."
         )
     wanted = "\n".join(f"  {item.name}: {item.looks_for}" for item in tried)
     return (

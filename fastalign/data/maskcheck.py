@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastalign.data.images import MaskArray
+from fastalign.words import agree, part_of
 
 # A defect seldom covers so much of its photograph, and its rim as well.
 _LARGE_SHARE = 0.5
@@ -40,14 +41,15 @@ class MaskCheck:
         notes = []
         if self.empty:
             notes.append(
-                f"{len(self.empty)} of {self.seen} masks of anomalous images are empty, so all of "
-                f"their pixels count as good; the first: {self.empty[0]}. Mark the defect (any "
-                "value but black), or move the image to the good ones."
+                f"{part_of(len(self.empty), self.seen, 'mask')} of anomalous images "
+                f"{agree(len(self.empty), 'are empty')}, so that all pixels there count as good; "
+                f"the first: {self.empty[0]}. Mark the defect (any value but black), or move the "
+                "image to the good ones."
             )
         if self.inverted:
             notes.append(
-                f"{len(self.inverted)} of {self.seen} masks cover most of their image and its rim; "
-                f"the first: {self.inverted[0]} ({100 * self._share:.0f} %). A mask is white where "
-                "the defect is: if black and white are exchanged there, invert it."
+                f"{part_of(len(self.inverted), self.seen, 'mask', 'cover')} most of the image and "
+                f"its rim; the first: {self.inverted[0]} ({100 * self._share:.0f} %). A mask is "
+                "white where the defect is: if black and white are exchanged there, invert it."
             )
         return notes

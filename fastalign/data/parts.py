@@ -20,6 +20,7 @@ from fastalign.data.masks import (
 from fastalign.data.samples import ANOMALY, GOOD, UNKNOWN, Category, Sample
 from fastalign.data.suspects import looks_like_mask, refuse_masks
 from fastalign.errors import InputError
+from fastalign.words import count, part_of
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "rgb")
 """Names of a folder of photographs that lies beside one of masks."""
@@ -128,7 +129,7 @@ class Parts:
         images = list_images(folder, below=False)
         self.unlabelled += [Sample(path, UNKNOWN, "", (), split) for path in images]
         if images:
-            self.notes.append(f"{len(images)} images in {folder} have no label")
+            self.notes.append(f"{folder}: {count(len(images), 'image', 'have no label')}")
 
     def leave(self, folders: Sequence[Path | None], reason: str) -> None:
         """Say why folders are not used; those that are None do not count."""
@@ -192,8 +193,8 @@ class Parts:
         if not missing:
             return None
         text = (
-            f"{len(missing)} of {len(anomalous)} anomalous test images have no mask; the first: "
-            f"{missing[0]}, whose mask would be {missing[0].stem}_mask.png"
+            f"{part_of(len(missing), len(anomalous), 'anomalous test image', 'have no mask')}; the "
+            f"first: {missing[0]}, whose mask would be {missing[0].stem}_mask.png"
         )
         place = self._looked_in.get(missing[0])
         if place is None or place in missing[0].parents:

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 
+from fastalign import words
 from fastalign.data.samples import GOOD, Sample
 from fastalign.errors import ConfigError, DataWarning, InputError
 
@@ -73,10 +74,9 @@ def validation_indices(
         return set()
     kept_apart = min(max(1, round(fraction * count)), max(0, count - 2))
     if kept_apart == 0:
-        images = "image" if count == 1 else "images"
         warnings.warn(
-            f"{count} good {images} only: none kept apart for validation, so there will be no "
-            "threshold from normal images; give at least 3, better 20.",
+            f"{words.count(count, 'good image')} only: none kept apart for validation, so there "
+            "will be no threshold from normal images; give at least 3, better 20.",
             DataWarning,
             stacklevel=3,
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastalign.data.masks import MARKERS, MASK_FOLDERS, MAYBE_MASK_FOLDERS
 from fastalign.errors import InputError
+from fastalign.words import part_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +68,7 @@ def refuse_masks(files: Sequence[Path], root: Path) -> None:
         else f"it is not of the series of {first.partners[0]}"
     )
     raise InputError(
-        f"{len(found)} of {len(files)} files look like masks and not like photographs: "
+        f"{part_of(len(found), len(files), 'file', 'look')} like masks and not like photographs: "
         f"{shown}{more} (the first has few values, and {reason}). Give a folder that holds "
         "photographs alone, or move the masks to ground_truth/<defect>/<name of image>_mask.png. "
         "Photographs that really are black and white need names and folders of their own."

@@ -45,6 +45,7 @@ from fastalign.metrics import Figures, PixelMetrics, image_metrics
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import whole_number
 from fastalign.report.gallery import Gallery
+from fastalign.words import count, none_of, part_of
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -277,7 +278,7 @@ def _conclude(run: _Run, category: str) -> Evaluation:
     images = run.images
     if not images:
         raise InputError(
-            f"{run.directory}: none of the {len(run.samples)} test images could be read; "
+            f"{run.directory}: {none_of(len(run.samples), 'test image', 'could be read')}; "
             f"the first: {run.skipped[0].reason}"
         )
     labelled = [item for item in images if item.label >= 0]
@@ -298,20 +299,21 @@ def _conclude(run: _Run, category: str) -> Evaluation:
     warnings = [*run.parts.warnings(), *run.shapes.warnings()]
     if run.skipped:
         warnings.append(
-            f"{len(run.skipped)} of {len(run.samples)} test images left out as unreadable"
+            f"{part_of(len(run.skipped), len(run.samples), 'test image')} left out as unreadable"
         )
     if run.unmasked:
         warnings.append(
-            f"{len(run.unmasked)} test images left out of the pixel figures for their masks"
+            f"{count(len(run.unmasked), 'test image')} left out of the pixel figures, for want of "
+            "a mask that fits"
         )
     if run.limits.image is None:
         warnings.append(NO_THRESHOLD)
     hidden = [item.path for item in images if run.limits.remark(item.alignment.covered)]
     if hidden:
         warnings.append(
-            f"{len(hidden)} of {len(images)} test images are covered by alignment to less than "
-            f"{run.limits.covered:.0%}, the least of the normal images; what was left out was not "
-            f"judged: {listed(hidden)}"
+            f"{part_of(len(hidden), len(images), 'test image', 'are')} covered by alignment to "
+            f"less than {run.limits.covered:.0%}, the least of the normal images; what was left "
+            f"out was not judged: {listed(hidden)}"
         )
     for reason in dict.fromkeys(reasons.values()):
         empty = ", ".join(name for name in reasons if reasons[name] == reason)

@@ -11,6 +11,7 @@ from fastalign.engine.results import Evaluation, ImageResult
 from fastalign.engine.scoring import listed
 from fastalign.metrics import image_metrics
 from fastalign.models.fitting.survey import known_images
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -47,7 +48,7 @@ def tell_seen(evaluation: Evaluation, pairs: list[tuple[str, str]]) -> None:
     without = "" if auroc is None else f", without them the image AUROC is {auroc:.4f}"
     evaluation.warnings.insert(
         0,
-        f"{len(pairs)} test images are photographs that the model was fitted on, or nearly: "
+        f"{count(len(pairs), 'test image', 'show')} what the model was fitted on, or nearly: "
         f"{listed([f'{path} = {name}' for path, name in pairs])}. The figures count them{without}; "
         "take them out of the test set or of the training set.",
     )

@@ -39,6 +39,7 @@ from fastalign.io import atomic_write
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import whole_number
 from fastalign.verdict import Verdict
+from fastalign.words import none_of, part_of
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD, Detail
@@ -134,13 +135,13 @@ def predict_paths(
 
 
 def _unread(run: _Run, inputs: list[Input]) -> str:
-    first, count = run.skipped[0], len(run.skipped)
+    first, others = run.skipped[0], len(run.skipped) - 1
     if not run.images:
-        return f"none of the {len(inputs)} images could be read; the first: {first.reason}"
-    others = f"; {count - 1} more could not be read" if count > 1 else ""
+        return f"{none_of(len(inputs), 'image', 'could be read')}; the first: {first.reason}"
+    more = f"; {others} more could not be read" if others else ""
     cause = first.reason.rstrip(".")
     return (
-        f"{cause}{others}. The other {len(run.images)} of {len(inputs)} images are scored: "
+        f"{cause}{more}. {part_of(len(run.images), len(inputs), 'image', 'are')} scored: "
         f"{run.table.path}"
     )
 
@@ -249,18 +250,18 @@ class _Run:
         warnings = [*self.notes, *self.parts.warnings(), *self.shapes.warnings()]
         if self.skipped:
             total = len(self.images) + len(self.skipped)
-            warnings.append(f"{len(self.skipped)} of {total} images could not be read")
+            warnings.append(f"{part_of(len(self.skipped), total, 'image')} could not be read")
         strange = [row for row in self.images if row.reason == NOT_JUDGED]
         if strange:
             warnings.append(
-                f"{len(strange)} of {len(self.images)} images could not be judged: {NOT_JUDGED}; "
-                f"the first: {strange[0].path}"
+                f"{part_of(len(strange), len(self.images), 'image')} could not be judged: "
+                f"{NOT_JUDGED}; the first: {strange[0].path}"
             )
         covers = self.limits.remark
         if hidden := [item for item in self.images if covers(item.alignment.covered)]:
             warnings.append(
-                f"{len(hidden)} of {len(self.images)} images are covered by alignment to less than "
-                f"any normal image was; what was left out was not looked at. The first: "
+                f"{part_of(len(hidden), len(self.images), 'image', 'are')} covered by alignment to "
+                f"less than any normal image was; what was left out was not looked at. The first: "
                 f"{hidden[0].path}"
             )
         limits = self.limits
@@ -277,7 +278,7 @@ class _Run:
         result = self.result()
         if ended is not None:
             result.warnings.insert(
-                0, f"the run ended early ({ended}): {len(self.rows)} of {len(inputs)} images"
+                0, f"the run ended early ({ended}): {part_of(len(self.rows), len(inputs), 'image')}"
             )
         self.page.write(self.model, result, len(inputs))
         document = {
@@ -298,5 +299,7 @@ class _Run:
         """Keep what there is after an error or an interruption."""
         if not self.rows:
             return
-        self.progress.note(f"{len(self.rows)} of {len(inputs)} images are in {self.out / SCORES}")
+        self.progress.note(
+            f"{part_of(len(self.rows), len(inputs), 'image', 'are')} in {self.out / SCORES}"
+        )
         self.finish(inputs, type(error).__name__)

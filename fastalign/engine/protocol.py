@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastalign.engine.environment import describe_device, peak_rss_mb, versions
 from fastalign.engine.results import ImageResult
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -41,8 +42,8 @@ def describe_protocol(
         "pixel_threshold_source": extra.get("pixel_threshold_source") or threshold_source(model),
         "seed": extra.get("seed"),
         "timing": (
-            f"median over {timed} images, one at a time: alignment, backbone, density, un-warping "
-            "and smoothing; reading, resizing and writing files are not included"
+            f"median over {count(timed, 'image')}, one at a time: alignment, backbone, density, "
+            "un-warping and smoothing; reading, resizing and writing files are not included"
         ),
         "memory": peak_rss_mb()[1],
         "device": describe_device(device),

@@ -14,6 +14,7 @@ from fastalign.engine.table import COLUMNS, FILES, SCORES
 from fastalign.errors import ConfigError, InputError
 from fastalign.io import check_writable, unwritable
 from fastalign.locks import hold, holder, remove_unheld
+from fastalign.words import count
 
 MARKER = ".fastalign-run"
 PICTURES = {"map": "maps", "mask": "masks", "overlay": "overlays"}
@@ -57,7 +58,7 @@ def describe_earlier(out: Path) -> str | None:
         rows = _rows(table)
         if rows is None:
             return f"a {SCORES} of {when}, of another format"
-        return f"the scores of {_count(len(rows), 'image')}, written {when}"
+        return f"the scores of {count(len(rows), 'image')}, written {when}"
     for name in _OTHERS:
         if (out / name).exists():
             return f"a {name} of another run"
@@ -136,17 +137,13 @@ def begin(out: Path, *, overwrite: bool) -> list[str]:
     if not left:
         return []
     return [
-        f"{out}: {_count(left, 'file')} in {', '.join(f'{name}/' for name in PICTURES.values())} "
+        f"{out}: {count(left, 'file')} in {', '.join(f'{name}/' for name in PICTURES.values())} "
         "that the earlier table does not list stay beside the new ones"
     ]
 
 
 def _when(path: Path) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _rows(table: Path) -> list[dict[str, str]] | None:

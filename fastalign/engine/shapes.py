@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastalign.words import count
+
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
@@ -47,22 +49,18 @@ class ShapeWatch:
         found = []
         if self._squeezed:
             found.append(
-                f"{_images(self._squeezed)} of another shape than the training photographs, "
-                "squeezed to fit, which shifts the scores; crop to the same shape, or fit on such "
-                f"photographs. The first: {self._squeezed[0]}"
+                f"{count(len(self._squeezed), 'image')} of another shape than the training "
+                "photographs, squeezed to fit, which shifts the scores; crop to the same shape, or "
+                f"fit on such photographs. The first: {self._squeezed[0]}"
             )
         if self._scaled:
             found.append(
-                f"{_images(self._scaled)} of another size than the training photographs, sharper "
-                "or softer once resized; photograph alike, or fit on such photographs. The first: "
-                f"{self._scaled[0]}"
+                f"{count(len(self._scaled), 'image')} of another size than the training "
+                "photographs, sharper or softer once resized; photograph alike, or fit on such "
+                f"photographs. The first: {self._scaled[0]}"
             )
         return found
 
 
 def _outside(value: float, usual: list[float], factor: float) -> bool:
     return not usual[0] / factor <= value <= usual[1] * factor
-
-
-def _images(names: list[str]) -> str:
-    return "1 image" if len(names) == 1 else f"{len(names)} images"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastalign.models.whole import whole_distance
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign.models.detail import Detail
@@ -50,15 +51,14 @@ class PartWatch:
         """One sentence for each kind that was seen."""
         found = []
         if names := self._others:
-            which = "1 image does" if len(names) == 1 else f"{len(names)} images do"
             found.append(
-                f"{which} not look like the part that the model was fitted to, so that scores and "
-                f"verdicts mean little there. The first: {names[0]}"
+                f"{count(len(names), 'image', 'do')} not look like the part that the model was "
+                f"fitted to, so that scores and verdicts mean little there. The first: {names[0]}"
             )
         if names := self._changed:
-            which = "1 image shows" if len(names) == 1 else f"{len(names)} images show"
             found.append(
-                f"{which} the part photographed otherwise than for the fit (light, focus, "
-                f"background), which raises scores everywhere. The first: {names[0]}"
+                f"{count(len(names), 'image', 'show')} the part photographed otherwise than for "
+                "the fit (light, focus, background), which raises scores everywhere. The first: "
+                f"{names[0]}"
             )
         return found

@@ -10,6 +10,8 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
+from fastalign.words import count
+
 _WIDTH, _HEIGHT = 440, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 14, 42
 _Floats = npt.NDArray[np.float64]
@@ -67,7 +69,7 @@ def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: floa
             _line("threshold", at, _TOP, at, _HEIGHT - _BOTTOM)
             + _text("mark", at + shift, _TOP + 11, anchor, mark)
         )
-    label = f"Histogram of {scores.size} image scores"
+    label = f"Histogram of {count(scores.size, 'image score')}"
     return _svg("".join(body), label)
 
 
@@ -122,7 +124,9 @@ def before_after(before: Sequence[float], after: Sequence[float], flags: Sequenc
             body.append(f'<path class="dot anomaly" d="{shape}"/>')
         else:
             body.append(f'<circle class="dot good" cx="{px:.1f}" cy="{py:.1f}" r="3.4"/>')
-    return _svg("".join(body), f"Alignment residual of {len(pairs)} images, before and after")
+    return _svg(
+        "".join(body), f"Alignment residual of {count(len(pairs), 'image')}, before and after"
+    )
 
 
 def thin(x: _Floats, y: _Floats, x_limit: float, most: int = 400) -> tuple[_Floats, _Floats]:

@@ -16,6 +16,7 @@ from fastalign.report import charts, summary
 from fastalign.report.gallery import Gallery
 from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
 from fastalign.report.photographs import PAGE_BYTES, Photo, enlarge
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -79,7 +80,7 @@ def templates() -> Environment:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = summary.number
-    environment.filters["count"] = summary.count
+    environment.filters["count"] = count
     return environment
 
 

@@ -42,11 +42,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def count(many: int, noun: str) -> str:
-    """A number of things, such as ``1 image``; ``noun`` takes an s in the plural."""
-    return f"{many} {noun}{'' if many == 1 else 's'}"
-
-
 def verdicts(evaluation: Evaluation, labelled: bool) -> list[Tile]:
     """What the model says of the images at its threshold; nothing without one."""
     threshold = evaluation.image_threshold

@@ -201,7 +201,7 @@ def test_a_missing_mask(run, fitted, ring, tmp_path, written):
     refused(run(*arguments), 3, ring / "test/dent/01.png", "no mask", "--skip-bad")
     assert written() == []
     outcome = run(*arguments, "--skip-bad")
-    assert outcome.code == 0 and "1 test images left out of the pixel figures" in outcome.err
+    assert outcome.code == 0 and "1 test image left out of the pixel figures" in outcome.err
     assert json.loads((tmp_path / "out/results.json").read_text())["pixel_auroc"] is not None
 
 

@@ -220,7 +220,7 @@ def test_nothing_to_skip_is_silent(samples):
 
 def test_nothing_left_and_nothing_given(samples):
     spoil(samples, *range(9))
-    with pytest.raises(InputError, match=r"none of the 9 images can be read; the first: .*0\.png"):
+    with pytest.raises(InputError, match=r"none of the 9 images could be read; .*0\.png"):
         ImageDataset(samples, SIZE, skip_bad=True)
     with pytest.raises(InputError, match="at least one sample"):
         ImageDataset([], SIZE)

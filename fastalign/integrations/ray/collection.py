@@ -8,6 +8,7 @@ from pathlib import Path
 from fastalign.data import Source
 from fastalign.engine.inputs import Input, find_inputs, named_inputs
 from fastalign.errors import InputError
+from fastalign.words import count
 
 LIST_SUFFIXES = frozenset({".lst", ".txt"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
@@ -60,8 +61,7 @@ def list_collection(
     repeated = len(names) - len(inputs)
     if not repeated:
         return inputs, []
-    entries = "1 entry names" if repeated == 1 else f"{repeated} entries name"
-    return inputs, [f"{entries} an image again and will be scored once"]
+    return inputs, [f"{count(repeated, 'entry', 'name')} an image again and will be scored once"]
 
 
 def _absolute(path: Path) -> Path:

@@ -23,6 +23,7 @@ from fastalign.integrations.ray.requirements import require
 from fastalign.load import SETTINGS, wait_passively
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import MOST_THREADS, real_number, whole_number
+from fastalign.words import count, part_of
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,9 @@ def score_collection(
         job, Pool(workers, threads, device, claim, address), progress or NoProgress()
     )
     if again:
-        warning_texts.append(f"images changed after they were scored: {again} parts scored again")
+        warning_texts.append(
+            f"images changed after they were scored: {count(again, 'part')} scored again"
+        )
     return BulkScores(
         out=out,
         scores=out / SCORES,
@@ -203,8 +206,8 @@ def _run(job: Job, pool: Pool, progress: Progress) -> tuple[Counts, int, int, fl
         except KeyboardInterrupt:
             there = sum(counts.images for counts in job.finished(compare=False).values())
             raise KeyboardInterrupt(
-                f"interrupted: {there} of {job.images} images are scored; the same command "
-                "goes on from there"
+                f"interrupted: {part_of(there, job.images, 'image', 'are')} scored; the same "
+                "command goes on from there"
             ) from None
         job.forget_attempts()
     seconds = time.perf_counter() - began if missing else 0.0

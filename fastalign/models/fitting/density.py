@@ -19,6 +19,7 @@ from fastalign.models.fitting.thresholds import HeldOut, in_turn
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
 from fastalign.models.thresholds import kept_scores
+from fastalign.words import count
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     train, validation, survey = setting.train, setting.validation, setting.survey
     gaussians = rooms.density.gaussians
     passes = Passes(rooms, setting)
-    source = ""
+    kind, alone = "normal image", ""
     measures, fitted = torch.empty((0, 2), dtype=torch.float64), torch.empty(0)
     few = validation is not None and len(setting.turns) > 0
     positions: Sequence[int] = []
@@ -71,7 +72,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         measures, fitted = world.once(
             partial(in_turn, passes, train, validation, setting), "the thresholds"
         )
-        source = "{} normal images, each scored without itself"
+        alone = ", each scored without itself"
     fit = GaussianFit(gaussians, config.min_share, setting.seed, survey.groups, world, plan.group)
     held_out = None
     if validation is not None and not few:
@@ -89,7 +90,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         positions = survey.held_out
         of_validation = torch.tensor(positions, dtype=torch.long) - survey.train
         measures, fitted = (values[of_validation] for values in held_out.measures())
-        source = "{} normal validation images"
+        kind = "normal validation image"
     distinct = survey.distinct(fit.number)
     curve = fit.curve()
     assert gaussians.count is not None
@@ -103,15 +104,16 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     value, normal = math.nan, None
     if len(scores):
         value = float(scores.quantile(config.threshold_quantile))
-        normal = {"of": source.format(len(scores)), "scores": kept_scores(scores.tolist())}
-        source = f"quantile {config.threshold_quantile:g} of {normal['of']}"
+        of = f"{count(len(scores), kind)}{alone}"
+        normal = {"of": of, "scores": kept_scores(scores.tolist())}
+        source = f"quantile {config.threshold_quantile:g} of {of}"
     else:
         source = "none: fitted without normal validation images"
     warnings = []
     if lost:
         warnings = [
-            f"{lost} normal images could not be judged and have no part in the thresholds: "
-            "alignment left nothing of them to compare, or their features are not finite."
+            f"{count(lost, 'normal image')} could not be judged, with no part in the thresholds: "
+            "alignment left nothing to compare, or features are not finite."
         ]
     return Threshold(
         value,

@@ -18,6 +18,7 @@ from fastalign.models.rooms import warp
 from fastalign.nn.registration.choose import LEAST_IMAGES, MARGIN, unexplained_share
 from fastalign.nn.registration.search import mean_template
 from fastalign.ops import affine
+from fastalign.words import count
 
 # Locations of a map on which alignment is judged, at most: a mean does not need them all.
 _JUDGED = 32 * 32
@@ -65,7 +66,7 @@ def _judge(
     number = len(setting.judged)
     if number < LEAST_IMAGES:
         use(False)
-        reason = f"{number} images are too few to judge it by"
+        reason = f"{count(number, 'image', 'are')} too few to judge it by"
         return Decision(False, "no alignment", reason)
     use(False)
     before = setting.world.once(share, f"judging {words}")

@@ -23,6 +23,7 @@ from fastalign.data.twins import (
 from fastalign.errors import InputError
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.progress import Progress
+from fastalign.words import agree, count, part_of
 
 # With fewer photographs than this, all limits of the normal are guesses.
 FEW = 20
@@ -110,8 +111,9 @@ def _check_content(paths: list[str], train: Tensor, glances: Tensor) -> list[str
     found = []
     if empty:
         found.append(
-            f"{len(empty)} of {len(paths)} images to learn from are of a single grey and show "
-            f"nothing: {_listed(empty)}; take them out, or defects that hide the part are normal."
+            f"{part_of(len(empty), len(paths), 'image')} to learn from {agree(len(empty), 'are')} "
+            f"of a single grey, with nothing to see: {_listed(empty)}; take them out, or defects "
+            "that hide the part are normal."
         )
     spread = (train - train[0]).abs()
     if len(train) > 1 and not spread.any():
@@ -123,9 +125,9 @@ def _check_content(paths: list[str], train: Tensor, glances: Tensor) -> list[str
     still = _still_scene(train)
     if len(train) > 1 and (still.all() or still.sum() > max(2, len(train) // 2)):
         images = [path for path, alike in zip(paths, still.tolist(), strict=False) if alike]
-        number = f"the {len(train)}" if still.all() else f"{len(images)} of {len(train)}"
+        which = f"the {len(train)}" if still.all() else f"{len(images)} of {len(train)}"
         found.append(
-            f"{number} images to learn from hardly differ (by less than half a grey level once "
+            f"{which} images to learn from hardly differ (by less than half a grey level once "
             f"noise is averaged out): {_listed(images)}. They show one part that lay still, or the "
             "camera repeats a frame; other good parts will be called anomalies. Photograph "
             "several good parts."
@@ -148,11 +150,12 @@ def _about_twins(names: list[str], groups: list[int]) -> list[str]:
         return []
     distinct = len(set(groups))
     examples = [" = ".join(names[p] for p in group[:_NAMED]) for group in several[:_NAMED]]
-    more = "" if len(several) <= _NAMED else f"; and {len(several) - _NAMED} more groups"
+    more = "" if len(several) <= _NAMED else f"; and {count(len(several) - _NAMED, 'more group')}"
     return [
-        f"{len(names) - distinct} of {len(names)} images are copies or nearly copies of others, so "
-        f"{distinct} are different ones ({'; '.join(examples)}{more}). They count as one where the "
-        "thresholds are set; take them out, since the model cannot learn from them."
+        f"{part_of(len(names) - distinct, len(names), 'image', 'are')} copies or nearly copies of "
+        f"others, so {count(distinct, 'different one')} in all ({'; '.join(examples)}{more}). They "
+        "count as one where the thresholds are set; take them out, since the model cannot learn "
+        "from them."
     ]
 
 
@@ -160,16 +163,15 @@ def few_images(distinct: int, scores: int) -> str | None:
     """What fewer than 20 different images mean, in a sentence; None: they are enough."""
     if distinct >= FEW:
         return None
-    images = "image" if distinct == 1 else "different images"
     meaning = (
-        f"the thresholds rest on {scores} scores, which lie high and far apart when so little is "
+        f"the thresholds rest on {count(scores, 'score')}, high and far apart when so little is "
         "known of what is normal: defects may stay below them without a word"
         if scores
         else "little is known of what is normal"
     )
     return (
-        f"{distinct} {images} of good parts only, fewer than {FEW}: {meaning}. Give {FEW} or more, "
-        "and look at the scores of some defects before you rely on a verdict."
+        f"{count(distinct, 'different image')} of good parts only, fewer than {FEW}: {meaning}. "
+        f"Give {FEW} or more, and look at the scores of some defects before you rely on a verdict."
     )
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastalign.nn.registration.encoder import LocalEncoder
 from fastalign.nn.registration.search import Search, search_poses
 from fastalign.ops import affine, warp_affine
+from fastalign.words import count
 
 _FOLDS = 4
 # Fewer images cannot be judged on: each fold needs one.
@@ -114,7 +115,7 @@ def choose_family(
         return Choice(
             None,
             "no alignment",
-            f"{len(images)} images are too few to judge it by; it takes {LEAST_IMAGES}",
+            f"{count(len(images), 'image', 'are')} too few to judge it by; it takes {LEAST_IMAGES}",
             {},
         )
 
