@@ -21,7 +21,8 @@ from fastalign.data.images import ImageArray, load_image
 from fastalign.data.resize import check_size, resize_image
 from fastalign.data.samples import Sample
 from fastalign.data.twins import glance
-from fastalign.errors import ConfigError, DataWarning, InputError
+from fastalign.errors import DataWarning, InputError
+from fastalign.numeric import MOST_THREADS, whole_number
 from fastalign.words import count, none_of, part_of
 
 _WORKERS = max(1, min(4, os.cpu_count() or 1))
@@ -120,8 +121,9 @@ class ImageDataset(Dataset[Item]):
         self.sizes: dict[Path, tuple[int, int]] = {}
         if not self.samples:
             raise InputError("no images: an image dataset needs at least one sample.")
+        workers = _WORKERS if workers is None else whole_number("workers", workers, 1, MOST_THREADS)
         if skip_bad:
-            self._drop_bad(workers or _WORKERS)
+            self._drop_bad(workers)
 
     @property
     def cached_bytes(self) -> int:
@@ -239,14 +241,9 @@ def iterate_batches(
         ConfigError: ``batch_size`` or ``ahead`` is less than 1, or ``workers`` is negative.
         InputError: an image cannot be read, at its batch.
     """
-    workers = _WORKERS if workers is None else workers
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("ahead", ahead, 1),
-        ("workers", workers, 0),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} {value}: give at least {least}.")
+    batch_size = whole_number("batch_size", batch_size, 1)
+    ahead = whole_number("ahead", ahead, 1)
+    workers = _WORKERS if workers is None else whole_number("workers", workers, 0, MOST_THREADS)
     order = range(len(dataset)) if indices is None else [int(index) for index in indices]
     if workers == 0:
         return _collate((dataset[index] for index in order), batch_size)

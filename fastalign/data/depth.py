@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from fastalign.data.decode import decode, states_no_depth
 from fastalign.data.picture import Picture, fits_unscaled
 from fastalign.errors import ConfigError, DataWarning, InputError
+from fastalign.numeric import MOST_THREADS, whole_number
 from fastalign.words import count
 
 CHOICES = (8, 10, 12, 14, 16)
@@ -44,8 +45,8 @@ class Depth:
     source: str = _FROM_OPTION
 
     def __post_init__(self) -> None:
-        if self.bits is not None and not (isinstance(self.bits, int) and 8 <= self.bits <= 16):
-            raise ConfigError(f"bit depth {self.bits!r}: use a number of bits from 8 to 16.")
+        if self.bits is not None:
+            whole_number("bit depth", self.bits, 8, 16)
 
     @property
     def given(self) -> bool:
@@ -194,7 +195,8 @@ def settle_depth(paths: Sequence[str | os.PathLike[str]], *, workers: int | None
             return None
         return _Use(picture.claim, picture.scaled, picture.used, picture.largest)
 
-    with ThreadPoolExecutor(workers or _WORKERS) as pool:
+    workers = _WORKERS if workers is None else whole_number("workers", workers, 1, MOST_THREADS)
+    with ThreadPoolExecutor(workers) as pool:
         found = [use for use in pool.map(look, paths) if use is not None]
     silent = [use for use in found if use.claim is None]
     used = reduce(or_, (use.used for use in silent or found), 0)

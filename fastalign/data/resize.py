@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastalign.errors import ConfigError
+from fastalign.numeric import whole_pair
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -19,12 +18,9 @@ def check_size(image_size: tuple[int, int]) -> tuple[int, int]:
     Raises:
         ConfigError: it is not two positive whole numbers.
     """
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else ()
-    if len(sides) != 2 or any(int(side) != side or side < 1 for side in sides):
-        raise ConfigError(
-            f"image size {image_size!r}: give height and width in pixels, such as (256, 256)."
-        )
-    return int(sides[0]), int(sides[1])
+    return whole_pair(
+        "image size", image_size, because="height and width in pixels, such as (256, 256)"
+    )
 
 
 def resize_image(image: Pixels, image_size: tuple[int, int]) -> Pixels:

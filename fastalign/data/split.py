@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from fastalign import words
 from fastalign.data.samples import GOOD, Sample
-from fastalign.errors import ConfigError, DataWarning, InputError
+from fastalign.errors import DataWarning, InputError
+from fastalign.numeric import real_number
 
 
 def split_validation(
@@ -37,8 +38,7 @@ def split_validation(
         ConfigError: ``fraction`` is out of range.
         InputError: no samples, or one that is not a normal training image.
     """
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"validation fraction {fraction}: choose 0 <= fraction < 1.")
+    fraction = real_number("validation fraction", fraction, 0, 1, open_ended=True)
     if not samples:
         raise InputError("no training images: give at least one image of a good part.")
     for sample in samples:
@@ -68,8 +68,7 @@ def validation_indices(
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
         picked = validation_indices(len(places), fraction, seed)
         return {index for index, group in enumerate(groups) if places[group] in picked}
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"validation fraction {fraction}: choose 0 <= fraction < 1.")
+    fraction = real_number("validation fraction", fraction, 0, 1, open_ended=True)
     if fraction == 0:
         return set()
     kept_apart = min(max(1, round(fraction * count)), max(0, count - 2))

@@ -16,6 +16,7 @@ from fastalign.errors import ConfigError, InputError
 from fastalign.metrics.compact import Keys, PackedKeys, to_keys
 from fastalign.metrics.curve import Steps, area, average_precision, points
 from fastalign.metrics.figures import Figures
+from fastalign.numeric import real_number, whole_pair
 
 Map: TypeAlias = "npt.NDArray[np.float32] | Tensor"
 Mask: TypeAlias = "npt.NDArray[np.bool_] | Tensor"
@@ -49,11 +50,12 @@ class PixelMetrics:
     def __init__(
         self, size: tuple[int, int] | None = None, limits: Sequence[float] = (0.3, 0.05)
     ) -> None:
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ConfigError(f"evaluation size {size}: give height and width in pixels.")
-        if not limits or not all(0 < limit <= 1 for limit in limits):
-            raise ConfigError(f"false-positive limits {tuple(limits)}: give 0 < limit <= 1.")
-        self.size = None if size is None else (int(size[0]), int(size[1]))
+        self.size = None
+        if size is not None:
+            self.size = whole_pair("evaluation size", size, because="height and width in pixels")
+        if not limits:
+            raise ConfigError("false-positive limits: give at least one, such as (0.3,).")
+        limits = [real_number("false-positive limit", one, 0, 1, above=True) for one in limits]
         self._limits = {f"aupro_{100 * limit:02.0f}": limit for limit in limits}
         self._good: list[PackedKeys] = []
         self._good_pixels = 0

@@ -10,7 +10,15 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from fastalign.errors import ConfigError
-from fastalign.numeric import LARGEST_WHOLE, real_number, whole_number
+from fastalign.numeric import (
+    LARGEST_ASPECT,
+    LARGEST_SHRINKAGE,
+    LARGEST_SIGMA,
+    LARGEST_WHOLE,
+    LEAST_ASPECT,
+    real_number,
+    whole_number,
+)
 
 PARTS = ("ica", "fca", "fa")
 
@@ -144,15 +152,18 @@ class FYDConfig:
         self._bound("batch_size", 2, "the losses compare the images of a batch", whole=True)
         self._bound("projector_channels", 0, whole=True)
         self._bound("search_images", 4, whole=True)
-        # Beyond it float32 leaves of all distances nothing but 0, which is good.
-        self._bound("shrinkage", 0, most=1e6)
+        self._bound("shrinkage", 0, most=LARGEST_SHRINKAGE)
         self._bound("min_share", 0, most=1)
-        self._bound("sigma", 0, most=1e4)
+        self._bound("sigma", 0, most=LARGEST_SIGMA)
         self._bound("threshold_quantile", 0, most=1)
-        for name in ("learning_rate", "ica_learning_rate", "momentum", "ica_weight", "fa_weight"):
-            self._bound(name, 0)
+        # Beyond these, SGD leaves of the weights nothing but NaN.
+        self._bound("momentum", 0, most=1, open_ended=True)
+        for name in ("learning_rate", "ica_learning_rate"):
+            self._bound(name, 0, most=1e3)
+        for name in ("ica_weight", "fa_weight"):
+            self._bound(name, 0, most=1e6)
         if self.aspect is not None:
-            self._bound("aspect", 1e-3, most=1e3)
+            self._bound("aspect", LEAST_ASPECT, most=LARGEST_ASPECT)
         for name in ("teacher", "skip", "calibrate", "refit"):
             value: Any = getattr(self, name)
             if value not in (True, False):
@@ -182,6 +193,7 @@ class FYDConfig:
         reason: str = "",
         most: float | None = None,
         whole: bool = False,
+        open_ended: bool = False,
     ) -> None:
         value: Any = getattr(self, name)
         if whole:
@@ -189,7 +201,12 @@ class FYDConfig:
             value = whole_number(_words(name), value, int(least), ceiling, because=reason)
         else:
             value = real_number(
-                _words(name), value, least, math.inf if most is None else most, because=reason
+                _words(name),
+                value,
+                least,
+                math.inf if most is None else most,
+                open_ended=open_ended,
+                because=reason,
             )
         object.__setattr__(self, name, value)
 

@@ -15,6 +15,7 @@ from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.smoothing import interpolated_rows
 from fastalign.nn.state import in_own_state
+from fastalign.numeric import whole_number
 
 
 class Distance(NamedTuple):
@@ -58,7 +59,7 @@ class FeatureDensity(nn.Module):
         self.size = size
         self.stage_channels = tuple(stage_channels)
         total = sum(stage_channels)
-        self.channels = min(channels or total, total)
+        self.channels = min(whole_number("channels", channels) or total, total)
         self.register_buffer("selection", torch.arange(self.channels))
         self.gaussians = DenseGaussian(self.channels, size, shrinkage=shrinkage, storage=storage)
         self.register_buffer("calibration", torch.ones(size))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.smoothing import smooth
 from fastalign.nn.state import in_own_state
+from fastalign.numeric import LARGEST_SIGMA, real_number
 from fastalign.ops import affine, warp_affine
 
 # Below this share of valid neighbours a pixel of the map has no evidence.
@@ -55,7 +56,7 @@ class AnomalyMaps(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.size = size
-        self.sigma = sigma
+        self.sigma = real_number("sigma", sigma, 0, LARGEST_SIGMA)
         self.register_buffer("image_threshold", torch.tensor(torch.nan))
         self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
 

@@ -16,6 +16,7 @@ from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
 from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.nn.state import in_own_state
+from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number
 from fastalign.ops import affine
 
 # Bounds of the plain image-level warp.
@@ -48,7 +49,7 @@ class PoseEstimator(nn.Module):
         super().__init__()
         self.search_size = search_size
         self.family = "affine" if family == "auto" else family
-        self.aspect = aspect
+        self.aspect = real_number("aspect", aspect, LEAST_ASPECT, LARGEST_ASPECT)
         self.aligner: TemplateAligner | None = None
         self.ica: SpatialAlign | None = None
         self.template: GaussNewtonRefiner | None = None

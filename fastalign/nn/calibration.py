@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastalign.numeric import LARGEST_SHRINKAGE, real_number, seed_number
+
 _GROWTH = 1.4
 _REPEATS = 4
 _HELD_OUT = 24
@@ -27,6 +29,10 @@ class CountCalibration:
         shrinkage: that of the density.
         seed: of the subsets.
 
+    Raises:
+        ValueError: samples of another shape.
+        ConfigError: a number out of range.
+
     Attributes:
         counts, distances: the curve, ``[M]``; strictly growing counts from 2 to N - 1, distances
         made not to grow.
@@ -39,6 +45,8 @@ class CountCalibration:
                 f"CountCalibration: samples have shape {list(samples.shape)}, expected [N, L, C] "
                 "with N at least 3"
             )
+        shrinkage = real_number("CountCalibration: shrinkage", shrinkage, 0, LARGEST_SHRINKAGE)
+        seed = seed_number(seed, "CountCalibration: seed")
         generator = torch.Generator().manual_seed(seed)
         sizes = [2]
         while sizes[-1] < number - 1:

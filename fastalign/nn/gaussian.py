@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
 from fastalign.nn.moments import Moments
 from fastalign.nn.state import own_state
 from fastalign.nn.whitening import check_finite, whiten
+from fastalign.numeric import LARGEST_SHRINKAGE, real_number, whole_number, whole_pair
 
 _STORAGE = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -69,29 +69,25 @@ class DenseGaussian(FittedGaussian):
         min_count: int = 1,
         storage: torch.dtype = torch.float32,
     ) -> None:
-        height, width = size
-        if min(channels, height, width) < 1:
-            raise ConfigError(
-                f"DenseGaussian: channels={channels} and size={tuple(size)}, expected at least 1 "
-                "each; give C and (H, W) of the features [B, C, H, W]"
-            )
-        if not (math.isfinite(shrinkage) and shrinkage >= 0):
-            raise ConfigError(
-                f"DenseGaussian: shrinkage={shrinkage}, expected a number of at least 0, such as "
-                "0.01"
-            )
-        if not (math.isfinite(min_count) and min_count >= 1 and min_count == int(min_count)):
-            raise ConfigError(
-                f"DenseGaussian: min_count={min_count}, expected at least 1: a location without "
-                "any image has no distribution"
-            )
+        shape = "C and (H, W) of the features [B, C, H, W]"
+        channels = whole_number("DenseGaussian: channels", channels, 1, because=shape)
+        height, width = whole_pair("DenseGaussian: size", size, because=shape)
+        shrinkage = real_number(
+            "DenseGaussian: shrinkage", shrinkage, 0, LARGEST_SHRINKAGE, because="such as 0.01"
+        )
+        min_count = whole_number(
+            "DenseGaussian: min_count",
+            min_count,
+            1,
+            because="a location without any image has no distribution",
+        )
         if storage not in _STORAGE:
             raise ConfigError(
                 f"DenseGaussian: storage={storage}, expected torch.float32, torch.bfloat16 or "
                 "torch.float16"
             )
         super().__init__(channels, (height, width), min_count=min_count, storage=storage)
-        self.shrinkage = float(shrinkage)
+        self.shrinkage = shrinkage
         self._sums: Moments | None = None
 
     # Fitting ---------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError
 from fastalign.nn.channel_moments import channel_moments, mean_and_variance
+from fastalign.numeric import whole_number
 
 
 def _conv1x1(in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
@@ -18,8 +18,7 @@ def _conv1x1(in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
 
 def _check_widths(head: str, **widths: int) -> None:
     for name, value in widths.items():
-        if value < 1:
-            raise ConfigError(f"{head}: {name}={value}, expected a number of channels, at least 1")
+        whole_number(f"{head}: {name}", value, 1, because="a number of channels")
 
 
 class _Head(nn.Sequential):
@@ -116,8 +115,9 @@ class Predictor(_Head):
     def __init__(
         self, channels: int, hidden: int | None = None, *, output_bias: bool = True
     ) -> None:
+        _check_widths("Predictor", channels=channels)
         hidden = max(1, channels // 4) if hidden is None else hidden
-        _check_widths("Predictor", channels=channels, hidden=hidden)
+        _check_widths("Predictor", hidden=hidden)
         layers: list[tuple[str, nn.Module]] = [
             ("conv1", _conv1x1(channels, hidden, bias=False)),
             ("bn1", nn.BatchNorm2d(hidden)),

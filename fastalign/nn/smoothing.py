@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from fastalign.nn.constants import constant
 from fastalign.nn.state import in_own_state
+from fastalign.numeric import LARGEST_SIGMA
 
 _BORDERS = ("reflect", "replicate")
 # Kernels are cut off at this many standard deviations, as scipy does by default.
@@ -51,10 +51,10 @@ def gaussian_matrix(
     Raises:
         ValueError: an argument out of range.
     """
-    if size < 1 or not (math.isfinite(sigma) and sigma >= 0) or border not in _BORDERS:
+    if size < 1 or not 0 <= sigma <= LARGEST_SIGMA or border not in _BORDERS:
         raise ValueError(
             f"gaussian_matrix: size={size}, sigma={sigma}, border={border!r}; expected a size of "
-            f"at least 1, a sigma of at least 0 and one of {', '.join(_BORDERS)}"
+            f"at least 1, a sigma from 0 to {LARGEST_SIGMA:g} and one of {', '.join(_BORDERS)}"
         )
     if sigma == 0:
         return torch.eye(size, dtype=torch.float32, device=device)

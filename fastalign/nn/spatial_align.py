@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
 from fastalign.nn.constants import constant
+from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number, whole_number
 from fastalign.ops import affine, warp_affine
 
 # What the localiser sees of its input, whatever that is: enough for a pose, and its cost is fixed.
 _GRID = 16
+_LARGEST_GRID = 1024
+_MOST_HIDDEN = 1 << 16
 
 
 @constant
@@ -86,20 +89,17 @@ class SpatialAlign(nn.Module):
             raise ConfigError(
                 f"SpatialAlign: family={family!r}, expected one of {', '.join(affine.FAMILIES)}"
             )
-        if not (max_shift > 0 and max_angle > 0 and max_scale > 1 and aspect > 0):
-            raise ConfigError(
-                f"SpatialAlign: max_shift={max_shift}, max_angle={max_angle}, "
-                f"max_scale={max_scale}, aspect={aspect}; expected above 0, 0, 1 and 0"
-            )
-        if min(in_channels, hidden) < 1 or grid < 4:
-            raise ConfigError(
-                f"SpatialAlign: in_channels={in_channels}, hidden={hidden}, grid={grid}; expected "
-                "at least 1, 1 and 4"
-            )
+        in_channels = whole_number("SpatialAlign: in_channels", in_channels, 1)
+        hidden = whole_number("SpatialAlign: hidden", hidden, 1, _MOST_HIDDEN)
+        grid = whole_number("SpatialAlign: grid", grid, 4, _LARGEST_GRID)
+        max_shift = real_number("SpatialAlign: max_shift", max_shift, 0, 10, above=True)
+        max_angle = real_number("SpatialAlign: max_angle", max_angle, 0, 360, above=True)
+        max_scale = real_number("SpatialAlign: max_scale", max_scale, 1, 100, above=True)
+        aspect = real_number("SpatialAlign: aspect", aspect, LEAST_ASPECT, LARGEST_ASPECT)
         self.in_channels = in_channels
         self.family = family
         self.grid = grid
-        self.aspect = float(aspect)
+        self.aspect = aspect
         self.padding_mode = padding_mode
         bounds = {"shift": 2 * max_shift, "angle": math.radians(max_angle)}
         bounds |= {"log": math.log(max_scale), "shear": max_scale - 1}

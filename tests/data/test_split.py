@@ -54,7 +54,7 @@ def test_one_or_two_images_are_all_trained_on_and_that_is_said(count):
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigError, match="fraction 1.0: choose"):
+    with pytest.raises(ConfigError, match="fraction 1.0: give"):
         split_validation(samples(5), 1.0, seed=0)
     with pytest.raises(ConfigError, match="fraction nan"):
         split_validation(samples(5), float("nan"), seed=0)

@@ -300,7 +300,7 @@ def test_other_shapes_and_types_are_refused(scores, mask, message):
     [{"size": (0, 4)}, {"size": (4,)}, {"limits": ()}, {"limits": (0.0,)}, {"limits": (2,)}],
 )
 def test_options_are_checked(options):
-    with pytest.raises(ConfigError, match="evaluation size|false-positive limits"):
+    with pytest.raises(ConfigError, match="evaluation size|false-positive limit"):
         PixelMetrics(**options)
 
 

@@ -28,6 +28,7 @@ from fastalign.integrations.anomalib.progress import BarProgress
 from fastalign.models.config import FYDConfig
 from fastalign.models.fyd import FYD
 from fastalign.models.names import under
+from fastalign.numeric import real_number, seed_number
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +101,10 @@ class Fyd(MemoryBankMixin, AnomalibModule):
     ) -> None:
         given = locals()
         config = FYDConfig(**{field.name: given[field.name] for field in fields(FYDConfig)})
-        if not 0 <= validation_fraction < 1:
-            raise ConfigError(
-                f"validation fraction {validation_fraction}: choose 0 <= fraction < 1."
-            )
+        seed = seed_number(seed)
+        validation_fraction = real_number(
+            "validation fraction", validation_fraction, 0, 1, open_ended=True
+        )
         if normalises(getattr(pre_processor, "transform", None)):
             raise ConfigError(
                 "Fyd: the pre-processor has a Normalize, but the model normalises by itself; leave "

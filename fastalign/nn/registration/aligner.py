@@ -11,6 +11,7 @@ from fastalign.nn.registration.bank import TemplateBank
 from fastalign.nn.registration.encoder import LocalEncoder, resize
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
 from fastalign.nn.state import captured, in_own_state
+from fastalign.numeric import whole_number, whole_pair
 from fastalign.ops import affine
 
 
@@ -55,8 +56,8 @@ class TemplateAligner(nn.Module):
         self.encoder = encoder
         self.bank = bank
         self.refiner = refiner
-        self.size = size
-        self.candidates = candidates
+        self.size = whole_pair("TemplateAligner: size", size, because="height and width")
+        self.candidates = whole_number("TemplateAligner: candidates", candidates, 1, 1000)
 
     @in_own_state
     def forward(self, images: Tensor) -> Pose:

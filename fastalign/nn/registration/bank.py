@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number
 from fastalign.ops import affine, plain
 
 # Overlaps of the two windows below this share of the full one count as this share: the quotient of
@@ -50,8 +51,8 @@ class TemplateBank(nn.Module):
         self, angles: Tensor, templates: Tensor, *, aspect: float = 1.0, max_shift: float = 0.35
     ) -> None:
         super().__init__()
-        self.aspect = aspect
-        self.max_shift = max_shift
+        self.aspect = real_number("TemplateBank: aspect", aspect, LEAST_ASPECT, LARGEST_ASPECT)
+        self.max_shift = real_number("TemplateBank: max_shift", max_shift, 0, 1)
         self.register_buffer("angles", angles.float())
         self.register_buffer("templates", templates.float())
         self._prepare()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.smoothing import smooth
+from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number, whole_number
 from fastalign.ops import affine, plain, warp_affine
 
 _SIGMA = 1.0
@@ -137,8 +138,10 @@ class GaussNewtonRefiner(nn.Module):
     ) -> None:
         super().__init__()
         self.family = family
-        self.aspect = aspect
-        self.iterations = iterations
+        self.aspect = real_number(
+            "GaussNewtonRefiner: aspect", aspect, LEAST_ASPECT, LARGEST_ASPECT
+        )
+        self.iterations = whole_number("GaussNewtonRefiner: iterations", iterations, 0, 1000)
         self.register_buffer("template", template)
         self.register_buffer("weight", weight)
         self._prepare()
