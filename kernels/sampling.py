@@ -99,14 +99,20 @@ def position(step_x, step_y, offset, ox, oy):
 
 
 @triton.jit
+def mirror_span(size, ALIGN: tl.constexpr):
+    """Distance between the mirrors of an axis, the first of which stands at 0 or at -0.5."""
+    if ALIGN:
+        span = tl.maximum(size - 1, 1)
+    else:
+        span = size
+    return span.to(tl.float64)
+
+
+@triton.jit
 def reflect(position, size, ALIGN: tl.constexpr):
     """Position mirrored into the image, how often, and whether that is odd; all in float64."""
-    if ALIGN:
-        low = 0.0
-        span = tl.maximum(size - 1, 1).to(tl.float64)
-    else:
-        low = -0.5
-        span = size.to(tl.float64)
+    low: tl.constexpr = 0.0 if ALIGN else -0.5
+    span = mirror_span(size, ALIGN)
     distance = position - low
     flips = tl.floor(distance * (1.0 / span))
     rest = tl.minimum(tl.maximum(distance - flips * span, 0.0), span)
@@ -151,3 +157,12 @@ def share_of(at, pixel, NEAREST: tl.constexpr):
     else:
         share = tl.maximum(1.0 - distance.to(tl.float32), 0.0)
     return share
+
+
+@triton.jit
+def pixel_offset(row, column, row_step, column_step, UNIT: tl.constexpr, WIDE: tl.constexpr):
+    """Offset of a pixel of an image whose strides are given in UNITs; in 64 bits where WIDE."""
+    if WIDE:
+        row = tl.cast(row, tl.int64)
+        column = tl.cast(column, tl.int64)
+    return (row * row_step + column * column_step) * UNIT

@@ -16,8 +16,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastalign.kernels.sampling import load_map, pad_axis, position, split_axis
+from fastalign.kernels.sampling import load_map, pixel_offset
 from fastalign.kernels.warp_affine_backward import warp_affine_backward
+from fastalign.kernels.warp_affine_taps import (
+    at_channels,
+    find_taps,
+    load_tap,
+    load_taps,
+    own_tile,
+    tile_lanes,
+)
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
     alignment,
@@ -48,45 +56,25 @@ def _forward(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    tile = program % tiles
-    image = program // tiles // ranges
-    range_of = program // tiles % ranges
-    oy0 = tile // tiles_x * TILE_H
-    ox0 = tile % tiles_x * TILE_W
+    image, range_of, oy0, ox0 = own_tile(tiles_x, tiles, ranges, TILE_H, TILE_W)
     xx, xy, x0, yx, yy, y0, poison = load_map(
         theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN
     )
 
-    pixel = tl.arange(0, TILE_H * TILE_W)
-    lane = tl.arange(0, BLOCK_C)
-    if LAST:
-        pixel = pixel[:, None]
-        lane = lane[None, :]
-    else:
-        pixel = pixel[None, :]
-        lane = lane[:, None]
+    pixel, lane = tile_lanes(TILE_H, TILE_W, BLOCK_C, LAST)
     oy = oy0 + pixel // TILE_W
     ox = ox0 + pixel % TILE_W
-    at_x, _ = pad_axis(position(xx, xy, x0, ox, oy), in_w, PADDING, ALIGN)
-    at_y, _ = pad_axis(position(yx, yy, y0, ox, oy), in_h, PADDING, ALIGN)
-    left, right_share = split_axis(at_x, NEAREST)
-    top, low_share = split_axis(at_y, NEAREST)
-    visible = (ox < out_w) & (oy < out_h)
-    in_left = (left >= 0) & (left < in_w) & visible
-    in_top = (top >= 0) & (top < in_h)
-    in_right = (left >= -1) & (left < in_w - 1) & visible
-    in_low = (top >= -1) & (top < in_h - 1)
+    (
+        visible, offset, in_left, in_right, in_top, in_low, right_share, low_share, _, _
+    ) = find_taps(
+        ox, oy, xx, xy, x0, yx, yy, y0, in_h, in_w, out_h, out_w, x_h, x_w,
+        NEAREST, PADDING, ALIGN, UNIT, WIDE,
+    )  # fmt: skip
     if WIDE:
-        left = left.to(tl.int64)
-        top = top.to(tl.int64)
-        ox = ox.to(tl.int64)
-        oy = oy.to(tl.int64)
         lane = lane.to(tl.int64)
-    offset = (top * x_h + left * x_w) * UNIT
     below = x_h * UNIT
     beside = x_w * UNIT
-    target = (oy * o_h + ox * o_w) * UNIT
+    target = pixel_offset(oy, ox, o_h, o_w, UNIT, WIDE)
     source = x + image.to(tl.int64) * x_b * UNIT
     result = out + image.to(tl.int64) * o_b * UNIT
     left_share = 1.0 - right_share
@@ -102,22 +90,15 @@ def _forward(
     for first in range(begin * UNIT, end, BLOCK_C):
         channel = first + lane
         here = channel < end
-        if LAST:
-            taps = source + (offset + channel)
-            to = result + (target + channel)
-        else:
-            taps = source + (offset + channel * x_c)
-            to = result + (target + channel * o_c)
+        taps = at_channels(source, offset, channel, x_c, LAST)
+        to = at_channels(result, target, channel, o_c, LAST)
         if NEAREST:
-            value = tl.load(taps, mask=here & in_top & in_left, other=0.0).to(tl.float32)
+            value = load_tap(taps, here & in_top & in_left)
             value += poison
         else:
-            v00 = tl.load(taps, mask=here & in_top & in_left, other=0.0).to(tl.float32)
-            v01 = tl.load(taps + beside, mask=here & in_top & in_right, other=0.0).to(tl.float32)
-            v10 = tl.load(taps + below, mask=here & in_low & in_left, other=0.0).to(tl.float32)
-            v11 = tl.load(
-                taps + (below + beside), mask=here & in_low & in_right, other=0.0
-            ).to(tl.float32)  # fmt: skip
+            v00, v01, v10, v11 = load_taps(
+                taps, below, beside, here, in_left, in_right, in_top, in_low
+            )
             value = v00 * w00 + v01 * w01 + v10 * w10 + v11 * w11
         tl.store(to, value.to(out.dtype.element_ty), mask=here & visible)
 

@@ -16,8 +16,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastalign.kernels.sampling import load_map, pad_axis, position, split_axis
+from fastalign.kernels.sampling import load_map, pixel_offset
 from fastalign.kernels.warp_affine_gather import gather_gradient
+from fastalign.kernels.warp_affine_taps import (
+    at_channels,
+    find_taps,
+    load_tap,
+    load_taps,
+    no_sums,
+    own_tile,
+    tile_lanes,
+)
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
     alignment,
@@ -61,45 +70,25 @@ def _theta_gradient(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    tile = program % tiles
-    image = program // tiles // ranges
-    range_of = program // tiles % ranges
-    oy0 = tile // tiles_x * TILE_H
-    ox0 = tile % tiles_x * TILE_W
+    image, range_of, oy0, ox0 = own_tile(tiles_x, tiles, ranges, TILE_H, TILE_W)
     xx, xy, x0, yx, yy, y0, poison = load_map(
         theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN
     )
 
-    flat = tl.arange(0, TILE_H * TILE_W)
-    lane = tl.arange(0, BLOCK_C)
-    if LAST:
-        pixel = flat[:, None]
-        lane = lane[None, :]
-    else:
-        pixel = flat[None, :]
-        lane = lane[:, None]
+    pixel, lane = tile_lanes(TILE_H, TILE_W, BLOCK_C, LAST)
     oy = oy0 + pixel // TILE_W
     ox = ox0 + pixel % TILE_W
-    at_x, slope_x = pad_axis(position(xx, xy, x0, ox, oy), in_w, PADDING, ALIGN)
-    at_y, slope_y = pad_axis(position(yx, yy, y0, ox, oy), in_h, PADDING, ALIGN)
-    left, right_share = split_axis(at_x, False)
-    top, low_share = split_axis(at_y, False)
-    visible = (ox < out_w) & (oy < out_h)
-    in_left = (left >= 0) & (left < in_w) & visible
-    in_top = (top >= 0) & (top < in_h)
-    in_right = (left >= -1) & (left < in_w - 1) & visible
-    in_low = (top >= -1) & (top < in_h - 1)
+    (
+        visible, offset, in_left, in_right, in_top, in_low, right_share, low_share, slope_x, slope_y
+    ) = find_taps(
+        ox, oy, xx, xy, x0, yx, yy, y0, in_h, in_w, out_h, out_w, x_h, x_w,
+        False, PADDING, ALIGN, UNIT, WIDE,
+    )  # fmt: skip
     if WIDE:
-        left = left.to(tl.int64)
-        top = top.to(tl.int64)
-        ox = ox.to(tl.int64)
-        oy = oy.to(tl.int64)
         lane = lane.to(tl.int64)
-    offset = (top * x_h + left * x_w) * UNIT
     below = x_h * UNIT
     beside = x_w * UNIT
-    origin = (oy * g_h + ox * g_w) * UNIT
+    origin = pixel_offset(oy, ox, g_h, g_w, UNIT, WIDE)
     source = x + image.to(tl.int64) * x_b * UNIT
     upstream = grad + image.to(tl.int64) * g_b * UNIT
     right_share += poison  # 0, or NaN for a map that is not finite
@@ -107,30 +96,17 @@ def _theta_gradient(
     left_share = 1.0 - right_share
     up_share = 1.0 - low_share
 
-    if LAST:
-        by_x = tl.zeros([TILE_H * TILE_W, BLOCK_C], tl.float32)
-        by_y = tl.zeros([TILE_H * TILE_W, BLOCK_C], tl.float32)
-    else:
-        by_x = tl.zeros([BLOCK_C, TILE_H * TILE_W], tl.float32)
-        by_y = tl.zeros([BLOCK_C, TILE_H * TILE_W], tl.float32)
+    by_x = no_sums(TILE_H, TILE_W, BLOCK_C, LAST)
+    by_y = no_sums(TILE_H, TILE_W, BLOCK_C, LAST)
     begin = range_of * per_range
     end = tl.minimum(begin + per_range, channels) * UNIT
     for first in range(begin * UNIT, end, BLOCK_C):
         channel = first + lane
         here = channel < end
-        if LAST:
-            taps = source + (offset + channel)
-            at = upstream + (origin + channel)
-        else:
-            taps = source + (offset + channel * x_c)
-            at = upstream + (origin + channel * g_c)
-        g = tl.load(at, mask=here & visible, other=0.0).to(tl.float32)
-        v00 = tl.load(taps, mask=here & in_top & in_left, other=0.0).to(tl.float32)
-        v01 = tl.load(taps + beside, mask=here & in_top & in_right, other=0.0).to(tl.float32)
-        v10 = tl.load(taps + below, mask=here & in_low & in_left, other=0.0).to(tl.float32)
-        v11 = tl.load(
-            taps + (below + beside), mask=here & in_low & in_right, other=0.0
-        ).to(tl.float32)  # fmt: skip
+        taps = at_channels(source, offset, channel, x_c, LAST)
+        at = at_channels(upstream, origin, channel, g_c, LAST)
+        g = load_tap(at, here & visible)
+        v00, v01, v10, v11 = load_taps(taps, below, beside, here, in_left, in_right, in_top, in_low)
         by_x += g * ((v01 - v00) * up_share + (v11 - v10) * low_share)
         by_y += g * ((v10 - v00) * left_share + (v11 - v01) * right_share)
     if LAST:
@@ -142,6 +118,7 @@ def _theta_gradient(
     # Sums of both signs over a tile and its coordinates: in float64 they keep what is left.
     pixel_x = pixel_x.to(tl.float64)
     pixel_y = pixel_y.to(tl.float64)
+    flat = tl.arange(0, TILE_H * TILE_W)
     column = (flat % TILE_W).to(tl.float64)
     row = (flat // TILE_W).to(tl.float64)
     x_column = tl.sum(pixel_x * column, axis=0)
@@ -163,7 +140,7 @@ def _theta_gradient(
     else:
         unit_x = 0.5 * in_w.to(tl.float64)
         unit_y = 0.5 * in_h.to(tl.float64)
-    to = partials + program.to(tl.int64) * 6
+    to = partials + tl.program_id(0).to(tl.int64) * 6
     tl.store(to, unit_x * (slope_col * x_column + at_col * x_all))
     tl.store(to + 1, unit_x * (slope_row * x_row + at_row * x_all))
     tl.store(to + 2, unit_x * x_all)

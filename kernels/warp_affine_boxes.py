@@ -14,7 +14,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastalign.kernels.sampling import pad_axis, reflect, share_of
+from fastalign.kernels.sampling import (
+    mirror_span,
+    pad_axis,
+    pixel_offset,
+    reflect,
+    share_of,
+)
 
 
 @triton.jit
@@ -33,12 +39,8 @@ def _copies(xx, xy, x0, out_h, out_w, size, ALIGN: tl.constexpr):
 def _unfolded(pixel, copy, size, ALIGN: tl.constexpr):
     """Position of a pixel in a mirrored copy of its axis."""
     at = pixel.to(tl.float64)
-    if ALIGN:
-        low = 0.0
-        span = tl.maximum(size - 1, 1).to(tl.float64)
-    else:
-        low = -0.5
-        span = size.to(tl.float64)
+    low: tl.constexpr = 0.0 if ALIGN else -0.5
+    span = mirror_span(size, ALIGN)
     odd = copy - 2.0 * tl.floor(copy * 0.5) != 0.0
     return tl.where(odd, (copy + 1.0) * span + 2.0 * low - at, at + copy * span)
 
@@ -142,10 +144,7 @@ def walk_boxes(
                     at_y, _ = pad_axis(at_y, in_h, PADDING, ALIGN)
                 share = share_of(at_x, ix, NEAREST) * share_of(at_y, iy, NEAREST)
                 counts = counts & (share > 0.0)
-                if WIDE:
-                    offset = (tl.cast(oy, tl.int64) * g_h + tl.cast(ox, tl.int64) * g_w) * UNIT
-                else:
-                    offset = (oy * g_h + ox * g_w) * UNIT
+                offset = pixel_offset(oy, ox, g_h, g_w, UNIT, WIDE)
                 g = tl.load(upstream_of + offset, mask=counts & here, other=0.0).to(tl.float32)
                 total += tl.where(counts, share, 0.0) * g
     return total

@@ -21,9 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastalign.kernels.sampling import load_map
+from fastalign.kernels.sampling import load_map, pixel_offset
 from fastalign.kernels.warp_affine_boxes import plan_boxes, walk_boxes
 from fastalign.kernels.warp_affine_scan import scan_rows
+from fastalign.kernels.warp_affine_taps import at_channels, no_sums, own_tile, tile_lanes
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
     alignment,
@@ -50,12 +51,7 @@ def _gather(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_C: tl.constexpr, LAST: tl.constexpr,
     UNIT: tl.constexpr, WIDE: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    tile = program % tiles
-    image = program // tiles // ranges
-    range_of = program // tiles % ranges
-    iy0 = tile // tiles_x * TILE_H
-    ix0 = tile % tiles_x * TILE_W
+    image, range_of, iy0, ix0 = own_tile(tiles_x, tiles, ranges, TILE_H, TILE_W)
     xx, xy, x0, yx, yy, y0, poison = load_map(
         theta, image, t_b, t_r, t_c, in_h, in_w, out_h, out_w, ALIGN
     )
@@ -73,16 +69,8 @@ def _gather(
     if tl.where(boxes_alone, 1, 0) == (1 if SCAN else 0):  # the other launch writes this tile
         return
 
-    pixel = tl.arange(0, TILE_H * TILE_W)
-    lane = tl.arange(0, BLOCK_C)
-    if LAST:
-        pixel = pixel[:, None]
-        lane = lane[None, :]
-        total = tl.zeros([TILE_H * TILE_W, BLOCK_C], tl.float32)
-    else:
-        pixel = pixel[None, :]
-        lane = lane[:, None]
-        total = tl.zeros([BLOCK_C, TILE_H * TILE_W], tl.float32)
+    pixel, lane = tile_lanes(TILE_H, TILE_W, BLOCK_C, LAST)
+    total = no_sums(TILE_H, TILE_W, BLOCK_C, LAST)
     iy = iy0 + pixel // TILE_W
     ix = ix0 + pixel % TILE_W
     exists = (ix < in_w) & (iy < in_h)
@@ -92,12 +80,8 @@ def _gather(
         channel = channel.to(tl.int64)
     upstream = grad + image.to(tl.int64) * g_b * UNIT
     result = to_x + image.to(tl.int64) * d_b * UNIT
-    if LAST:
-        upstream_of = upstream + channel
-        result_of = result + channel
-    else:
-        upstream_of = upstream + channel * g_c
-        result_of = result + channel * d_c
+    upstream_of = at_channels(upstream, 0, channel, g_c, LAST)
+    result_of = at_channels(result, 0, channel, d_c, LAST)
 
     if PADDING == 1 or not SCAN:
         total = walk_boxes(
@@ -117,10 +101,7 @@ def _gather(
 
     # A map that is not finite shows where it sends everything.
     total += tl.where((ix == 0) & (iy == 0), poison, 0.0)
-    if WIDE:
-        offset = (iy.to(tl.int64) * d_h + ix.to(tl.int64) * d_w) * UNIT
-    else:
-        offset = (iy * d_h + ix * d_w) * UNIT
+    offset = pixel_offset(iy, ix, d_h, d_w, UNIT, WIDE)
     tl.store(result_of + offset, total.to(to_x.dtype.element_ty), mask=exists & here)
 
 

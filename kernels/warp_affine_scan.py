@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastalign.kernels.sampling import reflect, share_of
+from fastalign.kernels.sampling import pixel_offset, reflect, share_of
 
 _UNBOUNDED = tl.constexpr(1e300)
 
@@ -137,10 +137,7 @@ def scan_rows(
                         at_x = tl.minimum(tl.maximum(at_x, 0.0), end_x)
                         at_y = tl.minimum(tl.maximum(at_y, 0.0), end_y)
                     share = share_of(at_x, ix, NEAREST) * share_of(at_y, iy, NEAREST)
-                    if WIDE:
-                        offset = (tl.cast(oy, tl.int64) * g_h + tl.cast(ox, tl.int64) * g_w) * UNIT
-                    else:
-                        offset = (oy * g_h + ox * g_w) * UNIT
+                    offset = pixel_offset(oy, ox, g_h, g_w, UNIT, WIDE)
                     g = tl.load(upstream_of + offset, mask=counts & here, other=0.0).to(tl.float32)
                     total += tl.where(counts & (share > 0.0), share * g, 0.0)
     return total
