@@ -16,6 +16,7 @@ from fastalign.kernels import (
     warp_affine,
     warp_affine_backward,
     warp_affine_gather,
+    warp_affine_taps,
 )
 
 pytest.importorskip("triton.runtime.interpreter")
@@ -72,27 +73,37 @@ def test_no_map_leads_out_of_the_tensors(rows, mode, padding):
 
 @dataclass(frozen=True)
 class Mutant:
-    """A kernel with one guard taken away, and the call that must show it."""
+    """A function with one guard taken away, and the call that must show it."""
 
     source: ModuleType
     was: str
     now: str
-    kernel: str
+    function: str
     call: str
+    user: ModuleType | None = None  # whose kernel calls it, if another module's does
 
     def __str__(self) -> str:
-        return f"{self.kernel}: {self.was}"
+        return f"{(self.user or self.source).__name__.rpartition('.')[2]}: {self.was}"
 
 
 _WARP = "warp_affine(bilinear,zeros)"
 _BACK = "warp_affine_backward(bilinear,zeros)"
 MUTANTS = [
-    Mutant(warp_affine, "(left < in_w - 1)", "(left < in_w)", "_forward", _WARP),
-    Mutant(warp_affine, "(top >= 0)", "(top >= -1)", "_forward", _WARP),
-    Mutant(warp_affine, "& (oy < out_h)", "", "_forward", "warp_affine(same size)"),
+    Mutant(warp_affine_taps, "(left < in_w - 1)", "(left < in_w)", "find_taps", _WARP, warp_affine),
+    Mutant(warp_affine_taps, "(top >= 0)", "(top >= -1)", "find_taps", _WARP, warp_affine),
+    Mutant(
+        warp_affine_taps, "& (oy < out_h)", "", "find_taps", "warp_affine(same size)", warp_affine
+    ),
     Mutant(warp_affine, "channel < end", "channel < end + 1", "_forward", _WARP),
     Mutant(warp_affine_gather, "& (iy < in_h)", "", "_gather", _BACK),
-    Mutant(warp_affine_backward, "(top < in_h - 1)", "(top < in_h)", "_theta_gradient", _BACK),
+    Mutant(
+        warp_affine_taps,
+        "(top < in_h - 1)",
+        "(top < in_h)",
+        "find_taps",
+        _BACK,
+        warp_affine_backward,
+    ),
     Mutant(mahalanobis, "& (row < channels)[:, None]", "", "_distance", "mahalanobis"),
     Mutant(
         mahalanobis,
@@ -128,7 +139,8 @@ def test_a_missing_guard_is_caught(mutant, monkeypatch, tmp_path):
     module = importlib.util.module_from_spec(specification)
     monkeypatch.setitem(sys.modules, specification.name, module)
     specification.loader.exec_module(module)
-    monkeypatch.setattr(mutant.source, mutant.kernel, getattr(module, mutant.kernel))
+    user = mutant.user or mutant.source
+    monkeypatch.setattr(user, mutant.function, getattr(module, mutant.function))
     case = next(case for case in CASES if str(case) == mutant.call)
     # Sliced: what follows the end of a row belongs to nobody.
     arguments = _apart(case.make(Inputs(layout="sliced", shape=SHAPE)))
