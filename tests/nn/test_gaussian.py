@@ -665,24 +665,10 @@ def test_a_mask_of_another_kind_is_refused(valid, message):
         DenseGaussian(C, (H, W)).update(images(2), valid)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"channels": 0},
-        {"size": (0, 3)},
-        {"shrinkage": -0.1},
-        {"shrinkage": float("nan")},
-        {"min_count": 0},
-        {"storage": torch.float64},
-        {"storage": torch.int8},
-    ],
-    ids=str,
-)
-def test_options_that_make_no_sense_are_named(options):
-    name, value = next(iter(options.items()))
-    with pytest.raises(ConfigError, match=f"{name}=") as error:
-        DenseGaussian(**({"channels": C, "size": (H, W)} | options))
-    assert str(value) in str(error.value)
+@pytest.mark.parametrize("storage", [torch.float64, torch.int8])
+def test_a_storage_that_there_is_not_is_named(storage):
+    with pytest.raises(ConfigError, match=f"storage={storage}"):
+        DenseGaussian(C, (H, W), storage=storage)
 
 
 @pytest.mark.cuda
