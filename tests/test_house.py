@@ -241,3 +241,23 @@ def test_a_private_name_would_be_seen(line):
         ),
     }
     assert len(intrusions(trees)) == 1
+
+
+def test_whoever_catches_everything_says_why():
+    """A handler of every exception raises it again, hands it on, or says in a comment why not."""
+    found = []
+    for path in sorted(PACKAGES["fastalign"].rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            kind = "" if node.type is None else ast.unparse(node.type)
+            if kind not in ("", "Exception", "BaseException"):
+                continue
+            raises = any(isinstance(inner, ast.Raise) and not inner.exc for inner in node.body)
+            used = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+            said = "#" in "".join(lines[node.lineno - 1 : node.lineno + 1])
+            if not (raises or said or node.name in used):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found

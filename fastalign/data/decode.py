@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,15 @@ import numpy as np
 from fastalign.data import tiff
 from fastalign.data.deep import another_follows, look, read_deep
 from fastalign.data.picture import Picture, narrow
-from fastalign.data.pillow import NoImage, Unread, frames, open_image, orientation_of, to_picture
+from fastalign.data.pillow import (
+    DECODING_ERRORS,
+    NoImage,
+    Unread,
+    frames,
+    open_image,
+    orientation_of,
+    to_picture,
+)
 from fastalign.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -41,19 +47,6 @@ _NPY_HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# Besides OSError, decoders let these through when a file is damaged.
-_DECODING_ERRORS = (
-    OSError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 def decode(path: Path, noun: str) -> Picture:
@@ -102,7 +95,7 @@ def decode(path: Path, noun: str) -> Picture:
         ) from error
     except (Unread, tiff.Unsupported) as error:
         raise InputError(f"{path}: the {noun} cannot be used: {error} (--skip-bad).") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise InputError(f"{path}: {_explain(path, noun, error)}") from error
     if noun == "image":
         picture.values = narrow(path, picture.values)
@@ -122,7 +115,7 @@ def states_no_depth(path: Path) -> bool:
                 about = look(file)
                 return about is not None and about.peak == 0xFFFF
         return not tiff.states_depth(path)
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return False
 
 

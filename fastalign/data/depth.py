@@ -12,6 +12,8 @@ from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastalign.data.decode import decode, states_no_depth
 from fastalign.data.picture import Picture, fits_unscaled
 from fastalign.errors import ConfigError, DataWarning, InputError
@@ -26,6 +28,8 @@ _FROM_OPTION = "given"
 # An image whose values stay below these parts of the range is warned about, and refused.
 _DIM = 4
 _DARKEST = 16
+# So many different values, of so many looked at, are no drawing.
+_DIFFERENT, _LOOKED_AT = 8, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Depth:
         left: they are the upper bits of a sample, which is then read over all 16 bits; else the
             lower ones.
         source: where this is known from, in words; "given" if a user said so.
+        free: lowest bits that no sample of the photographs has set.
     """
 
     bits: int | None
     left: bool = False
     source: str = _FROM_OPTION
+    free: int = 0
 
     def __post_init__(self) -> None:
         if self.bits is not None:
@@ -96,6 +102,8 @@ class Depth:
                 f"{path}: uses values up to {picture.largest}, but the depth is "
                 f"{self.describe()}, so up to {top}; {_remedy(apparent_bits(used))}"
             )
+        if not self.given:
+            self._check_alignment(path, picture)
         if used and not self.given and (highest + 1) * _DIM <= top + 1:
             message = (
                 f"{path}: uses values up to {picture.largest} only, but the depth is "
@@ -106,6 +114,31 @@ class Depth:
                 raise InputError(message)
             warnings.warn(message, DataWarning, stacklevel=3)
         return self.used_bits
+
+    def _check_alignment(self, path: Path, picture: Picture) -> None:
+        """Refuse samples whose lowest bits say that they lie at the other end of 16 bits."""
+        assert self.bits is not None
+        shift = 16 - self.bits
+        used, free = picture.used, free_bits(picture.used)
+        if not shift or not used or not _has_content(picture):
+            return
+        if self.left:
+            if used >= 1 << self.bits or free >= shift:
+                return
+            found = f"values up to {picture.largest} with the lowest {shift} bits set"
+            other = f"right-aligned, and {1 << shift} times too dark here"
+        else:
+            if free < shift or free <= self.free:
+                return
+            found = f"values whose lowest {free} bits are 0 in every pixel"
+            other = f"left-aligned, and {1 << shift} times too bright here"
+        told = f"{self.bits}-{'right' if self.left else 'left'}"
+        raise InputError(
+            f"{path}: {found}, while the depth is {self.describe()}: it seems {other}. Store it "
+            f"as the others; or say how it is stored with --bit-depth {told} (from Python: "
+            f"depth=Depth({self.bits}, left={not self.left})), or that it is as the others are "
+            f"with --bit-depth {self.bits}{'-left' if self.left else ''}."
+        )
 
 
 def depth_of(path: Path, picture: Picture, depth: Depth | None) -> int | None:
@@ -211,7 +244,7 @@ def settle_depth(paths: Sequence[str | os.PathLike[str]], *, workers: int | None
     largest = max(use.largest for use in silent)
     number = len(silent)
     files = f"{count(number, 'file')} that {'states' if number == 1 else 'state'}"
-    return Depth(bits, left, f"largest value {largest} of {files} no depth")
+    return Depth(bits, left, f"largest value {largest} of {files} no depth", free_bits(used))
 
 
 class _Use(NamedTuple):
@@ -221,6 +254,18 @@ class _Use(NamedTuple):
     scaled: bool
     used: int
     largest: int
+
+
+def free_bits(used: int) -> int:
+    """Lowest bits that are not among those ``used``; 0 for a black picture."""
+    return (used & -used).bit_length() - 1 if used else 0
+
+
+def _has_content(picture: Picture) -> bool:
+    """Whether samples differ enough for their lowest bits to say something."""
+    values = picture.values.reshape(-1)
+    some = values[:: max(1, len(values) // _LOOKED_AT)]
+    return len(np.unique(some)) >= _DIFFERENT
 
 
 def apparent_bits(used: int) -> int:
@@ -236,7 +281,7 @@ def alignment(used: int) -> tuple[int, bool]:
     right-aligned, as it would be nearly black otherwise.
     """
     apparent = apparent_bits(used)
-    free = (used & -used).bit_length() - 1 if used else 0
+    free = free_bits(used)
     if apparent > 12 and free >= 2:
         return next(bits for bits in CHOICES if bits >= max(16 - free, 8)), True
     return (apparent if used else 16), False

@@ -56,19 +56,24 @@ def separate_masks(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def match_masks(
-    images: Sequence[Path], image_folder: Path, mask_folder: Path | None, beside: Sequence[Path]
+    images: Sequence[Path],
+    image_folder: Path,
+    mask_folder: Path | None,
+    beside: Sequence[Path],
+    same: Sequence[Path] = (),
 ) -> tuple[Masks, list[Path]]:
     """Find the masks of each image by their names, whatever the endings.
 
     The masks of ``sub/x.jpg`` in ``image_folder`` are ``sub/x_mask.*`` in ``mask_folder`` (any of
     :data:`MARKERS`, numbered where there are several), else ``sub/x.*`` there, else all images in
-    the folder ``sub/x/`` there, else ``sub/x_mask.*`` beside it.
+    the folder ``sub/x/`` there, else ``sub/x_mask.*`` beside it, else ``sub/x.*`` beside it.
 
     Args:
         images: image files below ``image_folder``.
         image_folder: the folder that their names are relative to.
         mask_folder: folder of the masks, None without one.
         beside: masks that lie among the images, from :func:`separate_masks`.
+        same: those among them that have the names of their images but for the endings.
 
     Returns:
         The masks by image, and the masks that belong to no image.
@@ -76,7 +81,10 @@ def match_masks(
     Raises:
         InputError: two masks of one name, or two images of one mask.
     """
-    places = [_Place(image_folder, beside, plain=False)]
+    places = [
+        _Place(image_folder, beside, plain=False),
+        _Place(image_folder, same, plain=True),
+    ]
     if mask_folder is not None:
         places.insert(0, _Place(mask_folder, list_images(mask_folder), plain=True))
     masks: Masks = {}

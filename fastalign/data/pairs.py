@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fastalign.data.beside import tell_apart
 from fastalign.data.files import find_folder, subfolders
 from fastalign.data.listing import holds_outputs, list_images
-from fastalign.data.masks import separate_masks
 from fastalign.data.parts import IMAGE_FOLDERS, Parts, mask_folder_in, normal_in
 from fastalign.data.samples import Category
 
@@ -84,7 +84,8 @@ def _has_pairs(folder: Path) -> bool:
 
 
 def _has_pairs_beside(folder: Path) -> bool:
-    return bool(separate_masks(list_images(folder, below=False))[1])
+    found = tell_apart(list_images(folder, below=False))
+    return bool(found.marked or found.same)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fastalign.data.beside import tell_apart
+from fastalign.data.classes import find_good, split_kinds
 from fastalign.data.files import IMAGE_SUFFIXES, NORMAL_NAMES, find_folder, subfolders
 from fastalign.data.listing import describe, list_images, passed_over_below
 from fastalign.data.masks import (
@@ -15,7 +17,6 @@ from fastalign.data.masks import (
     Masks,
     load_masks,
     match_masks,
-    separate_masks,
 )
 from fastalign.data.samples import ANOMALY, GOOD, UNKNOWN, Category, Sample
 from fastalign.data.suspects import looks_like_mask, refuse_masks
@@ -113,10 +114,10 @@ class Parts:
         if folder is None:
             return samples
         own_masks = mask_folder_in(folder)
-        for kind in subfolders(folder):
-            if kind == own_masks:
-                continue
-            if kind.name.casefold() in NORMAL_NAMES:
+        kinds = [kind for kind in subfolders(folder) if kind != own_masks]
+        learned = find_folder(self.root, ["train"])
+        for kind, is_good in split_kinds(kinds, learned).items():
+            if is_good:
                 samples += self.good_if_any(kind, split)
             else:
                 masks = find_folder(mask_root, [kind.name]) if mask_root else None
@@ -175,9 +176,9 @@ class Parts:
         photographs = find_folder(folder, IMAGE_FOLDERS)
         if photographs is None or any(photographs not in path.parents for path in files):
             photographs = folder
-        images, beside = separate_masks(files)
+        images, beside, same = tell_apart(files)
         looked_in = mask_folder or masks_within
-        masks, unused = match_masks(images, photographs, looked_in, beside)
+        masks, unused = match_masks(images, photographs, looked_in, beside, same)
         self.leave(unused, "mask of no image")
         self._looked_in.update((image, looked_in or photographs) for image in images)
         return images, masks
@@ -211,11 +212,14 @@ def marks(masks: Masks) -> list[bool]:
 
 
 def normal_in(root: Path, *folders: str) -> Path | None:
-    """The folder of good images in ``root / folders``, whatever the case of the names."""
+    """The folder of good images in ``root / folders``: see :func:`find_good`."""
     place: Path | None = root
     for name in folders:
         place = find_folder(place, [name]) if place is not None else None
-    return find_folder(place, NORMAL_NAMES) if place is not None else None
+    if place is not None and not folders and list_images(place, below=False):
+        # Beside photographs that are good themselves only a plain name says otherwise.
+        return find_folder(place, NORMAL_NAMES)
+    return find_good(place)
 
 
 def mask_folder_in(folder: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -20,6 +21,20 @@ _DEEP_MODES = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _COLOUR_MODES = frozenset({"P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"})
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEAD = 16
+
+# Besides OSError, decoders let these through when a file is damaged.
+DECODING_ERRORS = (
+    OSError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 class Unread(Exception):
@@ -98,7 +113,7 @@ def orientation_of(image: ImageFile) -> int:
     """EXIF orientation, 1 to 8; 1 where the file says nothing."""
     try:
         found = image.getexif().get(0x0112, 1)
-    except Exception:
+    except DECODING_ERRORS:
         # What Pillow cannot parse of EXIF says nothing about the picture.
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1

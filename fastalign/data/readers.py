@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastalign.data.files import NORMAL_NAMES, find_folder, subfolders
+from fastalign.data.classes import Kind, find_good, kind_of_name
+from fastalign.data.files import find_folder, subfolders
 from fastalign.data.listing import list_images
 from fastalign.data.pairs import matches_items, matches_pairs, read_items, read_pairs
 from fastalign.data.parts import Parts, mask_folder_in, normal_in
@@ -36,7 +37,7 @@ def _read_splits(root: Path, layout: str) -> Category:
         others = [folder for folder in subfolders(normal.parent) if folder != normal]
         parts.leave([*others, normal_in(root)], f"only {normal} is learned from")
     kept_apart = find_folder(root, _VALIDATION)
-    if kept_apart is not None and (good := find_folder(kept_apart, NORMAL_NAMES)) is not None:
+    if kept_apart is not None and (good := find_good(kept_apart)) is not None:
         parts.validation = parts.good(good, "validation")
     parts.test = parts.labelled(find_folder(root, ["test"]), mask_folder_in(root), "test")
     return parts.category()
@@ -100,7 +101,7 @@ def _read_folder(root: Path) -> Category:
     mask_root = mask_folder_in(root)
     kept_apart = find_folder(root, _VALIDATION)
     if kept_apart is not None:
-        good = find_folder(kept_apart, NORMAL_NAMES) or kept_apart
+        good = find_good(kept_apart) or kept_apart
         parts.validation = parts.good(good, "validation")
     test = find_folder(root, ["test"])
     parts.test = parts.labelled(test, mask_root, "test")
@@ -117,7 +118,9 @@ def _read_defect_folders(parts: Parts, mask_root: Path | None, taken: list[Path]
     same = [folder for folder in folders if folder.resolve() in real]
     parts.leave(same, "used by way of a link to it")
     folders = [folder for folder in folders if folder not in same]
-    kinds = [folder for folder in folders if list_images(folder)]
+    good = [folder for folder in folders if kind_of_name(folder.name) is Kind.GOOD]
+    parts.leave(good, "good images by its name, but another folder is learned from")
+    kinds = [folder for folder in folders if folder not in good and list_images(folder)]
     for kind in kinds:
         masks = find_folder(mask_root, [kind.name]) if mask_root else None
         if masks is None and mask_root is not None and len(kinds) == 1:
@@ -176,7 +179,8 @@ LAYOUTS: dict[str, Layout] = {
         Layout(
             "mvtec",
             "train/good, test/good, test/<defect>, ground_truth/<defect> (MVTec AD, MVTec LOCO, "
-            "MPDD); with rgb/ and gt/ in each of these folders (MVTec 3D-AD)",
+            "MPDD), good ones also as ok, normal, ok_front; with rgb/ and gt/ in each of these "
+            "folders (MVTec 3D-AD)",
             _matches_mvtec,
             lambda root: _read_splits(root, "mvtec"),
         ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fastalign.data.masks import MARKERS, MASK_FOLDERS, MAYBE_MASK_FOLDERS
+from fastalign.data.pillow import DECODING_ERRORS
 from fastalign.errors import InputError
 from fastalign.words import part_of
 
@@ -86,7 +87,8 @@ def looks_like_mask(path: Path) -> bool:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 return _has_few_values(image)
-    except Exception:  # noqa: BLE001  whatever a decoder raises, the file is told of when it is read
+    except (*DECODING_ERRORS, MemoryError, Image.DecompressionBombError):
+        # The file is told of when it is read.
         return False
 
 
@@ -99,7 +101,8 @@ def _number_of_colours(path: Path, most: int) -> int | None:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 colours = image.getcolors(most)
-    except Exception:  # noqa: BLE001  whatever a decoder raises, the file is told of when it is read
+    except (*DECODING_ERRORS, MemoryError, Image.DecompressionBombError):
+        # The file is told of when it is read.
         return None
     return None if colours is None else len(colours)
 

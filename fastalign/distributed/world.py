@@ -155,6 +155,7 @@ class World:
             try:
                 result = work()
             except Exception as error:
+                # The others wait for word of it; it is raised below.
                 failure = error
         box: list[Any] = [(_described(failure), result)]
         with self._watched(what):
@@ -180,6 +181,7 @@ class World:
         try:
             yield
         except Exception as error:
+            # The others have to hear of it first; it is raised below.
             failure = error
         failed = torch.tensor([float(failure is not None)], device=self.device)
         if not self.sum_(failed, what).item():

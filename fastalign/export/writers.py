@@ -77,6 +77,7 @@ def write_aotinductor(scorer: Scorer, path: Path) -> None:
                 program, package_path=str(path), inductor_configs=metadata
             )
     except Exception as error:
+        # Torch's compiler has kinds of its own for a missing one; all others go on.
         if "compiler" not in type(error).__name__.lower() and "compiler" not in str(error).lower():
             raise
         raise BackendError(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fastalign.errors import InputError
 from fastalign.models.maps import are_finite
-from fastalign.nn.state import captured
+from fastalign.nn.state import captured, require_unmapped, transformed
+from fastalign.ops import checks
 
 # What resampling may add to values in 0..1 at sharp edges.
 _OVERSHOOT = 0.1
@@ -24,6 +25,7 @@ def checked(images: Tensor, image_size: tuple[int, int], device: torch.device) -
 
     Raises:
         ValueError: another shape, or another device than the model's.
+        TypeError: a sparse, nested or quantised tensor, or one inside ``torch.vmap``.
         InputError: whole numbers, or on the CPU values far outside 0..1.
     """
     height, width = image_size
@@ -32,6 +34,8 @@ def checked(images: Tensor, image_size: tuple[int, int], device: torch.device) -
             f"FYD: images are of type {type(images).__name__}, expected a tensor [B, 3, {height}, "
             f"{width}] with values in 0..1; model.predict takes photographs, arrays and paths"
         )
+    checks.dense("FYD", "images", images)
+    require_unmapped("FYD", "images", images)
     if images.dim() != 4 or tuple(images.shape[1:]) != (3, height, width):
         raise ValueError(
             f"FYD: images have shape {list(images.shape)}, expected [B, 3, {height}, "
@@ -50,7 +54,8 @@ def checked(images: Tensor, image_size: tuple[int, int], device: torch.device) -
             f"example images.to({str(device)!r})"
         )
     images = images.float().contiguous()
-    _check_range(images.detach())
+    if not transformed():
+        _check_range(images.detach())
     return images
 
 
@@ -58,7 +63,7 @@ def judgeable(images: Tensor) -> Tensor:
     """Which images ``[B,...]`` can be judged, bool ``[B]``: finite and, where :func:`checked` could
     not look at them without waiting for their device, not far outside 0..1."""
     finite = are_finite(images)
-    if captured() or images.device.type == "cpu":
+    if captured() or (images.device.type == "cpu" and not transformed()):
         return finite
     return finite & in_range(images)
 

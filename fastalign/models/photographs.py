@@ -76,7 +76,13 @@ def tensors(
 
 def _pixels(item: Any, name: str) -> npt.NDArray[np.uint8]:
     """uint8 ``[h,w,3]`` of an array or a picture."""
-    array = np.asarray(item.convert("RGB") if hasattr(item, "convert") else item)
+    try:
+        array = np.asarray(item.convert("RGB") if hasattr(item, "convert") else item)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"{name}: {type(item).__name__} is no array ({str(error).splitlines()[0]}); give an "
+            "array [height, width, 3], such as image.detach().cpu().to_dense().numpy() of a tensor."
+        ) from error
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:

@@ -24,8 +24,9 @@ from fastalign.nn.stages import (
     sample_size,
     split,
 )
-from fastalign.nn.state import made_in_own_state
+from fastalign.nn.state import captured, made_in_own_state, require_beside, require_unmapped
 from fastalign.nn.tiling import Tiler, peak_bytes
+from fastalign.ops import checks
 
 
 class Normalise(nn.Module):
@@ -234,7 +235,7 @@ class FeatureBackbone(nn.Module):
         try:
             with torch.no_grad():
                 self._features(x.new_zeros(1, 3, *size))
-        except Exception:
+        except (AssertionError, RuntimeError, ValueError):
             return False
         return True
 
@@ -286,6 +287,11 @@ class FeatureBackbone(nn.Module):
         return f"{self.name!r}, layers={self.layers}, channels={self.channels}"
 
     def _prepare(self, images: Tensor) -> Tensor:
+        if not captured():
+            parameter = next(self.parameters())
+            checks.floating("FeatureBackbone", "images", images)
+            require_beside("FeatureBackbone", "images", images, parameter)
+            require_unmapped("FeatureBackbone", "images", images)
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"FeatureBackbone: images have shape {list(images.shape)}, expected [B, 3, H, W] "

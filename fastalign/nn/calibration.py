@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastalign.numeric import LARGEST_SHRINKAGE, real_number, seed_number
+from fastalign.ops import checks
 
 _GROWTH = 1.4
 _REPEATS = 4
@@ -39,12 +40,15 @@ class CountCalibration:
     """
 
     def __init__(self, samples: Tensor, shrinkage: float, seed: int = 0) -> None:
+        checks.floating("CountCalibration", "samples", samples)
         number = len(samples)
         if samples.dim() != 3 or number < 3:
             raise ValueError(
                 f"CountCalibration: samples have shape {list(samples.shape)}, expected [N, L, C] "
                 "with N at least 3"
             )
+        if samples.is_meta:
+            raise ValueError("CountCalibration: samples are on meta, where they have no values")
         shrinkage = real_number("CountCalibration: shrinkage", shrinkage, 0, LARGEST_SHRINKAGE)
         seed = seed_number(seed, "CountCalibration: seed")
         generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from fastalign.nn.state import own_state
+from fastalign.nn.state import own_state, transformed
 from fastalign.ops import plain
 
 _MOST = 64
@@ -17,8 +17,8 @@ _MOST = 64
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``make`` with 64 of its results kept.
 
-    While something is traced (torch.export, torch.compile, fake tensors) the result is made anew
-    and not kept: it may hold no numbers, and one that is kept may not be let in. Under
+    While something is traced (torch.export, torch.compile, torch.func, fake tensors) the result is
+    made anew and not kept: it may hold no numbers, and one that is kept may not be let in. Under
     :func:`fastalign.export.plain_ops` one that an earlier call has left is taken all the same, and
     is then a constant of the exported graph.
     """
@@ -27,6 +27,8 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def get(*key: Hashable) -> Tensor:
         tracing = torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor
+        # A transform of torch.func wraps what is made in it, and the wrapping ends with it.
+        tracing = tracing or transformed()
         found = kept.get(key) if plain.active() or not tracing else None
         if found is not None:
             return found

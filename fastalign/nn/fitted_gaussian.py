@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
 from fastalign.nn.state import in_own_state
+from fastalign.ops import checks
 from fastalign.ops.mahalanobis import mahalanobis
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 FITTED = ("mean", "whitener", "count")
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class FittedGaussian(nn.Module):
@@ -140,6 +140,7 @@ class FittedGaussian(nn.Module):
 
     def check_features(self, features: Tensor, rows: int | None = None) -> None:
         """Raise :class:`ValueError` or :class:`TypeError` where features do not fit the module."""
+        checks.dense("DenseGaussian", "features", features)
         shape = (self.channels, self.size[0] if rows is None else rows, self.size[1])
         if features.dim() != 4 or features.shape[1:] != shape:
             expected = ", ".join(map(str, shape))
@@ -147,11 +148,7 @@ class FittedGaussian(nn.Module):
                 f"DenseGaussian: features have shape {list(features.shape)}, expected "
                 f"[B, {expected}]; give maps of the layers and the image size it was made for"
             )
-        if features.dtype not in _FLOATS:
-            raise TypeError(
-                f"DenseGaussian: features have dtype {features.dtype}, expected float32, float64, "
-                "float16 or bfloat16; convert them, for example with features.float()"
-            )
+        checks.floating("DenseGaussian", "features", features)
         if features.device != self._support.device:
             raise ValueError(
                 f"DenseGaussian: features are on {features.device}, the module is on "

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastalign.errors import ConfigError
 from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
 from fastalign.nn.moments import Moments
-from fastalign.nn.state import own_state
+from fastalign.nn.state import own_state, require_unmapped
 from fastalign.nn.whitening import check_finite, whiten
 from fastalign.numeric import LARGEST_SHRINKAGE, real_number, whole_number, whole_pair
 
@@ -106,6 +106,7 @@ class DenseGaussian(FittedGaussian):
             ConfigError: the module was finalized or loaded without its sums.
         """
         self.check_features(features)
+        require_unmapped("DenseGaussian.update", "features", features)
         if valid is not None:
             self._check_valid(valid, features)
         with _plain_tensors():

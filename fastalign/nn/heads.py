@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.nn.channel_moments import channel_moments, mean_and_variance
+from fastalign.nn.state import require_beside
 from fastalign.numeric import whole_number
+from fastalign.ops import checks
 
 
 def _conv1x1(in_channels: int, out_channels: int, *, bias: bool) -> nn.Conv2d:
@@ -28,11 +30,14 @@ class _Head(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         name = type(self).__name__
+        checks.dense(name, "features", features)
         if features.dim() != 4 or features.shape[1] != self.in_channels:
             raise ValueError(
                 f"{name}: features have shape {list(features.shape)}, expected "
                 f"[B, {self.in_channels}, H, W]"
             )
+        checks.floating(name, "features", features)
+        require_beside(name, "features", features, self.conv1.weight)
         few = features.shape[0] * features.shape[2] * features.shape[3] < 2
         # Layers that share their statistics with other processes are not of this class.
         if self.training and few and isinstance(self.bn1, nn.BatchNorm2d):
@@ -158,13 +163,9 @@ def std_of_normalised(z: Tensor) -> Tensor:
         A scalar without gradient, in float32, in float64 for float64; 0 for no vectors at all.
 
     Raises:
-        ValueError: z has not four dimensions.
+        ValueError, TypeError: z has not four dimensions, or is not dense and floating point.
     """
-    if z.dim() != 4:
-        raise ValueError(
-            f"std_of_normalised: z has shape {list(z.shape)}, expected [B, C, H, W]; add the "
-            "missing dimensions with unsqueeze()"
-        )
+    checks.features("std_of_normalised", "z", z)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     if z.numel() == 0:
         return z.new_zeros((), dtype=dtype)

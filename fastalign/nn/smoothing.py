@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fastalign.nn.constants import constant
 from fastalign.nn.state import in_own_state
 from fastalign.numeric import LARGEST_SIGMA
+from fastalign.ops import checks
 
 _BORDERS = ("reflect", "replicate")
 # Kernels are cut off at this many standard deviations, as scipy does by default.
@@ -69,13 +70,9 @@ def smooth(maps: Tensor, sigma: float, *, border: str = "reflect") -> Tensor:
     One matrix product per axis; exact at the borders as :func:`gaussian_matrix` says.
 
     Raises:
-        TypeError: maps of whole numbers, which cannot hold the weights.
+        TypeError: maps of whole numbers, which cannot hold the weights, or not dense.
     """
-    if not maps.is_floating_point():
-        raise TypeError(
-            f"smooth: maps have dtype {maps.dtype}, expected a floating point one; convert them, "
-            "for example with maps.float()"
-        )
+    checks.floating("smooth", "maps", maps)
     if sigma == 0:
         return maps
     rows = gaussian_matrix(maps.shape[-2], sigma, border=border, device=maps.device)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
 from fastalign.nn.constants import constant
+from fastalign.nn.state import require_beside
 from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number, whole_number
-from fastalign.ops import affine, warp_affine
+from fastalign.ops import affine, checks, warp_affine
 
 # What the localiser sees of its input, whatever that is: enough for a pose, and its cost is fixed.
 _GRID = 16
@@ -128,10 +129,13 @@ class SpatialAlign(nn.Module):
 
     def localise(self, x: Tensor) -> Tensor:
         """theta ``[B,2,3]`` float32 of inputs ``[B,C,H,W]``."""
+        checks.dense("SpatialAlign", "x", x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"SpatialAlign: x has shape {list(x.shape)}, expected [B, {self.in_channels}, H, W]"
             )
+        checks.floating("SpatialAlign", "x", x)
+        require_beside("SpatialAlign", "x", x, self.head.weight)
         seen = _pooled(x, self.grid).to(self.head.weight.dtype)
         parameters = self.head(self.localiser(seen)).float()
         bounds = self.bounds.float()
@@ -147,7 +151,8 @@ class SpatialAlign(nn.Module):
         Raises:
             ValueError: x of another shape.
         """
-        theta = self.localise(x) if theta is None else theta
+        if theta is None:
+            theta = self.localise(x)
         aligned = warp_affine(x, theta, padding_mode=self.padding_mode)
         return Aligned(aligned, theta, affine.valid_mask(theta, x.shape[-2:]))
 

@@ -12,6 +12,9 @@ from contextlib import ExitStack, contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active
+from torch._C._functorch import is_batchedtensor
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -20,6 +23,37 @@ _Result = TypeVar("_Result")
 def captured() -> bool:
     """Whether calls are recorded as a graph rather than run: no place for looks at values."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work, whose tensors have no memory to look at."""
+    return not captured() and _are_functorch_transforms_active()
+
+
+def require_beside(owner: str, name: str, value: Tensor, parameter: Tensor) -> None:
+    """Refuse a tensor on another device than the layer's own.
+
+    Raises:
+        ValueError: it is elsewhere.
+    """
+    if value.device != parameter.device:
+        raise ValueError(
+            f"{owner}: {name} on {value.device}, the layer on {parameter.device}; move one of them "
+            f"with .to({str(parameter.device)!r}) or .to({str(value.device)!r})"
+        )
+
+
+def require_unmapped(owner: str, name: str, value: Tensor) -> None:
+    """Refuse a tensor that ``torch.vmap`` has taken apart, where whole batches are looked at.
+
+    Raises:
+        TypeError: it is one.
+    """
+    if transformed() and is_batchedtensor(value):
+        raise TypeError(
+            f"{owner}: {name} come from torch.vmap, which it cannot look through; it takes batches "
+            "by itself: call it with all of them at once, [B, ...]"
+        )
 
 
 @contextmanager

@@ -68,6 +68,7 @@ class Companion(Argument):
     def check(self, op: str, value: Tensor | None, of: str, first: Tensor) -> None:
         if value is None:  # where it may be missing: torch refuses it elsewhere
             return
+        checks.dense(op, self.name, value)
         checks.shape(op, self.name, value, tuple(self.shape(*first.shape)), self.meaning)
         checks.dtype(op, self.name, value, self.dtypes(first.dtype), self.remedy, first.dtype)
         checks.device(op, self.name, value, of, first)

@@ -20,18 +20,57 @@ def _listed(words: Sequence[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def _be(name: str) -> str:
+    return "are" if name.endswith("s") else "is"
+
+
+def _have(name: str) -> str:
+    return "have" if name.endswith("s") else "has"
+
+
+def dense(op: str, name: str, value: Tensor) -> None:
+    """One tensor whose numbers lie in memory one beside the other: not sparse, nested, quantised or
+    in a layout of one library."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{op}: {name} {_be(name)} of type {type(value).__name__}, expected a tensor"
+        )
+    if value.is_nested:
+        raise TypeError(
+            f"{op}: {name} {_be(name)} nested, expected one tensor whose images have one size; "
+            "torch.stack of its parts (unbind()) makes it of those of the same size"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(
+            f"{op}: {name} {_have(name)} the layout {value.layout}, expected a dense tensor "
+            "(torch.strided); convert with .to_dense()"
+        )
+    if value.is_quantized:
+        raise TypeError(
+            f"{op}: {name} {_be(name)} quantised ({value.dtype}), expected floating point; convert "
+            "with .dequantize()"
+        )
+
+
+def floating(op: str, name: str, value: Tensor) -> None:
+    """A dense tensor of a supported floating-point dtype."""
+    dense(op, name, value)
+    if value.dtype not in FLOATS:
+        raise TypeError(
+            f"{op}: {name} {_have(name)} dtype {value.dtype}, expected float32, float64, float16 "
+            f"or bfloat16; convert, for example with {name}.float()"
+        )
+
+
 def features(op: str, name: str, value: Tensor) -> None:
     """A feature tensor ``[B,C,H,W]`` of a supported floating-point dtype."""
+    dense(op, name, value)
     if value.dim() != 4:
         raise ValueError(
             f"{op}: {name} has shape {_text(value.shape)}, expected [B, C, H, W]; add the missing "
             "dimensions with unsqueeze()"
         )
-    if value.dtype not in FLOATS:
-        raise TypeError(
-            f"{op}: {name} has dtype {value.dtype}, expected float32, float64, float16 or "
-            f"bfloat16; convert it, for example with {name}.float()"
-        )
+    floating(op, name, value)
 
 
 def not_empty(op: str, name: str, value: Tensor) -> None:

@@ -167,6 +167,7 @@ def _download(repository: str, options: dict[str, Any]) -> Path:
     except TypeError:
         raise
     except Exception as error:
+        # As in publishing: kinds of several libraries.
         raise InputError(
             f"{repository}: no such file or folder, and no model of this name can be had from the "
             f"hub ({_first_line(error)}); check the name, the token and the network."

@@ -253,3 +253,57 @@ def test_a_dark_picture_of_a_set_of_scaled_samples(tmp_path):
     paths[1].write_bytes(png(np.rint(picture(12) // 32 * (65535 / 4095)).astype(np.uint16), 12))
     depth = settle_depth(paths)
     assert load_image(paths[1], depth=depth).max() <= load_image(paths[0], depth=depth).max() // 31
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_a_dark_file_at_the_other_end_of_its_bits_is_refused(tmp_path, bits, suffix):
+    """Dark enough to fit both ways, and told by its lowest bits."""
+    depths = {}
+    for left in (False, True):
+        paths = [
+            save(tmp_path / f"{left}{bright}{suffix}", picture(bits, left, bright=bright))
+            for bright in (1.0, 0.9)
+        ]
+        depths[left] = settle_depth(paths)
+    dark = save(tmp_path / f"left{suffix}", picture(bits, True, bright=0.9 / 2 ** (16 - bits)))
+    told = rf"lowest .* bits are 0 .* {2 ** (16 - bits)} times too bright .*--bit-depth {bits}-left"
+    if bits == 10:  # too few values are left to tell
+        dark = save(tmp_path / f"left{suffix}", picture(bits, True, bright=0.5))
+        told = "uses values up to .*but the depth"
+    with pytest.raises(InputError, match=told):
+        load_image(dark, depth=depths[False])
+    right = save(tmp_path / f"right{suffix}", picture(bits, bright=1.0))
+    told = rf"lowest .* bits set.* {2 ** (16 - bits)} times too dark|uses values up to .*too dark"
+    told += "|is dark"
+    with pytest.raises(InputError, match=told):
+        load_image(right, depth=depths[True])
+    # A user's word stands.
+    assert load_image(dark, depth=Depth(bits, left=True)).max() < 128
+    assert load_image(right, depth=Depth(bits)).max() == 255
+
+
+def test_bits_that_the_set_itself_leaves_free_say_nothing(tmp_path):
+    """8-bit values stored in 12: the lowest four bits are free in every file."""
+    paths = [save(tmp_path / f"{b}.tif", picture(8, bright=b) << 4) for b in (1.0, 0.9)]
+    depth = settle_depth(paths)
+    assert (depth.bits, depth.left, depth.free) == (12, False, 4)
+    for path in paths:
+        load_image(path, depth=depth)
+
+
+def test_a_drawing_of_few_values_is_read(tmp_path):
+    depth = settle_depth([save(tmp_path / "a.tif", picture(12))])
+    drawing = save(
+        tmp_path / "b.tif", np.kron([[16, 2048], [1024, 3072]], np.ones((4, 4), "u2")).astype("u2")
+    )
+    assert load_image(drawing, depth=depth).max() == 192
+
+
+def test_one_left_aligned_file_in_a_right_aligned_set_is_named(tmp_path):
+    paths = [save(tmp_path / f"{i}.tif", picture(12, bright=1 - i / 9)) for i in range(3)]
+    odd = save(tmp_path / "odd.tif", picture(12, True, bright=0.05))
+    depth = settle_depth([*paths, odd])
+    assert (depth.bits, depth.left) == (12, False)
+    with pytest.raises(InputError, match=r"odd\.tif: values whose lowest 4 bits"):
+        load_image(odd, depth=depth)

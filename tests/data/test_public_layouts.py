@@ -225,6 +225,32 @@ def test_real_iad_without_its_split(realiad):
     assert "no file nut.json" in category.notes[0]
 
 
+@pytest.mark.parametrize("endings", [("jpg", "png"), ("png", "bmp"), ("JPG", "PNG")])
+def test_masks_that_differ_from_their_images_in_the_ending_alone(tree, endings):
+    photograph, mask = endings
+    root = tree(
+        [f"OK/S1/a.{photograph}", *(f"NG/AK/S1/{n}.{photograph}" for n in range(3))],
+        marked=[f"NG/AK/S1/{n}.{mask}" for n in range(3)],
+    )
+    train, test, passed = described(open_category(root))
+    assert (train, passed) == ([f"OK/S1/a.{photograph}"], {})
+    assert test == [
+        (f"NG/AK/S1/{n}.{photograph}", ANOMALY, [f"NG/AK/S1/{n}.{mask}"]) for n in range(3)
+    ]
+
+
+def test_photographs_in_two_formats_are_no_masks(tree):
+    root = tree(["good/a.jpg", "good/a.png", "bad/b.jpg", "bad/b.png"])
+    category = open_category(root)
+    assert len(category.train) == 2 and len(category.test) == 2
+
+
+def test_pairs_by_their_endings_in_one_folder(tree):
+    root = tree(["a.jpg", "b.jpg", "c.jpg"], marked=["b.png"], blank=["a.png", "c.png"])
+    train, test, _ = described(open_category(root))
+    assert train == ["a.jpg", "c.jpg"] and test == [("b.jpg", ANOMALY, ["b.png"])]
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [

@@ -13,12 +13,11 @@ from fastalign.errors import InputError
     "masks",
     [
         ["good/1-defect.png", "good/2-defect.png"],
-        ["good/1.bmp", "good/2.bmp"],
         ["good/m/1.png", "good/m/2.png"],
         ["good/GT-old/001.png", "good/GT-old/002.png"],
         ["good/1seg.png", "good/2seg.png"],
     ],
-    ids=["longer names", "the same names", "a folder", "a folder of other names", "no separator"],
+    ids=["longer names", "a folder", "a folder of other names", "no separator"],
 )
 def test_masks_among_photographs_stop_it(tree, masks):
     photographs = [f"good/{i}.png" for i in range(1, 10)]

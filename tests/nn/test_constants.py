@@ -79,3 +79,9 @@ def test_a_layer_can_be_exported_twice_and_used_in_between():
         with plain_ops():
             torch.export.export(align, (x,))
         assert type(align(x).aligned) is Tensor
+
+
+def test_what_a_transform_of_torch_func_has_made_is_not_kept(ramp):
+    make, made = ramp
+    torch.func.grad(lambda x: (x * make(3)).sum())(torch.ones(3))
+    assert type(make(3)) is Tensor and make(3).untyped_storage().data_ptr() and made == [3, 3]

@@ -61,6 +61,7 @@ class PartScorer:
             torch.set_num_threads(threads)
             self._model = _load(job, device)
         except Exception as error:
+            # Whatever it is, it ends the run, from the first part on: see _outcome.
             self._failure = error
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
@@ -74,6 +75,7 @@ class PartScorer:
                 raise self._failure
             counts = self.score(part)
         except Exception as error:
+            # Handed back as a value: Ray would wrap it in an error of its own.
             failure = (pickle.dumps(_sendable(error)), traceback.format_exc())
         return {"part": part, **asdict(counts), "failure": failure[0], "trace": failure[1]}
 
@@ -199,6 +201,7 @@ def _sendable(error: Exception) -> Exception:
     try:
         return error if type(pickle.loads(pickle.dumps(error))) is type(error) else _plain(error)
     except Exception:
+        # Pickling runs what the error's class has made of it, and raises what that raises.
         return _plain(error)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastalign.errors import InputError
 from fastalign.models.progress import Progress
+from fastalign.ops import checks
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
@@ -135,6 +136,8 @@ def _checked(
     images: Tensor | Sequence[Tensor], image_size: tuple[int, int], kind: str
 ) -> list[Tensor]:
     expected = (3, *image_size)
+    if isinstance(images, Tensor):
+        checks.dense("fit", f"{kind} images", images)
     if len(images) == 0:
         raise InputError(f"no images for {kind}: give at least one image of a good part.")
     for index, image in enumerate(images):
@@ -143,17 +146,23 @@ def _checked(
                 f"{kind} image {index} is of type {type(image).__name__}, expected a tensor "
                 f"{list(expected)} in 0..1; fastalign.data.prepare makes one of a photograph."
             )
+        checks.dense("fit", f"{kind} image {index}", image)
+        if image.is_meta:
+            raise InputError(
+                f"{kind} image {index} is on the device meta, where it has no values; give "
+                "photographs that were read."
+            )
         if tuple(image.shape) != expected:
             raise InputError(
                 f"{kind} image {index} has shape {list(image.shape)}, expected {list(expected)}; "
                 "resize it (fastalign.data.prepare does) or set image_size."
             )
-        if image.is_floating_point() and (bad := int((~image.isfinite()).sum())):
+        if image.dtype in checks.FLOATS and (bad := int((~image.isfinite()).sum())):
             raise InputError(
                 f"{kind} image {index} has {bad} of {image.numel()} values NaN or infinite; "
                 "replace them by real values, or leave the image out."
             )
-        if not image.is_floating_point() or not bool(((image >= 0) & (image <= 1)).all()):
+        if image.dtype not in checks.FLOATS or not bool(((image >= 0) & (image <= 1)).all()):
             raise InputError(
                 f"{kind} image {index} has dtype {image.dtype} or values outside 0..1; give "
                 "floating point values in 0..1, for example image.float() / 255."
