@@ -37,7 +37,7 @@ class _Head(nn.Sequential):
                 f"[B, {self.in_channels}, H, W]"
             )
         checks.floating(name, "features", features)
-        require_beside(name, "features", features, self.conv1.weight)
+        require_beside(name, "features", features, next(self.parameters()))
         few = features.shape[0] * features.shape[2] * features.shape[3] < 2
         # Layers that share their statistics with other processes are not of this class.
         if self.training and few and isinstance(self.bn1, nn.BatchNorm2d):
