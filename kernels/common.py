@@ -60,6 +60,11 @@ class Maps(NamedTuple):
     row: int
     column: int
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Those that a kernel is given: of images, channels, rows and columns."""
+        return self[1:]
+
 
 def _spacing(maps: Tensor) -> int | None:
     """Distance between neighbouring locations in row-major order, None if it varies."""
@@ -126,25 +131,48 @@ def addressing(*tensors: Tensor) -> Addressing:
 
 
 @triton.jit
-def map_offsets(c, x, channel, row, column, width, ORDER: tl.constexpr, VECTOR: tl.constexpr):
+def map_offsets(c, x, strides, width, ORDER: tl.constexpr, VECTOR: tl.constexpr):
     """Offsets within an image of channels ``c`` and locations ``x`` that broadcast together."""
     if ORDER == 1:
-        offsets = c * (channel * VECTOR) + x
+        offsets = c * (strides[1] * VECTOR) + x
     elif ORDER == 2:
-        offsets = c + x * (row * VECTOR)
+        offsets = c + x * (strides[2] * VECTOR)
     else:
-        offsets = c * channel + (x // width) * row + (x % width) * column
+        offsets = c * strides[1] + (x // width) * strides[2] + (x % width) * strides[3]
     return offsets
 
 
+# A tensor as a program's tile sees it: pointer, step between images in 64 bits, and offsets within
+# an image, which broadcast to the tile. What is at an image is pointer + image * step + offsets.
+
+
 @triton.jit
-def image_stride(stride, ORDER: tl.constexpr, VECTOR: tl.constexpr):
-    """The stride between images in 64 bits."""
+def place_map(ptr, strides, c, x, width, ORDER: tl.constexpr, VECTOR: tl.constexpr):
+    """A ``[B,C,H,W]`` tensor at channels ``c`` and locations ``x``; strides: ``Maps.strides``."""
     if ORDER == 0:
-        step = tl.cast(stride, tl.int64)
+        step = tl.cast(strides[0], tl.int64)
     else:
-        step = tl.cast(stride, tl.int64) * VECTOR
-    return step
+        step = tl.cast(strides[0], tl.int64) * VECTOR
+    return ptr, step, map_offsets(c, x, strides, width, ORDER, VECTOR)
+
+
+@triton.jit
+def place_locations(ptr, strides, x, width):
+    """A ``[B,H,W]`` tensor at locations ``x``."""
+    offsets = (x // width) * strides[1] + (x % width) * strides[2]
+    return ptr, tl.cast(strides[0], tl.int64), offsets
+
+
+@triton.jit
+def pointers_at(place, image):
+    """Pointers to a placed tensor's part of an image."""
+    return place[0] + image * place[1] + place[2]
+
+
+@triton.jit
+def load_at(place, image, exists, POLICY: tl.constexpr = ""):
+    """A placed tensor's part of an image as it is stored, 0 where it does not exist."""
+    return tl.load(pointers_at(place, image), mask=exists, other=0, eviction_policy=POLICY)
 
 
 @triton.jit

@@ -41,7 +41,8 @@ from fastalign.kernels.common import (
 )
 from fastalign.kernels.dense_long import looped_kernel
 from fastalign.kernels.dense_plan import plan
-from fastalign.kernels.dense_whole import partial_sums_kernel, similarity_kernel
+from fastalign.kernels.dense_sums import partial_sums_kernel
+from fastalign.kernels.dense_whole import similarity_kernel
 from fastalign.ops.layout import (
     empty_locations,
     empty_maps,
@@ -96,7 +97,7 @@ def _launch(
         "VALUE": value,
         "GRADIENT": out is not None,
     }
-    strides = (*maps.maps[0][1:], *maps.maps[1][1:], *maps.maps[2][1:4], *weight_strides)
+    strides = (*(described.strides for described in maps.maps), weight_strides)
     counts = (images, maps.channels, maps.locations, width)
 
     def scratch(*shape: int) -> Tensor:
@@ -133,8 +134,8 @@ def _launch(
                 parts,
                 *counts,
                 *dealt,
-                *maps.maps[1][1:],
-                *weight_strides,
+                maps.maps[1].strides,
+                weight_strides,
                 V_ORDER=options["V_ORDER"],
                 STAGES=sizes.stages,
                 **shared,

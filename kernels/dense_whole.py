@@ -1,6 +1,11 @@
 """dense_similarity with whole vectors in registers: the variants ``whole`` and ``shared``.
 
-A program holds the vectors of one image at its locations as a tile ``[C,X]``, and S as another.
+A program holds the vectors of one image at its locations as a tile ``[C,X]``, and S as another: so
+a vector's length, its product with S and its gradient come of one read. It walks over the images to
+sum S, then back over them: what was read last is the likeliest to be in the cache still.
+
+Bytes: u once, v twice (the second time from the second cache where a block of locations of all
+images fits), the gradient once.
 """
 
 from __future__ import annotations
@@ -8,157 +13,26 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastalign.kernels.common import image_stride, map_offsets
-from fastalign.kernels.dense_long import inverse_length
-
-
-@triton.jit
-def _unit(ptr, offsets, inside, POLICY: tl.constexpr):
-    """Vectors ``[C,X]`` in float32 and one over their lengths ``[X]``."""
-    vectors = tl.load(ptr + offsets, mask=inside, other=0.0, eviction_policy=POLICY)
-    vectors = vectors.to(tl.float32)
-    return vectors, inverse_length(tl.sum(vectors * vectors, 0))
-
-
-@triton.jit
-def _sum_of_units(
-    v_ptr,
-    weight_ptr,
-    order_ptr,
-    first,
-    last,
-    v_step,
-    weight_step,
-    offsets,
-    weight_offsets,
-    inside,
-    exists,
-    GROUPED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    """Sum over places first .. last - 1 of the weighted unit vectors ``[C,X]``."""
-    sums = tl.zeros(inside.shape, tl.float32)
-    for place in tl.range(first, last, num_stages=STAGES):
-        if GROUPED:
-            image = tl.load(order_ptr + place)
-        else:
-            image = place
-        v, factor = _unit(v_ptr + image * v_step, offsets, inside, "")
-        if WEIGHTED == 2:
-            weight = tl.load(
-                weight_ptr + image * weight_step + weight_offsets, mask=exists, other=0.0
-            )
-            factor *= weight
-        sums += v * factor[None, :]
-    return sums
-
-
-@triton.jit
-def partial_sums_kernel(
-    v_ptr,  # [B,C,H,W]
-    weight_ptr,  # [B,H,W]
-    parts_ptr,  # float32 [chunks,C,H*W]
-    images,
-    channels,
-    locations,
-    width,
-    chunk,
-    chunks,
-    v_image,
-    v_channel,
-    v_row,
-    v_column,
-    weight_image,
-    weight_row,
-    weight_column,
-    V_ORDER: tl.constexpr,
-    VECTOR: tl.constexpr,
-    CHANNEL_VECTOR: tl.constexpr,
-    ROW_VECTOR: tl.constexpr,
-    WIDE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    """Sums of the (weighted) unit vectors of each chunk of images."""
-    part = tl.program_id(0) % chunks
-    x = (tl.program_id(0) // chunks) * BLOCK_X + tl.arange(0, BLOCK_X)
-    c = tl.arange(0, BLOCK_C)
-    if WIDE:
-        x = x.to(tl.int64)
-        c = c.to(tl.int64)
-    channels = channels * CHANNEL_VECTOR
-    locations = locations * ROW_VECTOR
-    exists = x < locations
-    inside = (c < channels)[:, None] & exists[None, :]
-    offsets = map_offsets(
-        c[:, None], x[None, :], v_channel, v_row, v_column, width, V_ORDER, VECTOR
-    )
-    first = part * chunk
-    sums = _sum_of_units(
-        v_ptr,
-        weight_ptr,
-        weight_ptr,
-        first,
-        min(first + chunk, images),
-        image_stride(v_image, V_ORDER, VECTOR),
-        tl.cast(weight_image, tl.int64),
-        offsets,
-        (x // width) * weight_row + (x % width) * weight_column,
-        inside,
-        exists,
-        False,
-        WEIGHTED,
-        STAGES,
-    )
-    if V_ORDER == 2:
-        offsets = c[:, None] + x[None, :] * channels
-    else:
-        offsets = c[:, None] * locations + x[None, :]
-    size = tl.cast(channels, tl.int64) * locations
-    tl.store(parts_ptr + part * size + offsets, sums, mask=inside)
+from fastalign.kernels.common import load_at, place_locations, place_map, pointers_at
+from fastalign.kernels.dense_parts import gradient_of, image_at, share_among
+from fastalign.kernels.dense_sums import own_tile, sum_of_units, sums_offsets, unit_at
 
 
 @triton.jit
 def _finish(
-    image,
-    channels,
-    sums,
-    partners,
-    total,
-    u_ptr,
-    v_ptr,
-    weight_ptr,
-    out_ptr,
-    value_ptr,
-    u_step,
-    v_step,
-    out_step,
-    weight_step,
-    u_offsets,
-    v_offsets,
-    out_offsets,
-    weight_offsets,
-    x,
-    locations,
-    inside,
-    exists,
-    constant,
-    VALUE: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-):
+    image, channels, sums, partners, total, u_place, v_place, out_place, weights, value_ptr,
+    x, locations, inside, exists, constant,
+    VALUE: tl.constexpr, GRADIENT: tl.constexpr, WEIGHTED: tl.constexpr,
+):  # fmt: skip
     """Value and gradient of one image, given S; returns ``total`` with the values added."""
-    u, u_factor = _unit(u_ptr + image * u_step, u_offsets, inside, "evict_first")
-    v, v_factor = _unit(v_ptr + image * v_step, v_offsets, inside, "evict_first")
-    share = tl.where(partners > 0, 1.0 / tl.maximum(partners, 1).to(tl.float32), 0.0)
+    u, u_factor = unit_at(u_place, image, inside, "evict_first")
+    v, v_factor = unit_at(v_place, image, inside, "evict_first")
+    share = share_among(partners)
     factor = u_factor * share
     if WEIGHTED == 0:
         factor *= constant
     else:
-        weight = tl.load(weight_ptr + image * weight_step + weight_offsets, mask=exists, other=0.0)
+        weight = load_at(weights, image, exists)
         if WEIGHTED == 1:
             factor *= weight
         else:
@@ -171,17 +45,12 @@ def _finish(
     if VALUE == 2:
         total += along * share
     if GRADIENT:
-        gradient = (others - u * (along * u_factor)[None, :]) * factor[None, :]
-        # Where u is zero the gradient is, whatever NaN the others hold.
-        gradient = tl.where((u_factor == 0)[None, :] & (u == 0), 0.0, gradient)
+        gradient = gradient_of(u, others, along, u_factor, factor)
         # A number has no direction to turn: 0 but for what is not finite, exactly.
         gradient = tl.where(channels == 1, gradient * 0.0, gradient)
-        tl.store(
-            out_ptr + image * out_step + out_offsets,
-            gradient.to(out_ptr.dtype.element_ty),
-            mask=inside,
-            eviction_policy="evict_first",
-        )
+        pointers = pointers_at(out_place, image)
+        gradient = gradient.to(pointers.dtype.element_ty)
+        tl.store(pointers, gradient, mask=inside, eviction_policy="evict_first")
     return total
 
 
@@ -194,65 +63,26 @@ def similarity_kernel(
     value_ptr,  # float32 [B,H,W], or one sum for each program
     order_ptr,  # int32 [3,B], see group_order
     parts_ptr,  # float32 [chunks,C,H*W], partial sums of S
-    images,
-    channels,
-    locations,
-    width,
-    chunk,
-    chunks,
-    constant,
-    u_image,
-    u_channel,
-    u_row,
-    u_column,
-    v_image,
-    v_channel,
-    v_row,
-    v_column,
-    out_image,
-    out_channel,
-    out_row,
-    weight_image,
-    weight_row,
-    weight_column,
-    U_ORDER: tl.constexpr,
-    V_ORDER: tl.constexpr,
-    OUT_ORDER: tl.constexpr,
-    VECTOR: tl.constexpr,
-    CHANNEL_VECTOR: tl.constexpr,
-    ROW_VECTOR: tl.constexpr,
-    WIDE: tl.constexpr,
-    GROUPED: tl.constexpr,
-    SUMMED: tl.constexpr,
-    VALUE: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    images, channels, locations, width, chunk, chunks, constant,
+    u_strides, v_strides, out_strides, weight_strides,
+    U_ORDER: tl.constexpr, V_ORDER: tl.constexpr, OUT_ORDER: tl.constexpr,
+    VECTOR: tl.constexpr, CHANNEL_VECTOR: tl.constexpr, ROW_VECTOR: tl.constexpr,
+    WIDE: tl.constexpr, GROUPED: tl.constexpr, SUMMED: tl.constexpr,
+    VALUE: tl.constexpr, GRADIENT: tl.constexpr, WEIGHTED: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     """Values and gradients of a chunk of images at a block of locations."""
     program = tl.program_id(0)
     part = program % chunks
-    x = (program // chunks) * BLOCK_X + tl.arange(0, BLOCK_X)
-    c = tl.arange(0, BLOCK_C)
-    if WIDE:
-        x = x.to(tl.int64)
-        c = c.to(tl.int64)
     channels = channels * CHANNEL_VECTOR
     locations = locations * ROW_VECTOR
     constant = tl.cast(constant, tl.float32)
-    exists = x < locations
-    inside = (c < channels)[:, None] & exists[None, :]
+    c, x, exists, inside = own_tile(program // chunks, locations, channels, BLOCK_C, BLOCK_X, WIDE)
     row, column = c[:, None], x[None, :]
-    u_offsets = map_offsets(row, column, u_channel, u_row, u_column, width, U_ORDER, VECTOR)
-    v_offsets = map_offsets(row, column, v_channel, v_row, v_column, width, V_ORDER, VECTOR)
-    out_offsets = map_offsets(row, column, out_channel, out_row, 0, width, OUT_ORDER, VECTOR)
-    weight_offsets = (x // width) * weight_row + (x % width) * weight_column
-    u_step = image_stride(u_image, U_ORDER, VECTOR)
-    v_step = image_stride(v_image, V_ORDER, VECTOR)
-    out_step = image_stride(out_image, OUT_ORDER, VECTOR)
-    weight_step = tl.cast(weight_image, tl.int64)
+    u_place = place_map(u_ptr, u_strides, row, column, width, U_ORDER, VECTOR)
+    v_place = place_map(v_ptr, v_strides, row, column, width, V_ORDER, VECTOR)
+    out_place = place_map(out_ptr, out_strides, row, column, width, OUT_ORDER, VECTOR)
+    weights = place_locations(weight_ptr, weight_strides, x, width)
     total = tl.zeros((BLOCK_X,), tl.float32)
     place = part * chunk
     last = min(place + chunk, images)
@@ -264,67 +94,23 @@ def similarity_kernel(
             begin = 0
             end = images
         if SUMMED:
-            if V_ORDER == 2:
-                offsets = row + column * channels
-            else:
-                offsets = row * locations + column
+            offsets = sums_offsets(c, x, channels, locations, V_ORDER)
             size = tl.cast(channels, tl.int64) * locations
             sums = tl.zeros((BLOCK_C, BLOCK_X), tl.float32)
             for other in range(0, chunks):
                 sums += tl.load(parts_ptr + other * size + offsets, mask=inside, other=0.0)
         else:
-            sums = _sum_of_units(
-                v_ptr,
-                weight_ptr,
-                order_ptr,
-                begin,
-                end,
-                v_step,
-                weight_step,
-                v_offsets,
-                weight_offsets,
-                inside,
-                exists,
-                GROUPED,
-                WEIGHTED,
-                STAGES,
+            sums = sum_of_units(
+                v_place, weights, order_ptr, begin, end, inside, exists, GROUPED, WEIGHTED, STAGES
             )
         stop = min(end, last)
         for step in tl.range(place, stop, num_stages=STAGES):
-            # Backwards: what was read last is the likeliest to be in the cache still.
-            current = place + stop - 1 - step
-            if GROUPED:
-                image = tl.load(order_ptr + current)
-            else:
-                image = current
+            image = image_at(order_ptr, place + stop - 1 - step, GROUPED)
             total = _finish(
-                image,
-                channels,
-                sums,
-                end - begin - 1,
-                total,
-                u_ptr,
-                v_ptr,
-                weight_ptr,
-                out_ptr,
-                value_ptr,
-                u_step,
-                v_step,
-                out_step,
-                weight_step,
-                u_offsets,
-                v_offsets,
-                out_offsets,
-                weight_offsets,
-                x,
-                locations,
-                inside,
-                exists,
-                constant,
-                VALUE,
-                GRADIENT,
-                WEIGHTED,
-            )
+                image, channels, sums, end - begin - 1, total,
+                u_place, v_place, out_place, weights, value_ptr,
+                x, locations, inside, exists, constant, VALUE, GRADIENT, WEIGHTED,
+            )  # fmt: skip
         place = stop
     if VALUE == 2:
         tl.store(value_ptr + program, tl.sum(total, 0))

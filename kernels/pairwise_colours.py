@@ -1,12 +1,35 @@
-"""pairwise_distance of up to four channels: the variant ``colours``."""
+"""pairwise_distance of up to four channels: the variant ``colours``.
+
+A program owns BLOCK_A images at BLOCK_X locations: their values, sums and gradients lie in
+registers, a channel each, while one image b after the other passes by. A channel is a tile
+``[A,X]`` of its own, not an axis, since three would be padded to four.
+
+Bytes: h once from memory and the gradient once to it, B / BLOCK_A times h from the second cache;
+the mask as often as h.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from fastalign.kernels.common import image_stride, map_offsets
-from fastalign.kernels.pairwise_parts import length, scaled_weight, share_of
+from fastalign.kernels.common import place_locations, place_map, pointers_at
+from fastalign.kernels.pairwise_parts import (
+    count_shares,
+    length,
+    place_shares,
+    scaled_weight,
+    valid_at,
+)
+
+
+@triton.jit
+def _channel_stride(strides, ORDER: tl.constexpr, VECTOR: tl.constexpr):
+    """Elements from one channel to the next."""
+    step = strides[1]
+    if ORDER == 1:
+        step = step * VECTOR
+    return step
 
 
 @triton.jit
@@ -24,44 +47,14 @@ def colours_kernel(
     weight_ptr,  # float32 [B,H,W], unless constant
     out_ptr,  # [B,C,H,W], the gradient
     value_ptr,  # float32 [B,H,W], or one sum for each program
-    images,
-    locations,
-    width,
-    chunks,
-    share,
-    constant,
-    h_image,
-    h_channel,
-    h_row,
-    h_column,
-    out_image,
-    out_channel,
-    out_row,
-    mask_image,
-    mask_row,
-    mask_column,
-    label_stride,
-    share_image,
-    share_location,
-    weight_image,
-    weight_row,
-    weight_column,
-    CHANNELS: tl.constexpr,
-    H_ORDER: tl.constexpr,
-    OUT_ORDER: tl.constexpr,
-    VECTOR: tl.constexpr,
-    ROW_VECTOR: tl.constexpr,
-    WIDE: tl.constexpr,
-    MASKED: tl.constexpr,
-    GROUPED: tl.constexpr,
-    SHARE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    SQUARED: tl.constexpr,
-    VALUE: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
+    images, locations, width, chunks, share, constant,
+    h_strides, out_strides, mask_strides, label_stride, share_strides, weight_strides,
+    CHANNELS: tl.constexpr, H_ORDER: tl.constexpr, OUT_ORDER: tl.constexpr,
+    VECTOR: tl.constexpr, ROW_VECTOR: tl.constexpr, WIDE: tl.constexpr,
+    MASKED: tl.constexpr, GROUPED: tl.constexpr, SHARE: tl.constexpr, WEIGHTED: tl.constexpr,
+    SQUARED: tl.constexpr, VALUE: tl.constexpr, GRADIENT: tl.constexpr,
+    BLOCK_A: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
     """Values and gradients of BLOCK_A images at BLOCK_X locations."""
     program = tl.program_id(0)
     # A row of locations [1,X] and a column of images [A,1]; what is [A,X] follows from both.
@@ -74,35 +67,22 @@ def colours_kernel(
     constant = tl.cast(constant, tl.float32)
     here = x < locations
     exists = (a < images) & here
-    h_offsets = map_offsets(0, x, 0, h_row, h_column, width, H_ORDER, VECTOR)
-    h_step = image_stride(h_image, H_ORDER, VECTOR)
-    if H_ORDER == 1:
-        h_channel = h_channel * VECTOR
-    mask_offsets = (x // width) * mask_row + (x % width) * mask_column
-    mask_step = tl.cast(mask_image, tl.int64)
-    weight_offsets = (x // width) * weight_row + (x % width) * weight_column
-    weight_step = tl.cast(weight_image, tl.int64)
-    share_offsets = x * share_location
-    share_step = tl.cast(share_image, tl.int64)
+    maps = place_map(h_ptr, h_strides, 0, x, width, H_ORDER, VECTOR)
+    h_channel = _channel_stride(h_strides, H_ORDER, VECTOR)
+    masks = place_locations(mask_ptr, mask_strides, x, width)
+    weights = place_locations(weight_ptr, weight_strides, x, width)
+    shares = place_shares(share_ptr, share_strides, x)
     label_step = tl.cast(label_stride, tl.int64)
 
-    valid = exists
-    counted = tl.zeros((1, BLOCK_X), tl.float32)
-    if MASKED:
-        valid = tl.load(mask_ptr + a * mask_step + mask_offsets, mask=exists, other=0) != 0
-    if SHARE == 1:
-        for b in range(0, images):
-            there = tl.load(mask_ptr + b * mask_step + mask_offsets, mask=here, other=0) != 0
-            counted += there.to(tl.float32)
-        counted = share_of(counted)
+    valid = valid_at(masks, a, exists, MASKED)
+    counted = count_shares(masks, images, here, SHARE)
     if GROUPED:
         label = tl.load(labels_ptr + a * label_step, mask=a < images, other=0)
     part, scaled = scaled_weight(
-        a, exists, valid, counted, share, constant, weight_ptr, share_ptr, weight_step, share_step,
-        weight_offsets, share_offsets, SHARE, WEIGHTED,
-    )  # fmt: skip
+        a, exists, valid, counted, share, constant, weights, shares, SHARE, WEIGHTED
+    )
 
-    pointers = h_ptr + a * h_step + h_offsets
+    pointers = pointers_at(maps, a)
     a0 = _channel(pointers, 0, h_channel, valid)
     if CHANNELS > 1:
         a1 = _channel(pointers, 1, h_channel, valid)
@@ -116,10 +96,8 @@ def colours_kernel(
     g2 = tl.zeros((BLOCK_A, BLOCK_X), tl.float32)
     g3 = tl.zeros((BLOCK_A, BLOCK_X), tl.float32)
     for b in range(0, images):
-        there = here
-        if MASKED:
-            there = tl.load(mask_ptr + b * mask_step + mask_offsets, mask=here, other=0) != 0
-        theirs = h_ptr + b * h_step + h_offsets
+        there = valid_at(masks, b, here, MASKED)
+        theirs = pointers_at(maps, b)
         d0 = a0 - _channel(theirs, 0, h_channel, there)
         if CHANNELS > 1:
             d1 = a1 - _channel(theirs, 1, h_channel, there)
@@ -150,9 +128,8 @@ def colours_kernel(
         sums += distance
         if GRADIENT:
             _, partner = scaled_weight(
-                b, here, there, counted, share, constant, weight_ptr, share_ptr, weight_step,
-                share_step, weight_offsets, share_offsets, SHARE, WEIGHTED,
-            )  # fmt: skip
+                b, here, there, counted, share, constant, weights, shares, SHARE, WEIGHTED
+            )
             pair = (scaled + partner) * factor
             if MASKED:
                 pair = tl.where(there, pair, 0.0)
@@ -172,11 +149,9 @@ def colours_kernel(
     if VALUE == 2:
         tl.store(value_ptr + program, tl.sum(tl.sum(value, 1), 0))
     if GRADIENT:
-        out_step = image_stride(out_image, OUT_ORDER, VECTOR)
-        offsets = map_offsets(0, x, 0, out_row, 0, width, OUT_ORDER, VECTOR)
-        pointers = out_ptr + a * out_step + offsets
-        if OUT_ORDER == 1:
-            out_channel = out_channel * VECTOR
+        results = place_map(out_ptr, out_strides, 0, x, width, OUT_ORDER, VECTOR)
+        pointers = pointers_at(results, a)
+        out_channel = _channel_stride(out_strides, OUT_ORDER, VECTOR)
         _store_channel(pointers, 0, out_channel, g0, paired, exists)
         if CHANNELS > 1:
             _store_channel(pointers, 1, out_channel, g1, paired, exists)

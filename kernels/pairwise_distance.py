@@ -84,12 +84,12 @@ def _launch(
             h if values is None else values,
         )
         steps = (
-            *maps.maps[0][1:],
-            *maps.maps[1][1:4],
-            *((0, 0, 0) if mask is None else mask.stride()),
+            maps.maps[0].strides,
+            maps.maps[1].strides,
+            (0, 0, 0) if mask is None else mask.stride(),
             0 if groups is None else groups.stride(0),
-            *((0, 0) if shares is None else (shares.shape[1], int(mask is not None))),
-            *((0, 0, 0) if weight is None else weight.stride()),
+            (0, 0) if shares is None else (shares.shape[1], int(mask is not None)),
+            (0, 0, 0) if weight is None else weight.stride(),
         )
         options = {
             "H_ORDER": maps.maps[0].order,

@@ -1,24 +1,36 @@
-"""pairwise_distance of more channels: the variant ``vectors``."""
+"""pairwise_distance of more channels: the variant ``vectors``.
+
+A program owns one image a at BLOCK_X locations and lets every image b pass by; differences are a
+tile ``[C,X]``, summed over channels at once. A vector longer than a tile goes block by block: the
+length needs all blocks before the gradient of any, so b is read again for each.
+
+Bytes: of h B times its N elements, N of them from memory and the rest from the second cache, for a
+vector of K blocks K + 1 times as much (twice without a gradient at most); the gradient once.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from fastalign.kernels.common import image_stride, map_offsets
-from fastalign.kernels.pairwise_parts import length, scaled_weight, share_of
+from fastalign.kernels.common import load_at, place_locations, place_map, pointers_at
+from fastalign.kernels.pairwise_parts import (
+    count_shares,
+    length,
+    place_shares,
+    scaled_weight,
+    valid_at,
+)
 
 
 @triton.jit
-def _differences(h_ptr, a, b, h_step, channels, x, here, first, stride, row, column, width,
+def _differences(h_ptr, h_strides, a, b, channels, first, x, here, width,
                  ORDER: tl.constexpr, VECTOR: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     """Differences of a block of channels ``[C,X]`` of two images."""
     c = first + tl.arange(0, BLOCK_C)
     inside = (c < channels)[:, None] & here[None, :]
-    offsets = map_offsets(c[:, None], x[None, :], stride, row, column, width, ORDER, VECTOR)
-    ours = tl.load(h_ptr + a * h_step + offsets, mask=inside, other=0.0).to(tl.float32)
-    theirs = tl.load(h_ptr + b * h_step + offsets, mask=inside, other=0.0).to(tl.float32)
-    return ours - theirs
+    maps = place_map(h_ptr, h_strides, c[:, None], x[None, :], width, ORDER, VECTOR)
+    return load_at(maps, a, inside).to(tl.float32) - load_at(maps, b, inside).to(tl.float32)
 
 
 @triton.jit
@@ -30,45 +42,15 @@ def vectors_kernel(
     weight_ptr,  # float32 [B,H,W], unless constant
     out_ptr,  # [B,C,H,W], the gradient
     value_ptr,  # float32 [B,H,W], or one sum for each program
-    images,
-    channels,
-    locations,
-    width,
-    share,
-    constant,
-    h_image,
-    h_channel,
-    h_row,
-    h_column,
-    out_image,
-    out_channel,
-    out_row,
-    mask_image,
-    mask_row,
-    mask_column,
-    label_stride,
-    share_image,
-    share_location,
-    weight_image,
-    weight_row,
-    weight_column,
-    H_ORDER: tl.constexpr,
-    OUT_ORDER: tl.constexpr,
-    VECTOR: tl.constexpr,
-    CHANNEL_VECTOR: tl.constexpr,
-    ROW_VECTOR: tl.constexpr,
-    WIDE: tl.constexpr,
-    MASKED: tl.constexpr,
-    GROUPED: tl.constexpr,
-    SHARE: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    SQUARED: tl.constexpr,
-    VALUE: tl.constexpr,
-    GRADIENT: tl.constexpr,
+    images, channels, locations, width, share, constant,
+    h_strides, out_strides, mask_strides, label_stride, share_strides, weight_strides,
+    H_ORDER: tl.constexpr, OUT_ORDER: tl.constexpr, VECTOR: tl.constexpr,
+    CHANNEL_VECTOR: tl.constexpr, ROW_VECTOR: tl.constexpr, WIDE: tl.constexpr,
+    MASKED: tl.constexpr, GROUPED: tl.constexpr, SHARE: tl.constexpr, WEIGHTED: tl.constexpr,
+    SQUARED: tl.constexpr, VALUE: tl.constexpr, GRADIENT: tl.constexpr,
     ONE_BLOCK: tl.constexpr,  # the whole vector is one block of channels
-    BLOCK_C: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
+    BLOCK_C: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
     """Values and gradients of one image at BLOCK_X locations."""
     program = tl.program_id(0)
     a = program % images
@@ -80,28 +62,15 @@ def vectors_kernel(
     share = tl.cast(share, tl.float32)
     constant = tl.cast(constant, tl.float32)
     exists = x < locations
-    h_step = image_stride(h_image, H_ORDER, VECTOR)
-    out_step = image_stride(out_image, OUT_ORDER, VECTOR)
-    mask_offsets = (x // width) * mask_row + (x % width) * mask_column
-    mask_step = tl.cast(mask_image, tl.int64)
-    weight_offsets = (x // width) * weight_row + (x % width) * weight_column
-    weight_step = tl.cast(weight_image, tl.int64)
-    share_offsets = x * share_location
-    share_step = tl.cast(share_image, tl.int64)
+    masks = place_locations(mask_ptr, mask_strides, x, width)
+    weights = place_locations(weight_ptr, weight_strides, x, width)
+    shares = place_shares(share_ptr, share_strides, x)
     label_step = tl.cast(label_stride, tl.int64)
-    valid = exists
-    counted = tl.zeros((BLOCK_X,), tl.float32)
-    if MASKED:
-        valid = tl.load(mask_ptr + a * mask_step + mask_offsets, mask=exists, other=0) != 0
-    if SHARE == 1:
-        for b in range(0, images):
-            there = tl.load(mask_ptr + b * mask_step + mask_offsets, mask=exists, other=0) != 0
-            counted += there.to(tl.float32)
-        counted = share_of(counted)
+    valid = valid_at(masks, a, exists, MASKED)
+    counted = count_shares(masks, images, exists, SHARE)
     part, scaled = scaled_weight(
-        a, exists, valid, counted, share, constant, weight_ptr, share_ptr, weight_step, share_step,
-        weight_offsets, share_offsets, SHARE, WEIGHTED,
-    )  # fmt: skip
+        a, exists, valid, counted, share, constant, weights, shares, SHARE, WEIGHTED
+    )
     paired = part > 0
 
     sums = tl.zeros((BLOCK_X,), tl.float32)
@@ -113,39 +82,36 @@ def vectors_kernel(
         for b in range(0, images):
             pairs = valid & (a != b)
             if MASKED:
-                there = tl.load(mask_ptr + b * mask_step + mask_offsets, mask=exists, other=0)
-                pairs = pairs & (there != 0)
+                pairs = pairs & valid_at(masks, b, exists, MASKED)
             if GROUPED:
                 label = tl.load(labels_ptr + a * label_step)
                 pairs = pairs & (tl.load(labels_ptr + b * label_step) == label)
-            d = _differences(h_ptr, a, b, h_step, channels, x, pairs, first, h_channel, h_row,
-                             h_column, width, H_ORDER, VECTOR, BLOCK_C)  # fmt: skip
+            d = _differences(
+                h_ptr, h_strides, a, b, channels, first, x, pairs, width, H_ORDER, VECTOR, BLOCK_C
+            )
             squares = tl.sum(d * d, 0)
             if not ONE_BLOCK:
                 squares = tl.zeros((BLOCK_X,), tl.float32)
                 for start in range(0, channels, BLOCK_C):
-                    e = _differences(h_ptr, a, b, h_step, channels, x, pairs, start, h_channel,
-                                     h_row, h_column, width, H_ORDER, VECTOR, BLOCK_C)  # fmt: skip
+                    e = _differences(
+                        h_ptr, h_strides, a, b, channels, start, x, pairs, width,
+                        H_ORDER, VECTOR, BLOCK_C,
+                    )  # fmt: skip
                     squares += tl.sum(e * e, 0)
             distance, factor = length(squares, SQUARED)
             if first == 0:
                 sums += distance
             if GRADIENT:
                 _, partner = scaled_weight(
-                    b, exists, pairs, counted, share, constant, weight_ptr, share_ptr, weight_step,
-                    share_step, weight_offsets, share_offsets, SHARE, WEIGHTED,
-                )  # fmt: skip
+                    b, exists, pairs, counted, share, constant, weights, shares, SHARE, WEIGHTED
+                )
                 gradient += d * ((scaled + partner) * factor)[None, :]
         if GRADIENT:
             inside = (c < channels)[:, None] & exists[None, :]
-            offsets = map_offsets(
-                c[:, None], x[None, :], out_channel, out_row, 0, width, OUT_ORDER, VECTOR
+            results = place_map(
+                out_ptr, out_strides, c[:, None], x[None, :], width, OUT_ORDER, VECTOR
             )
-            tl.store(
-                out_ptr + a * out_step + offsets,
-                gradient.to(out_ptr.dtype.element_ty),
-                mask=inside,
-            )
+            tl.store(pointers_at(results, a), gradient.to(out_ptr.dtype.element_ty), mask=inside)
             first += BLOCK_C
         else:
             first = channels

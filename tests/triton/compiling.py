@@ -63,7 +63,7 @@ class Launch:
     """A recorded launch."""
 
     kernel: JITFunction
-    signature: dict[str, str]
+    signature: dict[str, Any]  # a type, for a tuple a tuple of types
     constants: dict[tuple[int, ...], Any]
     attributes: dict[tuple[int, ...], list[list[Any]]]
     options: dict[str, int]
@@ -110,38 +110,42 @@ def labels(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape[0], dtype=torch.int64, device="meta")
 
 
-def _specialised(value: Any) -> tuple[str, Any, list[list[Any]]]:
-    """Triton's type, constant and attributes of one argument."""
+def _typed(value: Any, special: bool) -> tuple[str, Any, list[list[Any]]]:
+    """Triton's type, constant and attributes of one number or tensor."""
     aligned = [["tt.divisibility", 16]]
     if isinstance(value, torch.Tensor):
         return _POINTERS[value.dtype], None, aligned
     if isinstance(value, float):
         return "fp32", None, []
-    if value == 1:
+    if value == 1 and special:
         return "constexpr", 1, []
     kind = "i32" if -(2**31) <= value < 2**31 else "i64"
-    return kind, None, aligned if value % 16 == 0 else []
+    return kind, None, aligned if special and value % 16 == 0 else []
 
 
 def _record(kernel: JITFunction, grid: Any, arguments: tuple[Any, ...], named: dict) -> Launch:
     options = {key: named.pop(key) for key in _OPTIONS if key in named}
     values = dict(zip(kernel.arg_names, arguments, strict=False)) | named
     signature, constants, attributes = {}, {}, {}
+
+    def typed(value: Any, path: tuple[int, ...], special: bool) -> Any:
+        if isinstance(value, tuple):
+            return tuple(typed(part, (*path, n), special) for n, part in enumerate(value))
+        kind, constant, attribute = _typed(value, special)
+        if kind == "constexpr":
+            constants[path] = constant
+        if attribute:
+            attributes[path] = attribute
+        return kind
+
     for place, parameter in enumerate(kernel.params):
         value = values.get(parameter.name, parameter.default)
         if parameter.is_constexpr:
             signature[parameter.name] = "constexpr"
             constants[(place,)] = value
-            continue
-        kind, constant, attribute = _specialised(value)
-        if parameter.do_not_specialize and isinstance(value, int):
-            kind = "i32" if -(2**31) <= value < 2**31 else "i64"
-            constant, attribute = None, []
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[(place,)] = constant
-        if attribute:
-            attributes[(place,)] = attribute
+        else:
+            special = not parameter.do_not_specialize
+            signature[parameter.name] = typed(value, (place,), special)
     return Launch(kernel, signature, constants, attributes, options, tuple(grid))
 
 

@@ -16,6 +16,7 @@ from fastalign.kernels import (
     dense_long,
     dense_plan,
     dense_similarity,
+    dense_sums,
     dense_whole,
     pairwise_colours,
     pairwise_distance,
@@ -109,6 +110,17 @@ class Mutant:
 _LOSS = "dense_similarity_loss(groups,p=1,z=1)"
 _PLAIN = "dense_similarity_loss(p=1,z=0)"
 _WHOLE = Mutant(dense_whole, "", "", "similarity_kernel", dense_similarity, _LOSS)
+# Of functions in files of their own, as the kernel's file uses them.
+_TILE = replace(_WHOLE, source=dense_sums, kernel="own_tile", host=dense_whole)
+_LOAD = replace(
+    _WHOLE,
+    source=common,
+    was="mask=exists, other=0, ev",
+    now="ev",
+    kernel="load_at",
+    host=dense_sums,
+)
+_SUMS = replace(_WHOLE, source=dense_sums, kernel="partial_sums_kernel", call=_PLAIN)
 _COLOURS = Mutant(
     pairwise_colours,
     "",
@@ -119,28 +131,18 @@ _COLOURS = Mutant(
     COLOURS,
 )
 MUTANTS = [
-    replace(_WHOLE, was="exists = x < locations", now="exists = x >= 0"),
-    replace(_WHOLE, was="(c < channels)", now="(c >= 0)"),
+    replace(_TILE, was="exists = x < locations", now="exists = x >= 0"),
+    replace(_TILE, was="(c < channels)", now="(c >= 0)"),
     replace(_WHOLE, was="last = min(place + chunk, images)", now="last = place + chunk"),
     replace(
         _WHOLE,
-        was="mask=inside,\n            eviction_policy",
-        now="eviction_policy",
+        was="gradient, mask=inside, eviction_policy",
+        now="gradient, eviction_policy",
     ),
-    replace(
-        _WHOLE,
-        was="sums, mask=inside)",
-        now="sums)",
-        kernel="partial_sums_kernel",
-        call=_PLAIN,
-    ),
-    replace(
-        _WHOLE,
-        was="min(first + chunk, images)",
-        now="first + chunk",
-        kernel="partial_sums_kernel",
-        call=_PLAIN,
-    ),
+    _LOAD,
+    replace(_LOAD, host=dense_whole, call="dense_similarity_backward(p=1,z=0)"),
+    replace(_SUMS, was="sums, mask=inside)", now="sums)"),
+    replace(_SUMS, was="min(first + chunk, images)", now="first + chunk"),
     replace(
         _WHOLE,
         source=dense_long,
