@@ -19,18 +19,18 @@ _DEPTHS = "8|10|12|14|16"
 _GREY = re.compile(rf"(Mono|Bayer(?:RG|GR|GB|BG))({_DEPTHS})(p|Packed)?")
 _COLOUR = re.compile(rf"(RGBa|BGRa|RGB|BGR)({_DEPTHS})(p)?")
 # Positions of Y0, U, Y1, V in the four bytes of two pixels.
+_YUYV, _UYVY = (0, 1, 2, 3), (1, 0, 3, 2)
 _YUV422 = {
-    "YUV422_8": (0, 1, 2, 3),
-    "YUV422_8_UYVY": (1, 0, 3, 2),
-    "YCbCr422_8": (0, 1, 2, 3),
-    "YCbCr422_8_CbYCrY": (1, 0, 3, 2),
+    "YUV422_8": _YUYV,
+    "YUV422_8_UYVY": _UYVY,
+    "YCbCr422_8": _YUYV,
+    "YCbCr422_8_CbYCrY": _UYVY,
     # Names of GigE Vision before the naming convention.
-    "YUV422Packed": (1, 0, 3, 2),
-    "YUV422_YUYV_Packed": (0, 1, 2, 3),
+    "YUV422Packed": _UYVY,
+    "YUV422_YUYV_Packed": _YUYV,
 }
 # Of GigE Vision before the naming convention; "packed" meant the colours side by side there.
-_OLD_NAMES = {f"{name}Packed": name for name in ("RGB8", "RGB10", "RGB12", "RGB16")}
-_OLD_NAMES |= {f"{name}Packed": name for name in ("BGR8", "BGR10", "BGR12", "BGR16")}
+_OLD_NAMES = {f"{c}{bits}Packed": f"{c}{bits}" for c in ("RGB", "BGR") for bits in (8, 10, 12, 16)}
 _OLD_NAMES |= {"RGBA8Packed": "RGBa8", "BGRA8Packed": "BGRa8"}
 
 _BITS_PER_PIXEL = (8, 10, 12, 14, 16, 24, 30, 32, 36, 42, 48, 64)

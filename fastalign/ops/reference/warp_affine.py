@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -142,13 +143,5 @@ def warp_affine_plain(
     return sampler(x.to(theta.dtype), grid, mode, padding_mode, align_corners).to(x.dtype)
 
 
-def warp_affine_derivable(
-    x: Tensor,
-    theta: Tensor,
-    size: Sequence[int],
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-) -> Tensor:
-    """The same by gathers: torch's ``grid_sample`` has one derivative, and that in reverse mode."""
-    return warp_affine_plain(x, theta, size, mode, padding_mode, align_corners, sample)
+# By gathers: torch's ``grid_sample`` has one derivative, and that in reverse mode.
+warp_affine_derivable = partial(warp_affine_plain, sampler=sample)
