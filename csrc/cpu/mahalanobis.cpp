@@ -15,6 +15,7 @@
 // Range. Squares are summed as they are; a location whose sum leaves [2^-60, 2^60] (2^+-400 in
 // double) is computed again with its largest component divided out.
 #include "../common/packed.h"
+#include "limits.h"
 #include "runs.h"
 
 namespace fastalign::FASTALIGN_ISA {
@@ -30,17 +31,6 @@ constexpr int kImages = 2;
 #endif
 constexpr int64_t kAhead =
     16384;  // bytes of the factors requested ahead of their use, in L2 by then
-
-template <class A>
-struct Limits;
-template <>
-struct Limits<float> {
-  static constexpr float low = 0x1p-60f, high = 0x1p60f;
-};
-template <>
-struct Limits<double> {
-  static constexpr double low = 0x1p-400, high = 0x1p400;
-};
 
 // Scratch of one worker; rows of `padded` channels are whole vectors, zero behind the last channel.
 template <class A>

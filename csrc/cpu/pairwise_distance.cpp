@@ -15,6 +15,7 @@
 //
 // Range. A vector of pixels in which some valid squared distance leaves [2^-60, 2^60] (2^+-400 in
 // double), zero included, takes a second form that divides by the largest difference first.
+#include "limits.h"
 #include "runs.h"
 
 namespace fastalign::FASTALIGN_ISA {
@@ -22,17 +23,6 @@ namespace {
 
 constexpr int64_t kTileBytes = 384 * 1024;
 constexpr int64_t kWidest = 128;
-
-template <class A>
-struct Limits;
-template <>
-struct Limits<float> {
-  static constexpr float low = 0x1p-60f, high = 0x1p60f;
-};
-template <>
-struct Limits<double> {
-  static constexpr double low = 0x1p-400, high = 0x1p400;
-};
 
 // Scratch of one tile; `width` is a multiple of 16, of which `count` pixels exist.
 template <class A>

@@ -55,9 +55,8 @@ mahalanobis_forward(GaussianWork work) {
 
   const int batch = static_cast<int>(work.args.x.size[0]);
   const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
-  const int location = static_cast<int>(blockIdx.x) * plan.locations;
-  const int left = static_cast<int>(pixels) - location;
-  const int count = left < plan.locations ? left : plan.locations;
+  const OwnLocations own = own_locations(work);
+  const int location = own.first, count = own.count;
   const int part = static_cast<int>(blockIdx.y);
   const int top = plan.part_row[part], bottom = plan.part_row[part + 1];
 

@@ -274,10 +274,8 @@ mahalanobis_gradients(GaussianWork work) {
   };
 
   const int batch = static_cast<int>(work.args.x.size[0]);
-  const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
-  const int location = static_cast<int>(blockIdx.x) * plan.locations;
-  const int left = static_cast<int>(pixels) - location;
-  const int count = left < plan.locations ? left : plan.locations;
+  const OwnLocations own = own_locations(work);
+  const int location = own.first, count = own.count;
   const int channels = static_cast<int>(work.args.x.size[1]);
   const bool by_x = work.args.dx.data != nullptr || work.args.dmean != nullptr;
 

@@ -37,6 +37,18 @@ struct GaussianWork {
   GaussianPlan plan;
 };
 
+// The locations of a block: the first of them, and how many there are.
+struct OwnLocations {
+  int first, count;
+};
+
+FASTALIGN_DEVICE OwnLocations own_locations(const GaussianWork& work) {
+  const int64_t pixels = work.args.x.size[2] * work.args.x.size[3];
+  const int first = static_cast<int>(blockIdx.x) * work.plan.locations;
+  const int left = static_cast<int>(pixels) - first;
+  return {first, left < work.plan.locations ? left : work.plan.locations};
+}
+
 template <bool given>
 struct Constant {
   static constexpr bool value = given;
