@@ -73,21 +73,29 @@ def group_twins(glances: Tensor) -> list[int]:
     Args:
         glances: of :func:`glance`, ``[N,SIDE*SIDE+1]``.
     """
-    small = pictures(glances)
+    small, grey = pictures(glances), glances[:, :-1]
     near = NEAR * typical_distance(small)
-    leaders = small.new_empty((len(small), small.shape[1]))
+    # Where one burst is nearly the whole set, its own distances are the typical ones; its frames
+    # are then known by showing one still scene, as parts before a fixed camera do not: the closest
+    # two of 60 lie 0.7 grey levels apart. A set that is one still scene shows no other.
+    some_move = len(grey) > 1 and bool((distances(grey[:1], grey) >= STILL).any())
+    leaders, scenes = torch.empty_like(small), torch.empty_like(grey)
     groups: list[int] = []
     count = 0
-    for picture in small:
+    for picture, scene in zip(small, grey, strict=True):
         found = -1
         for start in range(0, count, _BLOCK):
-            gaps = distances(picture[None], leaders[start : min(count, start + _BLOCK)])[0]
+            rows = slice(start, min(count, start + _BLOCK))
+            gaps = distances(picture[None], leaders[rows])[0]
             least = int(gaps.argmin())
-            if gaps[least] <= near:
+            still = some_move and gaps[least] < NEAR
+            if still:
+                still = bool(distances(scene[None], scenes[rows][least][None])[0, 0] < STILL)
+            if gaps[least] <= near or still:
                 found = start + least
                 break
         if found < 0:
-            leaders[count] = picture
+            leaders[count], scenes[count] = picture, scene
             found, count = count, count + 1
         groups.append(found)
     return groups

@@ -75,6 +75,16 @@ def test_bursts_are_groups(photographs, parts):
     assert group_twins(look(burst)) == [part for part in range(parts) for _ in range(6)]
 
 
+@pytest.mark.parametrize("others", [1, 2, 4])
+@pytest.mark.parametrize("frames", [12, 30])
+def test_a_burst_that_is_nearly_the_whole_set_is_a_group(photographs, frames, others):
+    burst = [frame(photographs[0], seed) for seed in range(frames)]
+    found = group_twins(look([*burst, *photographs[1 : 1 + others]]))
+    assert found == [0] * frames + list(range(1, 1 + others))
+    found = group_twins(look([*photographs[1 : 1 + others], *burst]))
+    assert found == [*range(others), *[others] * frames]
+
+
 def test_a_slow_drift_does_not_join_what_is_far_apart():
     """Each picture is close to the next, and the first is not close to the last."""
     steps = torch.linspace(0, 1, 200)[:, None]

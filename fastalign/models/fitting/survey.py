@@ -95,9 +95,11 @@ def look_at(train: ImageSource, validation: ImageSource | None, progress: Progre
     warnings = _check_content(paths, parts[0], glances)
     groups = group_twins(glances)
     small = pictures(glances)
+    first = {group: position for position, group in reversed(list(enumerate(groups)))}
+    typical = typical_distance(small[sorted(first.values())])
     names = [path.replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
     warnings += _about_twins(names, groups)
-    return Survey(len(train), groups, warnings, small.half(), typical_distance(small), names)
+    return Survey(len(train), groups, warnings, small.half(), typical, names)
 
 
 def _check_content(paths: list[str], train: Tensor, glances: Tensor) -> list[str]:
