@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastalign.data.camera import from_camera
+from fastalign.data.decode import deeper_than_8_bits
 from fastalign.data.depth import Depth, parse_depth, settle_depth
 from fastalign.data.files import IMAGE_SUFFIXES, is_image_file
 from fastalign.data.fingerprint import fingerprint
@@ -52,6 +53,7 @@ __all__ = [
     "SkippedFile",
     "Source",
     "collect",
+    "deeper_than_8_bits",
     "find_photographs",
     "fingerprint",
     "from_camera",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 
 from fastalign.data import tiff
 from fastalign.data.deep import another_follows, look, read_deep
+from fastalign.data.intact import check_intact
 from fastalign.data.picture import Picture, narrow
 from fastalign.data.pillow import (
     DECODING_ERRORS,
@@ -24,6 +26,8 @@ from fastalign.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from PIL.Image import Image
 
 MAX_PIXELS = 1 << 28
 """Pixels that an image may have, unless FASTALIGN_MAX_PIXELS says otherwise."""
@@ -119,6 +123,18 @@ def states_no_depth(path: Path) -> bool:
         return False
 
 
+def deeper_than_8_bits(path: Path) -> bool:
+    """Whether Pillow opens the file and it has more than 8 bits per sample, by its head alone."""
+    try:
+        with open(path, "rb") as file:
+            if look(file) is not None:
+                return True
+            file.seek(0)
+            return open_image(file).mode.startswith(("I", "F"))
+    except (Unread, *DECODING_ERRORS):
+        return False
+
+
 def _max_pixels() -> int:
     text = os.environ.get("FASTALIGN_MAX_PIXELS", "")
     if not text:
@@ -154,6 +170,9 @@ def _read_by_pillow(path: Path, check_size: Callable[[int, int], None]) -> Pictu
                 )
             image.load()
             file.seek(0)
+            if image.format in ("JPEG", "MPO", "PNG"):
+                check_intact(file.read(), image, _decoded)
+                file.seek(0)
             if another_follows(file):
                 raise Unread(
                     "it holds several pictures, and one is expected; save each as a file of its own"
@@ -164,6 +183,12 @@ def _read_by_pillow(path: Path, check_size: Callable[[int, int], None]) -> Pictu
         orientation = orientation_of(image)
         picture = to_picture(image)
     return picture if deep is None else read_deep(path, deep, picture, orientation)
+
+
+def _decoded(data: bytes) -> Image:
+    image = open_image(io.BytesIO(data))
+    image.load()
+    return image
 
 
 def _read_array(path: Path, check_size: Callable[[int, int], None]) -> Picture:

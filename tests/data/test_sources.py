@@ -42,7 +42,7 @@ def test_one_file_that_is_named_alone_is_meant_whatever_its_name(tree):
 def test_a_mask_that_is_named_alone_is_meant(tree):
     root = tree(["1.png"], marked=["masks/1.png"])
     assert found(root / "masks/1.png", root) == (["1.png"], {})
-    with pytest.raises(InputError, match="1 of 2 files look like masks"):
+    with pytest.raises(InputError, match="1 of 2 files looks like masks"):
         find_photographs(root)
 
 

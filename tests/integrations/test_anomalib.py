@@ -8,6 +8,8 @@ import subprocess
 import sys
 from dataclasses import fields
 
+import imagecodecs
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.models import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from fastalign import FYD, FYDConfig
@@ -270,6 +273,22 @@ def test_what_could_not_be_judged_is_never_labelled_good():
     assert batch.pred_label.flatten().tolist() == [False, True, True]
     exported = torch.export.export(judging, (given,), strict=False).module()
     assert exported(given).pred_label.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("step", ["training_step", "validation_step"])
+def test_files_of_more_than_8_bits_are_refused_where_they_were_read_wrongly(tmp_path, step):
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    grey, dark = tmp_path / "grey.png", tmp_path / "dark.png"
+    Image.fromarray(np.round(ramp * 65535).astype(np.uint16)).save(grey)
+    colour = np.repeat(np.round(ramp * 65535).astype(np.uint16)[..., None], 3, axis=2)
+    full = tmp_path / "full.png"
+    full.write_bytes(imagecodecs.png_encode(colour))
+    dark.write_bytes(imagecodecs.png_encode(colour >> 4))
+    module, image = Fyd(image_size=(64, 64)), torch.rand(1, 3, 64, 64)
+    for path in (grey, dark):
+        with pytest.raises(InputError, match=rf"{path.name}: has more than 8 bits"):
+            getattr(module, step)(ImageBatch(image=image, image_path=[str(path)]))
+    module.training_step(ImageBatch(image=image, image_path=[str(full)]))
 
 
 def test_an_image_that_is_not_finite_is_refused_with_its_name():

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError, InputError
 from fastalign.export import plain_ops
+from fastalign.integrations.anomalib.files import check_read
 from fastalign.integrations.anomalib.images import NormalImages
 from fastalign.integrations.anomalib.model import FydModel
 from fastalign.integrations.anomalib.post_processor import JudgingPostProcessor
@@ -144,9 +145,10 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             A zero, because Lightning wants a loss.
 
         Raises:
-            InputError: values outside 0..1.
+            InputError: values outside 0..1, or files of more than 8 bits that were read wrongly.
         """
         del args, kwargs
+        check_read(batch.image_path)
         self._images.add(batch.image, batch.image_path)
         return torch.tensor(0.0, requires_grad=True, device=self.device)
 
@@ -175,9 +177,11 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         """The batch with scores and maps.
 
         Raises:
-            InputError: an image holds NaN or infinity, by which no threshold can be set.
+            InputError: an image holds NaN or infinity, by which no threshold can be set, or is a
+                file of more than 8 bits that was read wrongly.
         """
         del args, kwargs
+        check_read(batch.image_path)
         lost = (~batch.image.isfinite()).flatten(1).sum(1).tolist()
         if any(lost):
             first = next(index for index, count in enumerate(lost) if count)
