@@ -88,7 +88,7 @@ def group_twins(glances: Tensor) -> list[int]:
             rows = slice(start, min(count, start + _BLOCK))
             gaps = distances(picture[None], leaders[rows])[0]
             least = int(gaps.argmin())
-            still = some_move and gaps[least] < NEAR
+            still = some_move and bool(gaps[least] < NEAR)
             if still:
                 still = bool(distances(scene[None], scenes[rows][least][None])[0, 0] < STILL)
             if gaps[least] <= near or still:
