@@ -6,6 +6,11 @@ Writes <stem>.json, .csv and .md into FOLDER after every case. ``--list`` names 
 ``--keep`` the rows that are there and not measured again stay, so that a run can be made in pieces.
 ``--prepare K/N`` measures nothing and only fills the caches of the compilers with every N-th case:
 several such processes at once save most of the time that a run on CUDA takes.
+
+``--plan "mahalanobis.cpu: width=4"`` forces a launch plan: one more contestant beside the kernel's
+own choice, without a rebuild. ``--plan "mahalanobis.cpu: width, threads=1|2"`` sweeps all widths
+with one thread and with two. It may be repeated, and goes well with ``--alone``, which leaves the
+baselines out; ``fastalign info --all`` lists kernels and fields.
 """
 
 from __future__ import annotations
@@ -18,9 +23,10 @@ from typing import Any
 
 import torch
 
-from fastalign.bench import oprun, setting, tables
+from fastalign.bench import oprun, plans, setting, tables
 from fastalign.bench.cases import CASES, GRID, Case
 from fastalign.bench.measure import prepare
+from fastalign.errors import ConfigError
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,7 +56,10 @@ def run(options: argparse.Namespace, document: dict[str, Any], backends: list[st
         print(tables.line(row, document["copy_bytes_per_second"]), flush=True)
 
     cases, seconds, budget = chosen(options), options.seconds, options.budget
-    oprun.run_cases(document, cases, GRID, backends, seconds, budget, done)
+    forced = options.forced
+    oprun.run_cases(
+        document, cases, GRID, backends, seconds, budget, done, forced=forced, alone=options.alone
+    )
     tables.write(document, options.out, options.name)
 
 
@@ -64,6 +73,14 @@ def main() -> None:
         "--grid", action="store_true", help="every op, mode, dtype, layout and shape: hours"
     )
     parser.add_argument("--backends", nargs="+", help="ours to measure; default all of the device")
+    parser.add_argument(
+        "--plan",
+        action="append",
+        default=[],
+        metavar="PLAN",
+        help="launch plans to force",
+    )
+    parser.add_argument("--alone", action="store_true", help="without the baselines")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seconds", type=float, help="of measuring, per contestant")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all")
@@ -87,6 +104,10 @@ def main() -> None:
         for case in chosen(options):
             prepare(case, options.device, backends)
         return
+    try:
+        options.forced = plans.read(options.plan, chosen(options), backends)
+    except ConfigError as error:
+        parser.error(str(error))
     document = setting.document(options.device, absent)
     document["rows"] = kept_rows(options)
     run(options, document, backends)

@@ -4,6 +4,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
+#include "host/plans.h"
 
 #if !defined(FASTALIGN_BUILD_INFO)
 #define FASTALIGN_BUILD_INFO ""
@@ -64,6 +65,28 @@ PyObject* release_memory(PyObject*, PyObject*) {
   Py_RETURN_NONE;
 }
 
+PyObject* plan_fields(PyObject*, PyObject*) {
+  return PyUnicode_FromString(fastalign::host::describe_plan_fields().c_str());
+}
+
+PyObject* force_plans(PyObject*, PyObject* values) {
+  if (PySequence_Size(values) != fastalign::kPlanFields) {
+    PyErr_SetString(PyExc_ValueError, "force_plans takes one number for each of plan_fields()");
+    return nullptr;
+  }
+  fastalign::ForcedPlans plans{};
+  for (int i = 0; i < fastalign::kPlanFields; ++i) {
+    PyObject* value = PySequence_GetItem(values, i);
+    plans.values[i] = value == nullptr ? 0 : static_cast<int32_t>(PyLong_AsLong(value));
+    Py_XDECREF(value);
+    if (PyErr_Occurred() != nullptr) {
+      return nullptr;
+    }
+  }
+  fastalign::host::force_plans(plans);
+  Py_RETURN_NONE;
+}
+
 PyObject* build_info(PyObject*, PyObject*) { return PyUnicode_FromString(FASTALIGN_BUILD_INFO); }
 
 PyObject* cuda_targets(PyObject*, PyObject*) {
@@ -77,6 +100,10 @@ PyMethodDef kMethods[] = {
     {"set_cpu_isa", set_cpu_isa, METH_O, "Makes the CPU kernels use one of cpu_isa_levels()."},
     {"release_memory", release_memory, METH_NOARGS,
      "Gives back the memory that the CPU kernels keep from call to call."},
+    {"plan_fields", plan_fields, METH_NOARGS,
+     "What can be forced of launch plans: a line for each field, kernel.backend, field, values."},
+    {"force_plans", force_plans, METH_O,
+     "Forces plans from now on: a value for each of plan_fields(), 0 where the kernel chooses."},
     {"build_info", build_info, METH_NOARGS, "What this library was built with, in words."},
     {"cuda_targets", cuda_targets, METH_NOARGS,
      "GPU code in this library, for example 'sm_90 compute_120'; empty without CUDA."},

@@ -24,6 +24,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastalign.ops.layout import empty_locations, empty_maps, no_gradient
+from fastalign.ops.triton_plans import forced
+
+# Measured of the plans that these lead to, on one H200 (benchmarks/results/gpu/
+# nvidia-h200-counters.md): 100 channels on 64 x 64 take 63.2 us for one image and 145 for eight. No
+# number was timed alone, so all are estimates, that of rows from the 4096 numbers of a block: 128
+# registers of each of a warp's lanes. The way to time them:
+#   python benchmarks/ops.py --device cuda --backends triton --only mahalanobis
+#       --plan "mahalanobis.triton: images, rows, warps"
 
 # Columns of the whitener and images that a program holds at once.
 _MOST_COLUMNS = 256
@@ -222,12 +230,17 @@ def can_run(op: str, x: Tensor, *others: Tensor) -> str | None:
     return None
 
 
-def _blocks(images: int, channels: int) -> dict[str, int]:
+def _blocks(kernel: str, images: int, channels: int) -> dict[str, int]:
     """Images, rows and columns of a block: rows so many that a block fits the registers."""
-    together = min(triton.next_power_of_2(images), _MOST_IMAGES)
+    choice = forced(kernel)
+    together = choice.get("images", min(triton.next_power_of_2(images), _MOST_IMAGES))
     columns = min(triton.next_power_of_2(channels), _MOST_COLUMNS)
-    rows = max(2, min(16, 4096 // (columns * together)))
+    rows = choice.get("rows", max(2, min(16, 4096 // (columns * together))))
     return {"IMAGES": together, "ROWS": rows, "COLUMNS": columns}
+
+
+def _warps(kernel: str) -> int:
+    return forced(kernel).get("warps", 1)
 
 
 def _is_wide(whitener: Tensor) -> bool:
@@ -235,6 +248,7 @@ def _is_wide(whitener: Tensor) -> bool:
 
 
 def _run_distance(
+    kernel: str,
     out: Tensor,
     grad: Tensor | None,
     white: Tensor | None,
@@ -244,7 +258,7 @@ def _run_distance(
     squared: bool,
 ) -> None:
     batch, channels, height, width = x.shape
-    blocks = _blocks(batch, channels)
+    blocks = _blocks(kernel, batch, channels)
     image_tiles = triton.cdiv(batch, blocks["IMAGES"])
     _distance[(height * width * image_tiles,)](
         x,
@@ -261,7 +275,7 @@ def _run_distance(
         WIDE=_is_wide(whitener),
         ONE=channels <= blocks["COLUMNS"],
         **blocks,
-        num_warps=1,
+        num_warps=_warps(kernel),
     )  # fmt: skip
 
 
@@ -271,7 +285,7 @@ def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Ten
     if x.numel() == 0:
         return out.zero_()
     with torch.cuda.device_of(x):
-        _run_distance(out, None, None, x, mean, whitener, squared)
+        _run_distance("mahalanobis", out, None, None, x, mean, whitener, squared)
     return out
 
 
@@ -293,12 +307,12 @@ def mahalanobis_backward(
         return to_x.zero_(), to_mean.zero_(), to_whitener.zero_()
     batch, channels, height, width = x.shape
     locations = height * width
-    blocks = _blocks(batch, channels)
+    blocks, warps = _blocks("mahalanobis_backward", batch, channels), _warps("mahalanobis_backward")
     columns, rows = blocks["COLUMNS"], blocks["ROWS"]
     with torch.cuda.device_of(x):
         scale = x.new_empty((batch, locations), dtype=torch.float32)
         white = x.new_empty((locations, batch, channels), dtype=torch.float32)
-        _run_distance(scale, grad, white, x, mean, whitener, squared)
+        _run_distance("mahalanobis_backward", scale, grad, white, x, mean, whitener, squared)
         if need_x or need_mean:
             column_blocks = triton.cdiv(channels, columns)
             _input_gradient[(locations * column_blocks,)](
@@ -313,7 +327,7 @@ def mahalanobis_backward(
                 NEED_MEAN=need_mean,
                 WIDE=_is_wide(whitener),
                 **blocks,
-                num_warps=1,
+                num_warps=warps,
             )  # fmt: skip
         if need_whitener:
             row_blocks = triton.cdiv(channels, rows)
@@ -327,6 +341,6 @@ def mahalanobis_backward(
                 *x.stride(), *mean.stride(),
                 ROWS=rows,
                 COLUMNS=columns,
-                num_warps=1,
+                num_warps=warps,
             )  # fmt: skip
     return to_x, to_mean, to_whitener

@@ -29,12 +29,14 @@ from fastalign.kernels.warp_affine_taps import (
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
     alignment,
+    block_of,
     channel_ranges,
     image_strides,
     is_wide,
     lanes_along_channels,
     power_of_two,
     tile_for,
+    warps_of,
 )
 from fastalign.ops.layout import empty_maps
 
@@ -126,8 +128,10 @@ def warp_affine(
     out_h, out_w = size
     last = lanes_along_channels(x, out)
     unit = alignment(x, out) if last else 1
-    block_c = min(power_of_two(channels), 64) if last else min(power_of_two(channels), 4)
-    tile_h, tile_w = tile_for(max(16, 2048 // block_c) if last else 128, out_h, out_w)
+    most_c = min(power_of_two(channels), 64 if last else 4)
+    block_c = block_of("warp_affine", most_c, unit)
+    pixels = max(16, 2048 // block_c) if last else 128
+    tile_h, tile_w = tile_for("warp_affine", pixels, out_h, out_w)
     tiles_x = triton.cdiv(out_w, tile_w)
     tiles = tiles_x * triton.cdiv(out_h, tile_h)
     ranges, per_range = channel_ranges(channels, block_c, batch * tiles)
@@ -148,6 +152,6 @@ def warp_affine(
             LAST=last,
             UNIT=unit,
             WIDE=is_wide(x, out),
-            num_warps=4,
+            num_warps=warps_of("warp_affine"),
         )  # fmt: skip
     return out

@@ -28,11 +28,13 @@ from fastalign.kernels.warp_affine_taps import at_channels, no_sums, own_tile, t
 from fastalign.kernels.warp_options import (
     PADDING_MODES,
     alignment,
+    block_of,
     image_strides,
     is_wide,
     lanes_along_channels,
     power_of_two,
     tile_for,
+    warps_of,
 )
 
 
@@ -113,9 +115,11 @@ def gather_gradient(
     out_h, out_w = grad.shape[2:]
     last = lanes_along_channels(grad, to_x)
     unit = alignment(grad, to_x) if last else 1
-    most_channels = min(power_of_two(channels), 128 if last else 8)
+    usual = min(power_of_two(channels), 128 if last else 8)
+    most_channels = block_of("warp_affine_backward", usual, unit)
     # The same tiles in both launches: they are what is shared out.
-    tile_h, tile_w = tile_for(max(16, 2048 // most_channels) if last else 128, in_h, in_w)
+    pixels = max(16, 2048 // most_channels) if last else 128
+    tile_h, tile_w = tile_for("warp_affine_backward", pixels, in_h, in_w)
     tiles_x = triton.cdiv(in_w, tile_w)
     tiles = tiles_x * triton.cdiv(in_h, tile_h)
     for scan in (False, True):
@@ -139,5 +143,5 @@ def gather_gradient(
             UNIT=unit,
             WIDE=is_wide(grad, to_x),
             SCAN=scan,
-            num_warps=4,
+            num_warps=warps_of("warp_affine_backward"),
         )  # fmt: skip

@@ -7,9 +7,21 @@ import math
 import triton
 from torch import Tensor
 
+from fastalign.ops.triton_plans import forced, refuse
+
 PADDING_MODES = {"zeros": 0, "border": 1, "reflection": 2}
 
-# Programs that fill a large GPU several times over; beyond, channels are not split any more.
+# Measured of the plans that these and the kernels' tiles lead to, on one H200 (benchmarks/results/
+# gpu/nvidia-h200-counters.md), float32: warp_affine takes 233 us for 8x3x1024x1024 and 60.4 for
+# 8x64x128x128. No number was timed alone, so all are estimates. The way to time them:
+#   python benchmarks/ops.py --device cuda --backends triton --only warp_affine
+#       --plan "warp_affine.triton: pixels, channels" --plan "warp_affine.triton: warps"
+#       --plan "warp_affine_backward.triton: pixels, channels"
+
+# Of a program: 128 threads for a tile of 128 pixels of a plane, or of 2048 numbers.
+_WARPS = 4
+
+# Programs beyond which channels are not split any more: eight for each of 132 multiprocessors.
 _ENOUGH_PROGRAMS = 1056
 
 
@@ -44,12 +56,31 @@ def is_wide(*maps: Tensor) -> bool:
     return any(sum((x.shape[d] + 2) * abs(x.stride(d)) for d in range(1, 4)) >= 2**31 for x in maps)
 
 
-def tile_for(pixels: int, height: int, width: int) -> tuple[int, int]:
-    """A tile of about ``pixels``, both sides powers of two, no larger than the map needs."""
+def tile_for(kernel: str, pixels: int, height: int, width: int) -> tuple[int, int]:
+    """A tile of about ``pixels`` unless others are forced, both sides powers of two, no larger than
+    the map needs."""
+    pixels = forced(kernel).get("pixels", pixels)
     tile_w = min(power_of_two(width), 16)
     tile_h = max(1, min(power_of_two(height), pixels // tile_w))
     tile_w = max(tile_w, min(power_of_two(width), pixels // tile_h))
     return tile_h, tile_w
+
+
+def block_of(kernel: str, channels: int, unit: int) -> int:
+    """Channels of a block: what is forced, else ``channels``; whole units of a load.
+
+    Raises:
+        BackendError: a plan that is forced does not serve.
+    """
+    block = forced(kernel).get("channels", channels)
+    if block % unit:
+        refuse(kernel, "channels", f"these maps are loaded {unit} channels at once")
+    return block
+
+
+def warps_of(kernel: str) -> int:
+    """Warps of a program."""
+    return forced(kernel).get("warps", _WARPS)
 
 
 def channel_ranges(channels: int, block: int, programs: int) -> tuple[int, int]:

@@ -286,8 +286,14 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   const int64_t widest = smaller<int64_t>(by_channel ? 32 : 64, round_up((pixels + 3) / 4, 16));
   const int64_t kept = 3 + largest + (need_z ? largest : 0);
   const int64_t fitting = kTileBytes / larger<int64_t>(kept * channels * sizeof(A), 1);
-  const bool keep_z = need_z || fitting >= widest;
-  const int64_t width = larger<int64_t>(16, need_z ? smaller(fitting / 16 * 16, widest) : widest);
+  const int32_t z = forced(args.forced, PlanField::dense_similarity_cpu_z);
+  if (need_z && z > 1) {
+    return Status::plan_refused;  // its gradient is made from what is kept
+  }
+  const bool keep_z = need_z || (z == 0 ? fitting >= widest : z == 1);
+  const int64_t width =
+      forced_or(args.forced, PlanField::dense_similarity_cpu_width,
+                larger<int64_t>(16, need_z ? smaller(fitting / 16 * 16, widest) : widest));
   const int64_t tiles = (pixels + width - 1) / width;
   const double elements = static_cast<double>(args.p.batch()) * static_cast<double>(pixels);
   const int64_t used =
@@ -298,7 +304,9 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
     return Status::out_of_memory;
   }
   LossSum* sums = reinterpret_cast<LossSum*>(partial.of(0));
-  const bool stream = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
+  const int32_t stores = forced(args.forced, PlanField::dense_similarity_cpu_stores);
+  const bool large = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
+  const bool stream = stores == 0 ? large : stores > 1;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     DenseTile<A> tile(scratch.of(worker), channels, largest, width, keep_z, need_z);
     for (int64_t index = begin; index < end; ++index) {

@@ -12,13 +12,17 @@
 
 namespace fastalign {
 
-enum class Status : int32_t { ok, out_of_memory };
+// What is forced of launch plans: common/plans.h.
+struct ForcedPlans;
+
+enum class Status : int32_t { ok, out_of_memory, plan_refused };
 
 // A pool of threads. run() calls task(context, worker) once for each worker in [0, workers) and
 // returns when all are done; tasks may run in any order or one after the other.
 struct Workers {
   int64_t count;
   void (*run)(int64_t workers, void (*task)(void* context, int64_t worker), void* context);
+  bool all = false;  // as many as there are tasks for, even where there is little work
 };
 
 // Images of one label are neighbours in `order`: group g holds order[start[g] .. start[g + 1]).
@@ -35,6 +39,7 @@ struct DenseSimilarityArgs {
   void* value;   // [B, H*W] in the accumulation type, or null
   double* loss;  // minus the mean of the value, or null
   View4 dp, dz;  // data null where the gradient is not wanted
+  const ForcedPlans* forced = nullptr;
 };
 
 struct PairwiseDistanceArgs {
@@ -46,6 +51,7 @@ struct PairwiseDistanceArgs {
   void* value;
   double* loss;
   View4 dh;
+  const ForcedPlans* forced = nullptr;
 };
 
 struct WarpAffineArgs {
@@ -56,6 +62,7 @@ struct WarpAffineArgs {
   Padding padding;
   bool align_corners;
   View4 out;
+  const ForcedPlans* forced = nullptr;
 };
 
 struct WarpAffineBackwardArgs {
@@ -66,6 +73,7 @@ struct WarpAffineBackwardArgs {
   bool align_corners;
   View4 dx;       // data null: not wanted
   double* dmaps;  // [B, 6] gradient of the AffinePixels fields, or null
+  const ForcedPlans* forced = nullptr;
 };
 
 struct MahalanobisArgs {
@@ -80,6 +88,7 @@ struct MahalanobisArgs {
   View4 dx;
   void* dmean;      // [C, H*W] in the mean's type, or null
   void* dwhitener;  // [H*W, C(C+1)/2] in the whitener's type, or null
+  const ForcedPlans* forced = nullptr;
 };
 
 // Images that join the running sums of every location.
@@ -89,6 +98,7 @@ struct MomentsArgs {
   int64_t* count;  // [H*W]
   double* mean;    // [H*W, C]
   float* outer;    // [H*W, C(C+1)/2] sums of outer products of the deviations from the mean
+  const ForcedPlans* forced = nullptr;
 };
 
 // L with L^T L = (outer * share + shrinkage I)^-1 for each location.
@@ -101,6 +111,7 @@ struct WhitenerArgs {
   void* whitener;  // [locations, C(C+1)/2], float32 may lie over `outer`; null: only `lost`
   DType whitener_dtype;
   bool* lost;  // [locations] kept, but not positive definite to the accuracy of float32 sums
+  const ForcedPlans* forced = nullptr;
 };
 
 // Every kernel: X(level, name, arguments). What depends on the list is made from it.

@@ -459,7 +459,8 @@ Status run(const MahalanobisArgs& args, const Workers& workers) {
   const int64_t channels = args.x.channels(), images = args.x.batch(), pixels = args.x.pixels();
   const int64_t padded = round_up(channels, larger<int64_t>(kLanes<A>, kRows));
   const int64_t one = larger<int64_t>(images * padded, 1) * static_cast<int64_t>(sizeof(A));
-  const int64_t width = larger<int64_t>(1, smaller(kTilePixels, kTileBytes / one));
+  const int64_t width = forced_or(args.forced, PlanField::mahalanobis_cpu_width,
+                                  larger<int64_t>(1, smaller(kTilePixels, kTileBytes / one)));
   const int64_t tiles = (pixels + width - 1) / width;
   const double work = static_cast<double>(packed_size(channels)) *
                       static_cast<double>(pixels * images) * (backward ? 4 : 1);

@@ -186,7 +186,8 @@ Status run(const MomentsArgs& args, const Workers& workers) {
   // Two vectors at a time may read beyond the last column of a row.
   const int64_t padded = round_up(channels, 2 * kLanes<float>);
   const int64_t one = larger<int64_t>(images * padded, 1) * static_cast<int64_t>(sizeof(A));
-  const int64_t width = larger<int64_t>(1, smaller(kTilePixels, kTileBytes / one));
+  const int64_t width = forced_or(args.forced, PlanField::moments_cpu_width,
+                                  larger<int64_t>(1, smaller(kTilePixels, kTileBytes / one)));
   const int64_t tiles = (pixels + width - 1) / width;
   const double work =
       static_cast<double>(packed_size(channels)) * static_cast<double>(pixels * (images + 1));

@@ -363,7 +363,8 @@ Status run(const PairwiseDistanceArgs& args, const Workers& workers) {
   const int64_t one = larger<int64_t>(largest * (channels * (backward ? 2 : 1) + 5), 1) *
                       static_cast<int64_t>(sizeof(A));
   const int64_t fitting = smaller(kTileBytes / one / 16 * 16, kWidest);
-  const int64_t width = larger<int64_t>(16, smaller(fitting, round_up(pixels, 16)));
+  const int64_t width = forced_or(args.forced, PlanField::pairwise_distance_cpu_width,
+                                  larger<int64_t>(16, smaller(fitting, round_up(pixels, 16))));
   const int64_t tiles = (pixels + width - 1) / width;
   const double values =
       static_cast<double>(args.h.batch() * pixels) * static_cast<double>(channels + 8);

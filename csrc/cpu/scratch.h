@@ -1,6 +1,7 @@
 // Scratch memory and work splitting of the kernels.
 #pragma once
 
+#include "../common/plans.h"
 #include "kernels.h"
 #include "memory.h"
 #include "simd.h"
@@ -80,8 +81,9 @@ constexpr double kWorkPerWorker = FASTALIGN_WORK_PER_WORKER;
 // Workers worth using for `tasks` that need `work` multiply-adds or so together.
 FASTALIGN_INLINE int64_t workers_for(const Workers& workers, int64_t tasks, double work) {
   const double useful = work / kWorkPerWorker + 1;
-  const int64_t wanted =
-      useful < static_cast<double>(workers.count) ? static_cast<int64_t>(useful) : workers.count;
+  const int64_t wanted = !workers.all && useful < static_cast<double>(workers.count)
+                             ? static_cast<int64_t>(useful)
+                             : workers.count;
   return larger<int64_t>(1, smaller(wanted, tasks));
 }
 

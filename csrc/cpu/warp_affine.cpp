@@ -68,13 +68,18 @@ void warp_channels(const WarpAffineArgs& args, int64_t image, int64_t channel, i
   }
 }
 
+// Outputs of a tile.
+struct TileSize {
+  int64_t rows, columns;
+};
+
 template <class S, bool Border>
-void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox, WarpRun* runs,
-               bool stream) {
+void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox,
+               const TileSize& size, WarpRun* runs, bool stream) {
   const AffinePixels& map = args.maps[image];
   const Sampling s{args.x.height(), args.x.width(), args.mode, args.padding, args.align_corners};
-  const int64_t rows = smaller(kTileRows, args.out.height() - oy);
-  const int64_t columns = smaller(kTileColumns, args.out.width() - ox);
+  const int64_t rows = smaller(size.rows, args.out.height() - oy);
+  const int64_t columns = smaller(size.columns, args.out.width() - ox);
   const bool folded = args.padding == Padding::reflection;
   WarpRun* run = runs;
   for (int64_t r = 0; r < rows; ++r) {
@@ -111,30 +116,34 @@ void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox
 template <class S>
 Status warp_planes(const WarpAffineArgs& args, const Workers& workers) {
   const int64_t height = args.out.height(), width = args.out.width();
-  const int64_t across = (width + kTileColumns - 1) / kTileColumns;
-  const int64_t down = (height + kTileRows - 1) / kTileRows;
+  const TileSize size{forced_or(args.forced, PlanField::warp_affine_cpu_rows, kTileRows),
+                      forced_or(args.forced, PlanField::warp_affine_cpu_columns, kTileColumns)};
+  const int64_t across = (width + size.columns - 1) / size.columns;
+  const int64_t down = (height + size.rows - 1) / size.rows;
   const int64_t tiles = args.out.batch() * down * across;
   const int64_t used = workers_for(workers, tiles, warp_work(args));
-  Scratch scratch(kTileRuns * static_cast<int64_t>(sizeof(WarpRun)), used);
+  const int64_t runs_of_tile = size.columns / kRunLanes * size.rows;
+  Scratch scratch(runs_of_tile * static_cast<int64_t>(sizeof(WarpRun)), used);
   if (scratch.failed()) {
     return Status::out_of_memory;
   }
-  const bool stream =
-      args.out.batch() * args.out.channels() * height * width * static_cast<int64_t>(sizeof(S)) >
-      kStreamBytes;
+  const int32_t stores = forced(args.forced, PlanField::warp_affine_cpu_stores);
+  const int64_t bytes =
+      args.out.batch() * args.out.channels() * height * width * static_cast<int64_t>(sizeof(S));
+  const bool stream = stores == 0 ? bytes > kStreamBytes : stores > 1;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     WarpRun* runs = reinterpret_cast<WarpRun*>(scratch.of(worker));
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t image = tile / (down * across);
-      const int64_t oy = tile / across % down * kTileRows, ox = tile % across * kTileColumns;
+      const int64_t oy = tile / across % down * size.rows, ox = tile % across * size.columns;
       if (!is_finite(args.maps[image])) {
-        for (int64_t r = oy; r < smaller(oy + kTileRows, height); ++r) {
-          warp_run<S>(args, image, r, ox, smaller(kTileColumns, width - ox));
+        for (int64_t r = oy; r < smaller(oy + size.rows, height); ++r) {
+          warp_run<S>(args, image, r, ox, smaller(size.columns, width - ox));
         }
       } else if (args.padding == Padding::border) {
-        warp_tile<S, true>(args, image, oy, ox, runs, stream);
+        warp_tile<S, true>(args, image, oy, ox, size, runs, stream);
       } else {
-        warp_tile<S, false>(args, image, oy, ox, runs, stream);
+        warp_tile<S, false>(args, image, oy, ox, size, runs, stream);
       }
     }
     if (stream) {
@@ -147,6 +156,13 @@ Status warp_planes(const WarpAffineArgs& args, const Workers& workers) {
 
 #endif
 
+// Maps given in float64, nearest pixels, other layouts and processors are not cut into tiles.
+bool forces_tiles(const WarpAffineArgs& args) {
+  return forced(args.forced, PlanField::warp_affine_cpu_rows) != 0 ||
+         forced(args.forced, PlanField::warp_affine_cpu_columns) != 0 ||
+         forced(args.forced, PlanField::warp_affine_cpu_stores) != 0;
+}
+
 template <class S>
 Status run(const WarpAffineArgs& args, const Workers& workers) {
 #if defined(__AVX2__)
@@ -157,7 +173,7 @@ Status run(const WarpAffineArgs& args, const Workers& workers) {
     }
   }
 #endif
-  return warp_general<S>(args, workers);
+  return forces_tiles(args) ? Status::plan_refused : warp_general<S>(args, workers);
 }
 
 }  // namespace

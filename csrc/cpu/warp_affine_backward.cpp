@@ -62,8 +62,9 @@ Plan make_plan(const WarpAffineBackwardArgs& args, int64_t lanes) {
   plan.out_height = args.grad.height();
   plan.out_width = args.grad.width();
   plan.folded = args.padding == Padding::reflection;
-  plan.side_h = plan.folded ? height : smaller(height, kSide);
-  plan.side_w = plan.folded ? width : smaller(width, kSide);
+  const int64_t side = forced_or(args.forced, PlanField::warp_affine_backward_cpu_side, kSide);
+  plan.side_h = plan.folded ? height : smaller(height, side);
+  plan.side_w = plan.folded ? width : smaller(width, side);
   plan.down = (height + plan.side_h - 1) / plan.side_h;
   plan.across = (width + plan.side_w - 1) / plan.side_w;
   plan.lanes = lanes;
@@ -76,6 +77,9 @@ template <class S, int Lanes>
 Status run_lanes(const WarpAffineBackwardArgs& args, const Workers& workers) {
   using A = Acc<S>;
   const Plan plan = make_plan(args, Lanes);
+  if (plan.folded && forced(args.forced, PlanField::warp_affine_backward_cpu_side) != 0) {
+    return Status::plan_refused;
+  }
   const int64_t groups = (plan.blocks + plan.blocks_per_task - 1) / plan.blocks_per_task;
   const int64_t per_image = plan.down * plan.across * groups;
   const int64_t tasks = args.x.batch() * per_image;

@@ -19,7 +19,6 @@ namespace {
 
 constexpr int64_t kTileColumns = 64;
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kTileRuns = kTileColumns / kRunLanes * kTileRows;
 
 // One run of eight outputs: where it reads and with which shares. Positions are relative to the
 // source row `row_base`; columns to `column`.

@@ -89,6 +89,9 @@ Error dense_similarity(const DenseSimilarityArgs& args, Stream stream) {
   if (const Error refused = too_large(args.p)) {
     return refused;
   }
+  if (plan.lanes == 0) {
+    return kPlanRefused;
+  }
   GroupOrder groups;
   Error error = enqueue_groups(args.groups, static_cast<int>(args.p.batch()), scratch.groups,
                                stream, &groups);

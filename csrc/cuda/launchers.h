@@ -4,18 +4,25 @@
 // A launcher enqueues its work on the stream and returns; it neither waits nor allocates, so that
 // it can be captured into a CUDA graph. It returns null, or the words of the launch error. All
 // pointers are device pointers of the current device. Storage is float32, float16 or bfloat16,
-// accumulation float32. Views of unwanted results have a null `data`.
+// accumulation float32. Views of unwanted results have a null `data`. What is forced of the plan
+// (common/plans.h) may be null.
 #pragma once
 
 #include <cstdint>
 
 #include "../common/geometry.h"
+#include "../common/plans.h"
 #include "../cpu/view.h"
 
 namespace fastalign::cuda {
 
 using Stream = void*;  // cudaStream_t
 using Error = const char*;
+
+// Of a call whose plan is forced and does not serve it.
+inline constexpr Error kPlanRefused =
+    "the forced plan does not serve this call: it needs more shared memory than the device gives a "
+    "block, or another layout, or is cut more finely than the data";
 
 // Group labels [B], any values; null: all images are one group.
 struct Labels {
@@ -31,6 +38,7 @@ struct DenseSimilarityArgs {
   float* loss;   // one number, minus the mean of the value, or null
   View4 dp, dz;
   void* scratch;  // dense_similarity_scratch() bytes, aligned to 256
+  const ForcedPlans* forced;
 };
 
 struct PairwiseDistanceArgs {
@@ -43,6 +51,7 @@ struct PairwiseDistanceArgs {
   float* loss;
   View4 dh;
   void* scratch;
+  const ForcedPlans* forced;
 };
 
 // theta [B, 2, 3], float32 or float64, any strides.
@@ -59,6 +68,7 @@ struct WarpAffineArgs {
   Padding padding;
   bool align_corners;
   View4 out;
+  const ForcedPlans* forced;
 };
 
 struct WarpAffineBackwardArgs {
@@ -70,6 +80,7 @@ struct WarpAffineBackwardArgs {
   View4 dx;
   void* dtheta;  // [B, 2, 3] contiguous in theta's dtype, or null
   void* scratch;
+  const ForcedPlans* forced;
 };
 
 struct MahalanobisArgs {
@@ -85,6 +96,7 @@ struct MahalanobisArgs {
   float* dmean;     // [C, H*W] contiguous, or null
   void* dwhitener;  // [H*W, C(C+1)/2] contiguous in the whitener's dtype, or null
   void* scratch;
+  const ForcedPlans* forced;
 };
 
 // The gradient of a loss times the gradient that arrives at the loss.

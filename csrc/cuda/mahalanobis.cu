@@ -26,7 +26,7 @@ Error launch_as(const GaussianLaunch& launch, const GaussianWork& work, Stream s
 Error forward(const MahalanobisArgs& args, Stream stream) {
   const GaussianLaunch launch = plan_gaussian(args, current_device(), false);
   if (launch.shared_bytes == 0) {
-    return kTooManyChannels;
+    return args.forced == nullptr ? kTooManyChannels : kPlanRefused;
   }
   GaussianWork work{args, launch.plan};
   work.plan.partial = static_cast<float*>(args.scratch);

@@ -21,7 +21,7 @@ Error launch_as(const GaussianLaunch& launch, const GaussianWork& work, Stream s
 Error mahalanobis_backward(const MahalanobisArgs& args, Stream stream) {
   const GaussianLaunch launch = plan_gaussian(args, current_device(), true);
   if (launch.shared_bytes == 0) {
-    return kTooManyChannels;
+    return args.forced == nullptr ? kTooManyChannels : kPlanRefused;
   }
   GaussianWork work{args, launch.plan};
   work.plan.factor_sums = static_cast<float*>(args.scratch);

@@ -17,8 +17,12 @@ struct PairPlan {
   int64_t shared, spilled;  // bytes; floats for a block
 };
 
-// The most threads whose columns of `each` bytes fit, down to a warp; 0 if none do.
-int threads_that_fit(int64_t each, int64_t limit) {
+// The most threads whose columns of `each` bytes fit, down to a warp; 0 if none do. Of `forced`
+// threads, those or none.
+int threads_that_fit(int64_t each, int64_t limit, int forced) {
+  if (forced != 0) {
+    return kSumBytes + forced * each <= limit ? forced : 0;
+  }
   int threads = kPairThreads;
   while (threads >= 32 && kSumBytes + threads * each > limit) {
     threads /= 2;
@@ -26,16 +30,27 @@ int threads_that_fit(int64_t each, int64_t limit) {
   return threads >= 32 ? threads : 0;
 }
 
+// Measured on one H200 (benchmarks/results/gpu/nvidia-h200-counters.md), 32x3x224x224 float32, loss
+// and gradient: 55.3 us, 0.99 waves, 18 % of the warps active, 62 % of the issue slots and 8 % of
+// the memory's peak, so instructions are the limit. The quarter of shared memory and the two blocks
+// a multiprocessor below were not timed alone: they are estimates. 151 registers allow three blocks
+// of 128 threads anyway, which is what a quarter of 227 KiB gives. The way to time them:
+//   python benchmarks/ops.py --device cuda --only pairwise --plan "pairwise_distance.cuda: threads,
+//       splits"
+//
+// threads == 0: what is forced does not fit.
 PairPlan pair_plan(const PairwiseDistanceArgs& args, const Device& device) {
   const int64_t batch = args.h.batch(), channels = args.h.channels(), pixels = args.h.pixels();
   const int64_t limit = device.shared_bytes;
+  const int threads = forced(args.forced, PlanField::pairwise_distance_cuda_threads);
+  const int64_t splits = forced(args.forced, PlanField::pairwise_distance_cuda_splits);
   PairPlan plan{};
   plan.splits = 1;
   if (!args.squared && (channels == 1 || channels == 3)) {
     const int64_t each = batch * channels * 4;
     // A quarter of the chip's shared memory a block, so that four share it; then whatever fits.
-    plan.threads = threads_that_fit(each, limit / 4);
-    plan.threads = plan.threads > 0 ? plan.threads : threads_that_fit(each, limit);
+    plan.threads = threads_that_fit(each, limit / 4, threads);
+    plan.threads = plan.threads > 0 ? plan.threads : threads_that_fit(each, limit, threads);
     if (plan.threads > 0) {
       plan.variant = PairVariant::tiles;
       plan.tiles = plan.blocks = ceil_div(pixels, plan.threads);
@@ -43,12 +58,15 @@ PairPlan pair_plan(const PairwiseDistanceArgs& args, const Device& device) {
       const int64_t wanted = ceil_div(2 * device.multiprocessors, plan.blocks);
       const int64_t most = ceil_div(batch, kPairImages);
       plan.splits = wanted < most ? wanted : most;
-      return plan;
+      plan.splits = splits == 0 ? plan.splits : splits;
+      return plan.splits <= most ? plan : PairPlan{};
     }
   }
   plan.variant = args.squared ? PairVariant::squared : PairVariant::any;
   const bool kept = args.squared || args.dh.data != nullptr;
-  plan.threads = kept ? threads_that_fit(batch * 4, limit) : kPairThreads;
+  plan.threads =
+      kept ? threads_that_fit(batch * 4, limit, threads)
+           : forced_or(args.forced, PlanField::pairwise_distance_cuda_threads, kPairThreads);
   const bool spill = plan.threads == 0;
   plan.threads = spill ? 32 : plan.threads;
   plan.tiles = ceil_div(pixels, plan.threads);
@@ -60,6 +78,11 @@ PairPlan pair_plan(const PairwiseDistanceArgs& args, const Device& device) {
   if (spill && !args.squared) {  // each block in flight needs its own memory
     plan.splits = 1;
     plan.blocks = plan.tiles < 4 * device.multiprocessors ? plan.tiles : 4 * device.multiprocessors;
+  }
+  const int64_t most = plan.splits;
+  plan.splits = splits == 0 ? most : splits;
+  if ((spill && threads > 32) || plan.splits > most) {
+    return PairPlan{};
   }
   plan.shared = kSumBytes + (kept && !spill ? batch * 4 * plan.threads : 0);
   plan.spilled = spill ? batch * plan.threads : 0;
@@ -145,6 +168,9 @@ Error pairwise_distance(const PairwiseDistanceArgs& args, Stream stream) {
   const PairScratch scratch = pair_scratch(args, plan);
   if (const Error refused = too_large(args.h)) {
     return refused;
+  }
+  if (plan.threads == 0) {
+    return kPlanRefused;
   }
   GroupOrder groups;
   Error error = enqueue_groups(args.groups, static_cast<int>(args.h.batch()), scratch.groups,

@@ -5,9 +5,9 @@ namespace fastalign::cuda {
 namespace {
 
 template <class T, bool Nearest>
-Error launch_planes(WarpParams p, Stream stream) {
-  p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(),
-                         kPlaneTileX, kPlaneTileY, 16, current_device());
+Error launch_planes(WarpParams p, const TilingChoice& choice, Stream stream) {
+  p.tiling = tile_planes(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), 16,
+                         current_device(), choice);
   dim3 grid;
   if (const Error error = grid_of(p.tiling, &grid)) {
     return error;
@@ -22,10 +22,9 @@ Error launch_planes(WarpParams p, Stream stream) {
 }
 
 template <class T, int N, bool Nearest>
-Error launch_pixels(WarpParams p, Stream stream) {
-  p.tiling = tile_pixels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), kPixelTile,
-                         kPixelTile, 16 * N, current_device());
-  p.tiling.lanes_per_pixel = lanes_for(ceil_div(p.tiling.chunk, N));
+Error launch_pixels(WarpParams p, const TilingChoice& choice, Stream stream) {
+  p.tiling = tile_channels(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(), N,
+                           current_device(), choice);
   dim3 grid;
   if (const Error error = grid_of(p.tiling, &grid)) {
     return error;
@@ -35,19 +34,19 @@ Error launch_pixels(WarpParams p, Stream stream) {
 }
 
 template <class T, bool Nearest>
-Error run(const WarpParams& p, Stream stream) {
+Error run(const WarpParams& p, const TilingChoice& choice, Stream stream) {
   if (channels_last<T>(p.x) && channels_last<T>(p.out)) {
     return whole_vectors<T>(p.x) && whole_vectors<T>(p.out)
-               ? launch_pixels<T, kVec<T>, Nearest>(p, stream)
-               : launch_pixels<T, 1, Nearest>(p, stream);
+               ? launch_pixels<T, kVec<T>, Nearest>(p, choice, stream)
+               : launch_pixels<T, 1, Nearest>(p, choice, stream);
   }
-  return launch_planes<T, Nearest>(p, stream);
+  return launch_planes<T, Nearest>(p, choice, stream);
 }
 
 template <class T>
-Error run_mode(const WarpParams& p, Stream stream) {
-  return p.frame.mode == Interpolation::nearest ? run<T, true>(p, stream)
-                                                : run<T, false>(p, stream);
+Error run_mode(const WarpParams& p, const TilingChoice& choice, Stream stream) {
+  return p.frame.mode == Interpolation::nearest ? run<T, true>(p, choice, stream)
+                                                : run<T, false>(p, choice, stream);
 }
 
 }  // namespace
@@ -64,13 +63,16 @@ Error warp_affine(const WarpAffineArgs& args, Stream stream) {
   p.out = args.out;
   p.theta = args.theta;
   p.frame = frame_of(args.x, args.out, args.mode, args.padding, args.align_corners);
+  const TilingChoice choice{forced(args.forced, PlanField::warp_affine_cuda_run),
+                            forced(args.forced, PlanField::warp_affine_cuda_chunk),
+                            forced(args.forced, PlanField::warp_affine_cuda_lanes)};
   switch (args.x.dtype) {
     case DType::float16:
-      return run_mode<Half>(p, stream);
+      return run_mode<Half>(p, choice, stream);
     case DType::bfloat16:
-      return run_mode<BFloat16>(p, stream);
+      return run_mode<BFloat16>(p, choice, stream);
     default:
-      return run_mode<float>(p, stream);
+      return run_mode<float>(p, choice, stream);
   }
 }
 

@@ -11,8 +11,23 @@
 namespace fastalign::cuda {
 namespace {
 
-constexpr int64_t kPlaneChunk = 16;       // channels of a task at least, with lanes along pixels
-constexpr int64_t kPixelCandidates = 24;  // a list's, with lanes along channels
+// Measured on one H200 (benchmarks/results/gpu/nvidia-h200-counters.md), 8x3x1024x1024 float32: the
+// gather takes 250.1 us at 71 % of the issue slots and 15 % of the memory's peak, and the sweep 2.8
+// us where it has nothing to do. None of the numbers was timed alone: they are estimates, from the
+// counts beside them. The way to time them:
+//   python benchmarks/ops.py --device cuda --only "warp_affine, backward" --grid
+//       --plan "warp_affine_backward.cuda: candidates, chunk" --plan "warp_affine_backward.cuda:
+//       sweeps"
+//
+// Channels of a task at least, with lanes along pixels: they share the search for candidates, some
+// 400 instructions a pixel against 4 taps a channel.
+constexpr int64_t kPlaneChunk = 16;
+// Of a list. At scale 1 a pixel has 4 candidates on average, at scale 1/2 16.
+constexpr int64_t kPixelCandidates = 24;      // with lanes along channels
+constexpr int64_t kManyPlaneCandidates = 16;  // along pixels: 32 KiB of a block, on large chips
+constexpr int64_t kFewPlaneCandidates = 10;   // 20 KiB, so that three blocks fit a small one
+// Blocks of the sweep for each multiprocessor. Registers allow three, so they come in 2.67 waves.
+constexpr int kSweepsPerProcessor = 8;
 
 int64_t element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
 
@@ -27,16 +42,14 @@ struct Layout {
 };
 
 template <class T>
-WarpTiling tiling_for(const Layout<T>& layout, const View4& over) {
-  if (!layout.pixels) {
-    return tile_pixels(over.batch(), over.channels(), over.height(), over.width(), kPlaneTileX,
-                       kPlaneTileY, kPlaneChunk, current_device());
-  }
-  const int64_t lane = layout.vectors ? kVec<T> : 1;
-  WarpTiling tiling = tile_pixels(over.batch(), over.channels(), over.height(), over.width(),
-                                  kPixelTile, kPixelTile, 16 * lane, current_device());
-  tiling.lanes_per_pixel = lanes_for(ceil_div(tiling.chunk, lane));
-  return tiling;
+WarpTiling tiling_for(const Layout<T>& layout, const View4& over, const ForcedPlans* plans) {
+  const TilingChoice choice{forced(plans, PlanField::warp_affine_backward_cuda_run),
+                            forced(plans, PlanField::warp_affine_backward_cuda_chunk),
+                            forced(plans, PlanField::warp_affine_backward_cuda_lanes)};
+  return layout.pixels ? tile_channels(over.batch(), over.channels(), over.height(), over.width(),
+                                       layout.vectors ? kVec<T> : 1, current_device(), choice)
+                       : tile_planes(over.batch(), over.channels(), over.height(), over.width(),
+                                     kPlaneChunk, current_device(), choice);
 }
 
 // Sets how lists name the places of grad; false if 32 bits do not do.
@@ -63,12 +76,15 @@ bool name_places(WarpBackwardParams* p) {
 }
 
 template <class T, bool Nearest>
-Error gather(WarpBackwardParams p, Stream stream) {
+Error gather(WarpBackwardParams p, const ForcedPlans* plans, Stream stream) {
   const Layout<T> layout(p.grad, p.dx);
-  p.tiling = tiling_for(layout, p.dx);
+  p.tiling = tiling_for(layout, p.dx, plans);
   // Longer lists where shared memory leaves room for four blocks and the first-level cache.
-  p.capacity =
-      layout.pixels ? kPixelCandidates : (current_device().shared_bytes >= 160 * 1024 ? 16 : 10);
+  const bool large = current_device().shared_bytes >= 160 * 1024;
+  p.capacity = layout.pixels ? kPixelCandidates
+               : large       ? kManyPlaneCandidates
+                             : kFewPlaneCandidates;
+  p.capacity = forced_or(plans, PlanField::warp_affine_backward_cuda_candidates, p.capacity);
   const size_t lists = static_cast<size_t>(p.capacity) * sizeof(Candidate);
   const size_t plane_bytes = lists * kWarpThreads + sizeof(WarpPlan);
   const size_t pixel_bytes = lists * kTilePixels + sizeof(WarpPlan) + kTilePixels * sizeof(int32_t);
@@ -88,21 +104,23 @@ Error gather(WarpBackwardParams p, Stream stream) {
 }
 
 template <class T>
-Error image_gradient(const WarpBackwardParams& p, Stream stream) {
-  const Error error = p.frame.mode == Interpolation::nearest ? gather<T, true>(p, stream)
-                                                             : gather<T, false>(p, stream);
+Error image_gradient(const WarpBackwardParams& p, const ForcedPlans* plans, Stream stream) {
+  const Error error = p.frame.mode == Interpolation::nearest ? gather<T, true>(p, plans, stream)
+                                                             : gather<T, false>(p, plans, stream);
   if (error != nullptr) {
     return error;
   }
-  return FASTALIGN_LAUNCH((sweep<T>),
-                          dim3(static_cast<unsigned>(8 * current_device().multiprocessors)),
-                          dim3(kSweepThreads), 0, stream, p);
+  const int blocks =
+      forced_or(plans, PlanField::warp_affine_backward_cuda_sweeps, kSweepsPerProcessor) *
+      current_device().multiprocessors;
+  return FASTALIGN_LAUNCH((sweep<T>), dim3(static_cast<unsigned>(blocks)), dim3(kSweepThreads), 0,
+                          stream, p);
 }
 
 template <class T>
-Error theta_sums(WarpBackwardParams p, double* partial, Stream stream) {
+Error theta_sums(WarpBackwardParams p, const ForcedPlans* plans, double* partial, Stream stream) {
   const Layout<T> layout(p.grad, p.x);
-  p.tiling = tiling_for(layout, p.grad);
+  p.tiling = tiling_for(layout, p.grad, plans);
   const ThetaParams params{p, partial};
   dim3 grid;
   if (const Error error = grid_of(p.tiling, &grid)) {
@@ -128,7 +146,9 @@ int64_t theta_tasks(const WarpAffineBackwardArgs& args) {
   if (args.dtheta == nullptr || args.mode == Interpolation::nearest || args.x.channels() == 0) {
     return 0;
   }
-  const auto tasks = [&](auto layout) { return tiling_for(layout, args.grad).tasks_per_image; };
+  const auto tasks = [&](auto layout) {
+    return tiling_for(layout, args.grad, args.forced).tasks_per_image;
+  };
   return element_size(args.x.dtype) == 4 ? tasks(Layout<float>(args.grad, args.x))
                                          : tasks(Layout<Half>(args.grad, args.x));
 }
@@ -139,7 +159,7 @@ Error run(const WarpAffineBackwardArgs& args, const WarpBackwardParams& p, Strea
                                               plans_bytes(args.x.batch()));
   const bool empty = args.x.channels() == 0;
   if (args.dx.data != nullptr && !empty) {
-    if (const Error error = image_gradient<T>(p, stream)) {
+    if (const Error error = image_gradient<T>(p, args.forced, stream)) {
       return error;
     }
   }
@@ -148,7 +168,7 @@ Error run(const WarpAffineBackwardArgs& args, const WarpBackwardParams& p, Strea
   }
   const int64_t tasks = theta_tasks(args);
   if (tasks > 0) {
-    if (const Error error = theta_sums<T>(p, partial, stream)) {
+    if (const Error error = theta_sums<T>(p, args.forced, partial, stream)) {
       return error;
     }
   }

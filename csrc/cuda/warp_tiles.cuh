@@ -2,6 +2,7 @@
 #pragma once
 
 #include "device.h"
+#include "launchers.h"
 #include "warp_taps.cuh"
 
 namespace fastalign::cuda {
@@ -63,15 +64,35 @@ FASTALIGN_DEVICE TilePlace place_in_plane_tile(int thread) {
 // Tiles of 8 x 8 pixels for kernels with lanes along channels.
 constexpr int kPixelTile = 8, kTilePixels = kPixelTile * kPixelTile;
 
-// Enough blocks to fill the device several times, then longer runs, which share the map.
+// Measured of these on one H200 (benchmarks/results/gpu/nvidia-h200-counters.md), in float32: 15.52
+// waves and 62 % of the issue slots at 31 % of the memory's peak (8x3x1024x1024), 3.88 waves and
+// 36 % at 27 % (8x64x128x128): instructions are the limit of the one, loads that are waited for
+// that of the other, and neither lacks blocks. Neither number was timed alone: both are estimates.
+// The way to do so:
+//   python benchmarks/ops.py --device cuda --only warp_affine
+//       --plan "warp_affine.cuda: run, chunk" --plan "warp_affine_backward.cuda: run, chunk"
+//
+// Tasks that a multiprocessor should have: three rounds of the four blocks that registers allow.
+constexpr int64_t kTasksPerProcessor = 12;
+// Tiles of a task at most, which prepare the map once for all of them.
+constexpr int64_t kLongestRun = 4;
+
+// What is forced of a tiling; 0: it is chosen.
+struct TilingChoice {
+  int32_t run, chunk, lanes;
+};
+
+// Enough blocks to fill the device several times, then longer runs, which share the map. tasks ==
+// 0: what is forced does not fit.
 inline WarpTiling tile_pixels(int64_t batch, int64_t channels, int64_t height, int64_t width,
-                              int tile_x, int tile_y, int64_t least_chunk, const Device& device) {
+                              int tile_x, int tile_y, int64_t least_chunk, const Device& device,
+                              const TilingChoice& choice) {
   WarpTiling tiling{};
   tiling.across = static_cast<int32_t>(ceil_div(width, tile_x));
   tiling.down = static_cast<int32_t>(ceil_div(height, tile_y));
-  const int64_t wanted = int64_t{12} * device.multiprocessors;
+  const int64_t wanted = kTasksPerProcessor * device.multiprocessors;
   const int64_t tiles = batch * tiling.across * tiling.down;
-  int64_t run = 4, chunk = channels;
+  int64_t run = kLongestRun, chunk = channels;
   while (run > 1 && tiles / run < wanted) {
     run /= 2;
   }
@@ -81,6 +102,8 @@ inline WarpTiling tile_pixels(int64_t batch, int64_t channels, int64_t height, i
       break;
     }
   }
+  run = choice.run == 0 ? run : choice.run;
+  chunk = choice.chunk == 0 ? chunk : choice.chunk < channels ? choice.chunk : channels;
   tiling.run = static_cast<int32_t>(run);
   tiling.runs = static_cast<int32_t>(ceil_div(tiling.down, run));
   tiling.chunk = static_cast<int32_t>(chunk);
@@ -88,17 +111,6 @@ inline WarpTiling tile_pixels(int64_t batch, int64_t channels, int64_t height, i
   tiling.tasks_per_image = int64_t{tiling.across} * tiling.runs * tiling.chunks;
   tiling.tasks = batch * tiling.tasks_per_image;
   return tiling;
-}
-
-// A block for each task; null, or why there are too many.
-inline Error grid_of(const WarpTiling& tiling, dim3* grid) {
-  constexpr int64_t kMost = 0x7fffffff;
-  if (tiling.tasks > kMost) {
-    return "the images have more tiles of pixels than one launch has blocks, 2^31 - 1; "
-           "warp the batch in parts";
-  }
-  *grid = dim3(static_cast<unsigned>(tiling.tasks));
-  return nullptr;
 }
 
 // Neighbouring lanes for the vectors of one pixel: a power of two, few of them idle.
@@ -109,6 +121,45 @@ inline int32_t lanes_for(int64_t vectors) {
     }
   }
   return 1;
+}
+
+// With lanes along channels, `vector` of them in each.
+inline WarpTiling tile_channels(int64_t batch, int64_t channels, int64_t height, int64_t width,
+                                int64_t vector, const Device& device, const TilingChoice& choice) {
+  WarpTiling tiling = tile_pixels(batch, channels, height, width, kPixelTile, kPixelTile,
+                                  16 * vector, device, choice);
+  tiling.lanes_per_pixel =
+      choice.lanes == 0 ? lanes_for(ceil_div(tiling.chunk, vector)) : choice.lanes;
+  if (tiling.chunk % vector != 0 && tiling.chunks > 1) {
+    tiling.tasks = 0;
+  }
+  return tiling;
+}
+
+// With lanes along pixels, of which one has all channels.
+inline WarpTiling tile_planes(int64_t batch, int64_t channels, int64_t height, int64_t width,
+                              int64_t least_chunk, const Device& device,
+                              const TilingChoice& choice) {
+  WarpTiling tiling = tile_pixels(batch, channels, height, width, kPlaneTileX, kPlaneTileY,
+                                  least_chunk, device, choice);
+  if (choice.lanes > 1) {
+    tiling.tasks = 0;
+  }
+  return tiling;
+}
+
+// A block for each task; null, or why there are too many.
+inline Error grid_of(const WarpTiling& tiling, dim3* grid) {
+  if (tiling.tasks == 0) {
+    return kPlanRefused;
+  }
+  constexpr int64_t kMost = 0x7fffffff;
+  if (tiling.tasks > kMost) {
+    return "the images have more tiles of pixels than one launch has blocks, 2^31 - 1; "
+           "warp the batch in parts";
+  }
+  *grid = dim3(static_cast<unsigned>(tiling.tasks));
+  return nullptr;
 }
 
 // Kernels with lanes along channels want neighbouring channels, and enough of them.

@@ -68,6 +68,8 @@ void* CudaCall::scratch(int64_t bytes) {
 }
 
 void CudaCall::finish(cuda::Error error) const {
+  FASTALIGN_CHECK(error != cuda::kPlanRefused, op_, ".cuda: ", error,
+                  " (forced: ", describe_forced(op_, "cuda"), ")");
   FASTALIGN_CHECK(error == nullptr, op_, ": CUDA error at launch: ", error);
 }
 

@@ -15,6 +15,7 @@ struct DenseCall {
     check_shape(z, "z", {p.size(0), p.size(1), p.size(2), p.size(3)});
     FASTALIGN_CHECK(args.z.dtype == args.p.dtype, "p and z must have the same dtype");
     args.groups = labels(call, groups, p.size(0));
+    args.forced = forced_plans();
   }
 
   Tensor gradient(const Tensor& like, bool needed, View4* view, const char* name) {

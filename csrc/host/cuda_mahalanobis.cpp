@@ -30,6 +30,7 @@ cuda::MahalanobisArgs prepare(const CudaCall& call, const Tensor& x, const Tenso
   args.whitener_stride[0] = whitener.stride(0);
   args.whitener_stride[1] = whitener.stride(1);
   args.squared = squared;
+  args.forced = forced_plans();
   return args;
 }
 

@@ -18,6 +18,7 @@ struct PairCall {
       args.mask = call.view3(*mask, "mask");
     }
     args.groups = labels(call, groups, h.size(0));
+    args.forced = forced_plans();
   }
 
   bool run() {

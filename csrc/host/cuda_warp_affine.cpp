@@ -30,6 +30,7 @@ Tensor warp_affine(Tensor x, Tensor theta, int64_t height, int64_t width, std::s
   args.mode = interpolation(mode);
   args.padding = padding(padding_mode);
   args.align_corners = align_corners;
+  args.forced = forced_plans();
   Tensor out =
       empty_map(x, {x.size(0), x.size(1), height, width}, x.scalar_type(), is_channels_last(x));
   args.out = call.view4(out, "out");
@@ -55,6 +56,7 @@ std::tuple<Tensor, Tensor> warp_affine_backward(Tensor grad, Tensor x, Tensor th
   args.mode = interpolation(mode);
   args.padding = padding(padding_mode);
   args.align_corners = align_corners;
+  args.forced = forced_plans();
   Tensor dx = need_x ? empty_gradient(x) : no_gradient(x);
   if (need_x) {
     args.dx = call.view4(dx, "dx");

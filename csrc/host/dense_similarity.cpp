@@ -27,7 +27,7 @@ struct DenseCall {
 
   void run() {
     if (args.p.size[0] * args.p.pixels() > 0) {
-      check_status(kernels().dense_similarity(args, torch_workers()), "dense_similarity");
+      FASTALIGN_RUN_KERNEL(dense_similarity, args);
     }
   }
 };

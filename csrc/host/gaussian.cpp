@@ -33,7 +33,7 @@ Tensor add_moments_(Tensor count, Tensor mean, Tensor outer, Tensor x, MaybeTens
   args.mean = static_cast<double*>(mean.mutable_data_ptr());
   args.outer = static_cast<float*>(outer.mutable_data_ptr());
   if (x.numel() > 0) {
-    check_status(kernels().moments(args, torch_workers()), "add_moments_");
+    FASTALIGN_RUN_KERNEL(moments, args);
   }
   return outer;
 }
@@ -72,7 +72,7 @@ Tensor whiten_(Tensor whitener, Tensor lost, Tensor outer, Tensor share, Tensor 
   args.whitener = wanted ? whitener.mutable_data_ptr() : nullptr;
   args.lost = static_cast<bool*>(lost.mutable_data_ptr());
   if (outer.numel() > 0) {
-    check_status(kernels().whitener(args, torch_workers()), "whiten_");
+    FASTALIGN_RUN_KERNEL(whitener, args);
   }
   return whitener;
 }

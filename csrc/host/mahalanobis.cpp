@@ -33,9 +33,7 @@ MahalanobisArgs prepare(const Tensor& x, const Tensor& mean, const Tensor& white
   return args;
 }
 
-void run(const MahalanobisArgs& args) {
-  check_status(kernels().mahalanobis(args, torch_workers()), "mahalanobis");
-}
+void run(MahalanobisArgs& args) { FASTALIGN_RUN_KERNEL(mahalanobis, args); }
 
 }  // namespace
 

@@ -23,7 +23,7 @@ struct PairCall {
 
   void run() {
     if (args.h.size[0] * args.h.pixels() > 0) {
-      check_status(kernels().pairwise_distance(args, torch_workers()), "pairwise_distance");
+      FASTALIGN_RUN_KERNEL(pairwise_distance, args);
     }
   }
 };

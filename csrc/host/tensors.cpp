@@ -132,9 +132,10 @@ GroupPlan plan_groups(const std::optional<Tensor>& groups, int64_t batch) {
   return plan;
 }
 
-Workers torch_workers() {
-  Workers workers;
-  workers.count = static_cast<int64_t>(torch::stable::get_num_threads());
+Workers torch_workers(int32_t threads) {
+  Workers workers{};
+  workers.count = threads == 0 ? static_cast<int64_t>(torch::stable::get_num_threads()) : threads;
+  workers.all = threads != 0;
   workers.run = [](int64_t count, void (*task)(void*, int64_t), void* context) {
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) {
@@ -152,8 +153,23 @@ const KernelTable& kernels() {
   return *level->table;
 }
 
-void check_status(Status status, const char* op) {
-  FASTALIGN_CHECK(status == Status::ok, op, ": out of memory for scratch space");
+const KernelTable& forced_table(int32_t level) {
+  if (level == 0) {
+    return kernels();
+  }
+  int count = 0;
+  const IsaLevel* levels = isa_levels(&count);
+  FASTALIGN_CHECK(level <= count && levels[level - 1].supported,
+                  "this machine cannot run the instruction set that is forced");
+  return *levels[level - 1].table;
+}
+
+void check_status(Status status, const char* kernel) {
+  FASTALIGN_CHECK(status != Status::plan_refused, kernel,
+                  ".cpu: the forced plan has no meaning for a call with these options, dtype and "
+                  "layout (forced: ",
+                  describe_forced(kernel, "cpu"), ")");
+  FASTALIGN_CHECK(status == Status::ok, kernel, ": out of memory for scratch space");
 }
 
 }  // namespace fastalign::host

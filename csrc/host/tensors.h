@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../cpu/kernels.h"
+#include "plans.h"
 
 namespace fastalign::host {
 
@@ -124,11 +125,30 @@ struct GroupPlan {
 };
 GroupPlan plan_groups(const std::optional<Tensor>& groups, int64_t batch);
 
-Workers torch_workers();
-
 // The kernel table in use; throws what FASTALIGN_CPU_ISA got wrong.
 const KernelTable& kernels();
 
-void check_status(Status status, const char* op);
+// That of a level by its place from 1 on; 0: the one in use.
+const KernelTable& forced_table(int32_t level);
+
+// 0: as many threads as torch uses.
+Workers torch_workers(int32_t threads);
+
+void check_status(Status status, const char* kernel);
+
+// Runs a CPU kernel under the plan that is forced for it, on torch's threads unless that names how
+// many; throws what went wrong.
+template <class Args>
+void run_kernel(const char* name, Status (*KernelTable::*kernel)(const Args&, const Workers&),
+                Args& args, PlanField isa, PlanField threads) {
+  args.forced = forced_plans();
+  const KernelTable& table = forced_table(forced(args.forced, isa));
+  check_status((table.*kernel)(args, torch_workers(forced(args.forced, threads))), name);
+}
+
+#define FASTALIGN_RUN_KERNEL(kernel, args)                                        \
+  ::fastalign::host::run_kernel(#kernel, &::fastalign::KernelTable::kernel, args, \
+                                ::fastalign::PlanField::kernel##_cpu_isa,         \
+                                ::fastalign::PlanField::kernel##_cpu_threads)
 
 }  // namespace fastalign::host

@@ -54,7 +54,7 @@ Tensor warp_affine(Tensor x, Tensor theta, int64_t height, int64_t width, std::s
       empty_map(x, {x.size(0), x.size(1), height, width}, x.scalar_type(), is_channels_last(x));
   args.out = view4(out, "out");
   if (out.numel() > 0) {
-    check_status(kernels().warp_affine(args, torch_workers()), "warp_affine");
+    FASTALIGN_RUN_KERNEL(warp_affine, args);
   }
   return out;
 }
@@ -85,7 +85,7 @@ std::tuple<Tensor, Tensor> warp_affine_backward(Tensor grad, Tensor x, Tensor th
   std::vector<double> dmaps(need_theta ? static_cast<size_t>(batch) * 6 : 0, 0.0);
   args.dmaps = need_theta ? dmaps.data() : nullptr;
   if (grad.numel() > 0 && (need_x || need_theta)) {
-    check_status(kernels().warp_affine_backward(args, torch_workers()), "warp_affine_backward");
+    FASTALIGN_RUN_KERNEL(warp_affine_backward, args);
   } else if (need_x) {
     torch::stable::zero_(dx);
   }

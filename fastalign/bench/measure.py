@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from fastalign.bench import gate, libraries, memory, timing
+from fastalign.bench import gate, libraries, memory, plans, timing
 from fastalign.bench.budget import Clock, Share
 from fastalign.bench.cases import Case
 from fastalign.bench.libraries import Absent
 from fastalign.bench.problem import short
 from fastalign.bench.works import Results
 from fastalign.load import Load, LoadMeter
+from fastalign.ops.plans import Plan
 
 OURS = "fastalign"
 # Its first call compiles, and says nothing of the next.
@@ -125,6 +126,8 @@ def measure(
     budget: float = float("inf"),
     without: Mapping[str, str] | None = None,
     repeats: int = REPEATS,
+    forced: Sequence[Plan] = (),
+    alone: bool = False,
 ) -> dict[str, Any]:
     """The row of one case; what went wrong is in it and never raised.
 
@@ -138,6 +141,8 @@ def measure(
         budget: seconds of the whole case, which its contestants share.
         without: contestants that are not begun for want of time, and why in words.
         repeats: how often times that were taken under load are taken again.
+        forced: launch plans, each of which is one more contestant of ours.
+        alone: without the baselines.
     """
     end = clock() + budget
     fresh_compiler()
@@ -147,12 +152,17 @@ def measure(
     inputs = case.inputs(device)
     against = gate.yardstick(case, inputs)
     row["reference_errors"] = against.errors
-    every = contestants(case, backends)
+    planned, words = plans.contestants(case, backends, forced, OURS)
+    every = contestants(case, backends) | planned
+    if alone:
+        every = {name: work for name, work in every.items() if name.startswith(OURS)}
     without = without or {}
     begun = {name: work for name, work in every.items() if name not in without}
     share = Share(budget, len(begun))
     works = passed(begun, inputs, against, found, share, clock)
     found |= {name: {"out_of_time": without[name]} for name in every if name in without}
+    for name, text in words.items():
+        found[name]["plan"] = text
     del against
     gc.collect()
     moved = [copy.bandwidth()] if copy else []

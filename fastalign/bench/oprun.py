@@ -12,6 +12,7 @@ from fastalign.bench import timing
 from fastalign.bench.budget import Budget, Clock, in_turn
 from fastalign.bench.cases import Case
 from fastalign.bench.measure import COMPILED, describe, first_line, measure
+from fastalign.ops.plans import Plan
 
 SECONDS = {"cpu": 2.0, "cuda": 0.15}
 # Of the first case of an op, which is measured even where the budget is spent.
@@ -59,6 +60,8 @@ def run_cases(
     clock: Clock = time.monotonic,
     *,
     compile_last: bool = False,
+    forced: Sequence[Plan] = (),
+    alone: bool = False,
 ) -> None:
     """Measures cases until the budget is spent; what is left out is said.
 
@@ -75,6 +78,7 @@ def run_cases(
         clock: seconds.
         compile_last: all cases are measured without what has to be compiled first, and then again,
             whole, while there is time.
+        forced, alone: launch plans, and whether ours are measured alone, as :func:`measure` has it.
     """
     device = document["device_type"]
     places = {case.name: place for place, case in enumerate(order)}
@@ -96,6 +100,8 @@ def run_cases(
             seen.add(case.op)
             share = max(allowed.share, LEAST_S if first else 0.0)
             one = partial(measure, case, device, backends, seconds, copy=copy, budget=share)
+            one = partial(one, forced=forced) if forced else one
+            one = partial(one, alone=True) if alone else one
             # What a slow contestant takes beyond its share is not taken from the other cases.
             most = share if number < len(rounds) - 1 else float("inf")
             try:

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 _QUANTILES = [f"p{percent:02d}" for percent in QUANTILES]
 COLUMNS = (
     *("case", "op", "mode", "work", "shape", "dtype", "layout", "storage"),
-    *("contestant", "backend", "gate", "largest_error", "median_ms"),
+    *("contestant", "backend", "plan", "gate", "largest_error", "median_ms"),
     *(f"{name}_ms" for name in _QUANTILES),
     *("calls", "calls_per_sample", "graph_ms"),
     *("bytes", "bytes_per_second", "copy_bytes_per_second", "share_of_copy"),
@@ -90,7 +90,7 @@ def flat(document: dict[str, Any]) -> Iterator[Row]:
                 **nothing,
                 **case,
                 "contestant": name,
-                "backend": name.partition("/")[2] or None,
+                "backend": name.partition("/")[2].partition(",")[0] or None,
                 "gate": verdict(entry),
                 "largest_error": max(entry.get("errors") or [], default=None),
                 "median_ms": entry.get("ms"),

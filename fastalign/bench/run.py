@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastalign.bench import compare, interleave, models, oprun, page, plots, rows, setting, tables
+from fastalign.bench import (
+    compare,
+    interleave,
+    models,
+    oprun,
+    page,
+    plans,
+    plots,
+    rows,
+    setting,
+    tables,
+)
 from fastalign.bench.cases import GRID, QUICK, Case
 from fastalign.errors import ConfigError, InputError
 from fastalign.load import Load
@@ -68,6 +79,7 @@ def run(
     only: Callable[[str], bool] = lambda name: True,
     baseline: str | None = None,
     threads: int = 2,
+    forced: Sequence[str] = (),
     note: Note = print,
 ) -> dict[str, Any]:
     """Measures a profile and writes bench.json, ops.csv, models.csv, the plots and report.html.
@@ -81,10 +93,12 @@ def run(
         only: which cases and jobs, by name.
         baseline: bench.json of an earlier run, or a commit.
         threads: CPU threads; the caller has set them in this process.
+        forced: launch plans of ``--plan``; each is one more contestant of the ops that it is about.
         note: told about each row.
 
     Raises:
-        ConfigError: a baseline that is neither, or a commit without a case to compare on.
+        ConfigError: a baseline that is neither, or a commit without a case to compare on; a plan
+            that there is not.
         InputError: a file that is no baseline.
         BackendError: the baseline's commit does not build.
     """
@@ -102,6 +116,7 @@ def run(
             f"--baseline {baseline}: a commit is compared on ops, and none is measured; add "
             "--part ops, or give the bench.json of an earlier run."
         )
+    plans_of_ops = plans.read(forced, cases, backends)
     for backend, reason in absent.items():
         note(f"without {backend}: {reason}")
     before = Load.from_json(document["load"])
@@ -131,6 +146,7 @@ def run(
             oprun.run_cases(
                 *(document, cases, chosen.cases, backends, seconds, chosen.ops_budget, done),
                 compile_last=chosen.compile_last,
+                forced=plans_of_ops,
             )
         models.run_jobs(document, jobs, in_child, chosen.models_budget, chosen.job_limit, modelled)
     except BaseException:

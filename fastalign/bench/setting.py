@@ -19,6 +19,7 @@ import torch
 from fastalign import ops
 from fastalign.engine.environment import package_version, versions
 from fastalign.load import Load, LoadMeter
+from fastalign.ops.plans import describe as describe_plan
 
 BACKENDS = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _LIBRARIES = ("kornia", "torchvision", "anomalib")
@@ -116,6 +117,7 @@ BLANK: dict[str, Any] = {
     "measured": None,
     "load": None,
     "profile": None,
+    "forced_plans": "",
     "copy_bytes_per_second": None,
     "threads": None,
     "cores": None,
@@ -126,6 +128,12 @@ BLANK: dict[str, Any] = {
     "models": [],
     "comparison": None,
 }
+
+
+def described_plans() -> str:
+    """The launch plans that are forced from outside, in words."""
+    entries = [(k, f, v) for k, fields in ops.forced_plans().items() for f, v in fields.items()]
+    return describe_plan(entries)
 
 
 def document(device: str, absent: dict[str, str]) -> dict[str, Any]:
@@ -140,6 +148,7 @@ def document(device: str, absent: dict[str, str]) -> dict[str, Any]:
         "command": command(),
         "measured": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
         "load": load_before().to_json(),
+        "forced_plans": described_plans(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "last_cache_bytes": last_cache_bytes(),

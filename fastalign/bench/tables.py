@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from fastalign.bench import plans
 from fastalign.bench.cases import CASES, GOALS, Goal
 from fastalign.bench.measure import OURS
 from fastalign.bench.rows import (
@@ -238,6 +239,9 @@ def markdown(document: dict[str, Any]) -> str:
     both = faster_of_two(rows)
     if both:
         parts.append(["## CUDA C++ and Triton", "", *both])
+    planned = plans.table(rows, "graph_ms" if cuda else "ms")
+    if planned:
+        parts.append(["## Forced plans", "", _PLANS, "", *planned])
     parts.append(["## Times", "", _legend(cuda), "", *cases_table(rows, copy, cuda)])
     overhead = overhead_table(rows)
     if overhead:
@@ -272,6 +276,8 @@ def provenance(document: dict[str, Any]) -> str:
     parts = []
     if document.get("command"):
         parts.append(f"`{document['command']}`, commit {document.get('commit') or 'unknown'}")
+    if document.get("forced_plans"):
+        parts.append(f"launch plans forced: {document['forced_plans']}")
     if document.get("measured"):
         parts.append(document["measured"])
     if document.get("load"):
@@ -286,6 +292,12 @@ def provenance(document: dict[str, Any]) -> str:
 _SMALL_MAPS = (
     f"What a call costs: each sample is the mean of {CALLS} calls in a row, samples of the "
     "contestants in turns. The table above has the same medians, in milliseconds."
+)
+
+
+_PLANS = (
+    "Contestants whose launch plan was forced, the fastest first. `as chosen` is the kernel's own "
+    "choice, measured in the same turns and with the same switch around each call."
 )
 
 

@@ -65,6 +65,16 @@ def bench(
             show_default="all",
         ),
     ] = "",
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plan",
+            help="A launch plan to force, as one more contestant beside the kernel's own choice; "
+            "`a|b` and a field without a value sweep. `fastalign info --all` lists the fields.",
+            metavar="KERNEL:FIELD=VALUE",
+            show_default="none",
+        ),
+    ] = None,
     list_only: Annotated[bool, flag("--list", "Name the cases and stop.")] = False,
     data: Annotated[
         str | None,
@@ -114,6 +124,7 @@ def bench(
             only=lambda name: found.search(name) is not None,
             baseline=baseline,
             threads=threads,
+            forced=plan or [],
             note=lambda text: typer.echo(text, err=True),
         )
     comparison = document["comparison"]

@@ -18,7 +18,7 @@ _UNKNOWN = "unknown to this installation; install fastalign again"
 def info(
     everything: Annotated[
         bool,
-        flag("--all", "The backends of every op and all environment variables, too."),
+        flag("--all", "The backends of every op, all launch plans and environment variables, too."),
     ] = False,
     as_json: Annotated[bool, flag("--json", "Everything as JSON.")] = False,
     debug: Debug = False,
@@ -88,6 +88,15 @@ def _print_tables(found: dict[str, Any]) -> None:
                 table.add_row(op, backend, "runs" if reason is None else escape(reason))
                 op = ""
         console.print(table)
+    plans = Table("kernel", "field", "values", "forced", title="Launch plans", title_justify="left")
+    for kernel, fields in found["plans"]["fields"].items():
+        forced = found["plans"]["forced"].get(kernel, {})
+        for field, values in fields.items():
+            plans.add_row(kernel, field, " ".join(values), forced.get(field, ""))
+            kernel = ""
+    console.print(plans)
+    if found["plans"]["wrong"]:
+        console.print(escape(found["plans"]["wrong"]))
     variables = Table("variable", "value", "meaning", title="Environment", title_justify="left")
     for name, entry in found["environment"].items():
         variables.add_row(name, escape(entry["value"] or "not set"), entry["meaning"])

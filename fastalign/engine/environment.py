@@ -13,11 +13,13 @@ import torch
 
 from fastalign.errors import BackendError, ConfigError
 from fastalign.ops.backends import BACKENDS
+from fastalign.ops.plans import read_environment
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "triton")
 ENVIRONMENT_VARIABLES = {
     "FASTALIGN_BACKEND": "forces a backend for every op: reference, cpu, cuda or triton",
     "FASTALIGN_CPU_ISA": "instruction set of the CPU kernels: baseline, avx2 or avx512",
+    "FASTALIGN_PLAN": "launch plans that are forced, for measurements",
     "FASTALIGN_KEEP_RESULTS": "0: memory of large results goes back when they are freed",
     "TRITON_INTERPRET": "1: Triton kernels run on the CPU, for checks",
     "OMP_NUM_THREADS": "CPU threads of torch; `--threads` sets the same for one run",
@@ -80,6 +82,7 @@ def check_variables() -> None:
                 f"environment variable {name}={value}: use one of {', '.join(allowed)}, or unset "
                 "it."
             )
+    read_environment()
 
 
 def open_device(name: str | torch.device) -> torch.device:

@@ -9,8 +9,9 @@ import torch
 
 from fastalign.engine.environment import describe_device, environment_variables, versions
 from fastalign.engine.extras import extras
+from fastalign.errors import ConfigError
 from fastalign.load import SETTINGS, spins
-from fastalign.ops import available_backends
+from fastalign.ops import available_backends, forced_plans, plan_fields
 from fastalign.ops.native import LIBRARY, instruction_set, load
 from fastalign.ops.schema import SCHEMAS
 
@@ -19,6 +20,7 @@ def collect() -> dict[str, Any]:
     """Versions, devices, the native library, the backends of every op with reasons, extras, the
     waiting policy of threads; JSON-able.
 
+    ``plans`` says what of the kernels' launch plans can be forced, and what is.
     ``kernels`` says for each type of device in a sentence whether its fast kernels are on.
     ``backends[device type][op][backend]`` is None where the backend can run and else the reason
     why it cannot.
@@ -36,6 +38,7 @@ def collect() -> dict[str, Any]:
             for kind, sample in samples.items()
         },
         "environment": environment_variables(),
+        "plans": describe_plans(),
         "kernels": describe_kernels(samples),
         "extras": extras(),
         "waiting": describe_waiting(),
@@ -59,6 +62,20 @@ def _kernels(kind: str, sample: torch.Tensor) -> str:
         return f"on, as Triton kernels ({off[0]})"
     some = "off" if len(off) == len(reasons) else f"off for {len(off)} of {len(reasons)} ops"
     return f"{some}, slower code takes their place: {off[0]}"
+
+
+def describe_plans() -> dict[str, Any]:
+    """Launch plans by kernel and field: the values that can be forced, what is forced, and what is
+    wrong with ``FASTALIGN_PLAN``, else None."""
+    try:
+        forced, wrong = forced_plans(), None
+    except ConfigError as error:
+        forced, wrong = {}, str(error)
+    fields = {
+        kernel: {name: list(values) for name, values in found.items()}
+        for kernel, found in plan_fields().items()
+    }
+    return {"fields": fields, "forced": forced, "wrong": wrong}
 
 
 def describe_waiting() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from fastalign.ops import native
+from fastalign.ops import native, plans
 from fastalign.ops.backends import ENVIRONMENT
 
 # Numbers held at once besides the inputs: little enough for a CPU's cache, and enough locations
@@ -48,6 +48,7 @@ def runs_native(op: str, tensor: Tensor) -> bool:
         "cpu",
     ):
         return False
+    plans.read_environment()
     return native.cannot_run(op, tensor) is None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from fastalign.ops import affine
 from fastalign.ops.backends import BACKENDS, available_backends
 from fastalign.ops.native import release_memory
+from fastalign.ops.plans import forced_plan, forced_plans, plan_fields
 
 # In the order in which pages and tables name the ops.
 # isort: off
@@ -25,9 +26,12 @@ __all__ = [
     "available_backends",
     "dense_similarity",
     "dense_similarity_loss",
+    "forced_plan",
+    "forced_plans",
     "mahalanobis",
     "pairwise_distance",
     "pairwise_distance_loss",
+    "plan_fields",
     "release_memory",
     "warp_affine",
 ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import BackendError, ConfigError
-from fastalign.ops import native, reference, triton_kernels
+from fastalign.ops import native, plans, reference, triton_kernels
 from fastalign.ops.schema import SCHEMAS
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
@@ -69,7 +69,8 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
     """The kernel that serves ``op``: a callable with the op's arguments, without ``backend``.
 
     Raises:
-        ValueError: no backend of that name; ConfigError where the environment names it.
+        ValueError: no backend of that name; ConfigError where the environment names it, or a plan
+            that there is not.
         BackendError: the backend was asked for by name and cannot run; the message says why.
     """
     source = "backend"
@@ -80,6 +81,7 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
     settled = _settled.get(key)
     if settled is not None:
         return settled
+    plans.read_environment()
     if backend == "auto":
         chosen = _automatic(op, tensors)
     elif backend in BACKENDS:

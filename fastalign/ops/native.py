@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,35 @@ def instruction_set() -> str:
         return str(_C.cpu_isa())
     except RuntimeError as error:
         return str(error)
+
+
+def plan_fields() -> list[tuple[str, str, tuple[str, ...]]]:
+    """What can be forced of launch plans: kernel, field and values; empty without the library.
+
+    CPU kernels run on instruction sets that the processor has, so the others are not among them.
+    """
+    if load() is not None:
+        return []
+    from fastalign import _C
+
+    runs = [name for name, supported in _C.cpu_isa_levels().items() if supported]
+    found = []
+    for line in _C.plan_fields().splitlines():
+        kernel, field, *values = line.split()
+        found.append((kernel, field, tuple(values)))
+    return [
+        (kernel, field, tuple(v for v in values if v in runs) if field == "isa" else values)
+        for kernel, field, values in found
+    ]
+
+
+def force_plans(values: Sequence[int]) -> None:
+    """Forces plans from now on: the place of a value, or a number, for each of ``plan_fields()``, 0
+    where the kernel chooses."""
+    if load() is None:
+        from fastalign import _C
+
+        _C.force_plans(values)
 
 
 def kernel(op: str) -> Callable[..., Any]:

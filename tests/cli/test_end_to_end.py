@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastalign import ops
+from fastalign.ops import plans
+
 FIGURES = (
     "image_auroc",
     "image_ap",
@@ -206,6 +209,17 @@ def test_an_environment_variable_that_names_nothing_leaves_with_2(run, tmp_path,
     assert outcome.code == 2 and f"{name}=abacus" in outcome.err
 
 
+def test_a_launch_plan_that_there_is_not_leaves_with_2(run, tmp_path, monkeypatch):
+    outcome = run("bench", "--part", "ops", "--plan", "warp_affine.triton: warp=4", "-o", tmp_path)
+    assert outcome.code == 2 and "--plan" in outcome.err and "pixels, channels" in outcome.err
+    monkeypatch.setenv("FASTALIGN_PLAN", "abacus")
+    monkeypatch.setattr(plans, "_environment_read", False)
+    outcome = run("predict", tmp_path, "-m", tmp_path / "m", "-o", tmp_path / "out")
+    assert outcome.code == 2 and "FASTALIGN_PLAN" in outcome.err and "'abacus'" in outcome.err
+    table = run("info", "--all")
+    assert table.code == 0 and "FASTALIGN_PLAN: 'abacus' is no plan" in " ".join(table.out.split())
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_a_bad_model_file_leaves_with_4(run, whole_ring, fitted, tmp_path, command):
     truncated = tmp_path / "truncated.safetensors"
@@ -230,9 +244,13 @@ def test_info_in_short_in_full_and_as_json(run):
         assert word in short.out
     assert "warp_affine" not in short.out
     table = run("info", "--all")
-    for word in ("torch", "warp_affine", "reference", "runs", "FASTALIGN_BACKEND"):
+    words = ("torch", "warp_affine", "reference", "runs", "FASTALIGN_BACKEND", "Launch plans")
+    for word in words:
         assert word in table.out
-    found = json.loads(run("info", "--json").out)
+    with ops.forced_plan("warp_affine.triton: warps=2"):
+        found = json.loads(run("info", "--json").out)
+    assert found["plans"]["forced"] == {"warp_affine.triton": {"warps": "2"}}
+    assert found["plans"]["fields"]["warp_affine.triton"]["warps"] == ["1", "2", "4", "8", "16"]
     assert found["waiting"].split()[0] in ("sleep", "spin")
     assert set(found["extras"]) == {"anomalib", "export", "heif", "ray"}
     assert found["backends"]["cpu"]["mahalanobis"]["reference"] is None

@@ -34,6 +34,9 @@ def test_every_function_has_its_arguments_on_the_page(name, page):
     in_the_text = {
         "available_backends": "available_backends(op, *tensors)",
         "release_memory": "`ops.release_memory()`",
+        "forced_plan": "`forced_plan(plan)`",
+        "forced_plans": "`forced_plans()`",
+        "plan_fields": "`plan_fields()`",
     }
     if name in in_the_text:
         assert in_the_text[name] in page

@@ -1,9 +1,10 @@
-"""docs/kernels.md: what every kernel takes, computed and never typed."""
+"""docs/kernels.md: what every kernel takes, computed and not typed but for its beginning."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from cuda_compile.chips import CHIPS, Chip, occupancy
 from cuda_compile.launches import Call, calls, launches
@@ -23,17 +24,8 @@ from cuda_compile.triton_launches import triton_version
 
 PAGE = REPOSITORY / "docs" / "kernels.md"
 
-_HEAD = """\
-# The CUDA kernels in figures
-
-Written by `tools/kernel_table.py` with nvcc {version}: registers as ptxas reports them, launches as
-the launchers choose them, occupancy by NVIDIA's rules of allocation. Nothing on this page was
-measured on a GPU. `tests/cuda_compile` fails when it is not what the tool writes.
-
-"Must move" counts every input once and every result once, and "at least" is that over the bandwidth
-of the chip's data sheet, which no kernel reaches: a floor, not a promise. What each kernel moves
-and why stands at the beginning of its `csrc/cuda/*.cuh`.
-"""
+# Where to change what, and the way to force a plan: the one part that is typed.
+HEAD = Path(__file__).with_name("page_head.md")
 
 _CALLS = """
 ## Calls
@@ -176,7 +168,8 @@ def cuda_part() -> str:
     Raises:
         ToolError: nvcc or cuobjdump is missing, or a source does not compile.
     """
-    lines = [_HEAD.format(version=compiler_version()), _CALLS.strip("\n"), *_calls()]
+    head = HEAD.read_text().replace("{version}", compiler_version())
+    lines = [head, _CALLS.strip("\n"), *_calls()]
     lines += [_KERNELS.rstrip("\n"), *_kernels()]
     return "\n".join(lines) + "\n"
 

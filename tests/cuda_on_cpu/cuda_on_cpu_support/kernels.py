@@ -16,6 +16,7 @@ from cuda_on_cpu_support.memory import Block, guarded
 from cuda_on_cpu_support.structs import (
     ARGS,
     dtype_code,
+    forced_plan,
     labels,
     theta,
     view3,
@@ -43,6 +44,12 @@ def _allocated(size: int) -> Iterator[int]:
     _libc.free(address)
 
 
+def plan_of(name: str, args: ctypes.Structure) -> str:
+    """The kernel whose plan a launcher takes: one of mahalanobis serves two."""
+    backward = name == "mahalanobis" and args.grad.data
+    return f"{name}_backward" if backward else name
+
+
 class KernelError(AssertionError):
     """What the harness, or a guard around memory, found."""
 
@@ -58,6 +65,8 @@ class Kernels:
 
     def __init__(self, found: dict[str, Library], watched: bool = False) -> None:
         self.found, self.watched = found, watched
+        # By the launcher: what is forced of its plan.
+        self.forced: dict[str, dict[str, str]] = {}
         self._blocks: list[Block] = []
         for stem, library in found.items():
             for name in (name for name in ARGS if name == stem or name.startswith(f"{stem}_")):
@@ -95,6 +104,9 @@ class Kernels:
 
     def _launch(self, name: str, args: ctypes.Structure) -> None:
         handle = self.library(name).handle
+        numbers = forced_plan(plan_of(name, args), self.forced.get(plan_of(name, args), {}))
+        if any(numbers):
+            args.forced = ctypes.addressof(numbers)
         launch = getattr(handle, f"launch_{name}")
         launch.restype = ctypes.c_char_p
         size = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -38,8 +38,33 @@ _structs(CSRC / "cpu" / "view.h")
 _structs(CSRC / "cuda" / "launchers.h")
 View4, View3, Labels, Theta = (_TYPES[name] for name in ("View4", "View3", "Labels", "Theta"))
 
+
+def _plan_fields() -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """What can be forced of plans: kernel, backend and field in the order of their numbers, with
+    their values, but for the fields that every CPU kernel has."""
+    kernels = re.sub("//.*", "", (CSRC / "cpu" / "kernels.h").read_text(encoding="utf-8"))
+    own = (CSRC / "common" / "plans.h").read_text(encoding="utf-8")
+    names = re.findall(r"X\(level, (\w+), \w+\)", kernels)
+    found = {(name, "cpu", field): () for name in names for field in ("isa", "threads")}
+    for kernel, backend, field, values in re.findall(r'X\((\w+), (\w+), (\w+),\s+"([^"]*)"\)', own):
+        found[kernel, backend, field] = tuple(values.split())
+    return found
+
+
+PLAN_FIELDS = _plan_fields()
+
 # By the name of the launcher.
 ARGS = {name: _TYPES[kind] for name, kind in launchers().items()}
+
+
+def forced_plan(op: str, fields: Mapping[str, str]) -> ctypes.Array[ctypes.c_int32]:
+    """ForcedPlans of csrc/common/plans.h with some fields of a CUDA kernel."""
+    numbers = (ctypes.c_int32 * len(PLAN_FIELDS))()
+    for field, value in fields.items():
+        values = PLAN_FIELDS[op, "cuda", field]
+        place = list(PLAN_FIELDS).index((op, "cuda", field))
+        numbers[place] = int(value) if value.isdigit() else values.index(value) + 1
+    return numbers
 
 
 def dtype_code(tensor: Tensor) -> int:
