@@ -26,7 +26,7 @@ _LONG = 2**31
 def float64_limit(*tensors: Tensor) -> str | None:
     """Why Triton does not serve these tensors, or None."""
     if any(tensor.dtype == torch.float64 for tensor in tensors):
-        return "the Triton kernels compute in float32; float64 runs on the reference"
+        return "the Triton kernels take float32, float16 and bfloat16, given float64"
     return None
 
 
@@ -128,6 +128,25 @@ def addressing(*tensors: Tensor) -> Addressing:
         channel_vector,
         wide,
     )
+
+
+class Workload(NamedTuple):
+    """What the plan of a launch over maps depends on."""
+
+    images: int
+    channels: int
+    locations: int
+    itemsize: int  # bytes of an element
+    channels_inside: bool  # neighbouring elements are channels
+    processors: int
+
+
+def workload(maps: Tensor, described: Maps) -> Workload:
+    """Of ``[B,C,H,W]`` maps, addressed as described."""
+    images, channels, height, width = maps.shape
+    inside = described.order == ALONG_CHANNELS
+    size = maps.element_size()
+    return Workload(images, channels, height * width, size, inside, processors(maps))
 
 
 @triton.jit

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import triton
 
+from fastalign.kernels.common import Workload
 from fastalign.ops.triton_plans import forced, refuse
 
 # Measured of the plans that these lead to, on one H200 (benchmarks/results/gpu/
@@ -50,14 +51,7 @@ class Plan(NamedTuple):
         return self.blocks * self.chunks
 
 
-def plan(
-    images: int,
-    channels: int,
-    locations: int,
-    itemsize: int,
-    channels_inside: bool,
-    processors: int,
-) -> Plan:
+def plan(work: Workload) -> Plan:
     """The sizes for one launch.
 
     A program takes as many locations as make a tile, fewer while there are not two programs for
@@ -68,6 +62,7 @@ def plan(
         BackendError: a plan that is forced does not serve.
     """
     choice = forced("dense_similarity")
+    images, channels, locations, itemsize, channels_inside, processors = work
     whole = channels <= LONGEST
     block_c = triton.next_power_of_2(channels) if whole else _BLOCK
     least = 1 if channels_inside else _SECTOR // itemsize

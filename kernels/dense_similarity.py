@@ -31,13 +31,12 @@ import torch
 from torch import Tensor
 
 from fastalign.kernels.common import (
-    ALONG_CHANNELS,
     addressing,
     float64_limit,
     group_order,
     on_device_of,
-    processors,
     sum_parts,
+    workload,
 )
 from fastalign.kernels.dense_long import looped_kernel
 from fastalign.kernels.dense_plan import plan
@@ -70,14 +69,7 @@ def _launch(
     """Run the kernels for one pair of roles; the values, for ``VALUE_SUM`` sums to be added."""
     images, channels, height, width = u.shape
     maps = addressing(u, v, u if out is None else out)
-    sizes = plan(
-        images,
-        channels,
-        height * width,
-        u.element_size(),
-        maps.maps[1].order == ALONG_CHANNELS,
-        processors(u),
-    )
+    sizes = plan(workload(u, maps.maps[1]))
     weight_strides = (0, 0, 0) if weight is None else weight.stride()
     shared = {
         "VECTOR": maps.vector,

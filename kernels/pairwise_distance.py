@@ -27,12 +27,11 @@ import torch
 from torch import Tensor
 
 from fastalign.kernels.common import (
-    ALONG_CHANNELS,
     addressing,
     float64_limit,
     on_device_of,
-    processors,
     sum_parts,
+    workload,
 )
 from fastalign.kernels.pairwise_colours import colours_kernel
 from fastalign.kernels.pairwise_parts import share_map
@@ -60,14 +59,7 @@ def _launch(
     """Run the kernels; for ``VALUE_SUM`` returns the sums to be added."""
     images, channels, height, width = h.shape
     maps = addressing(h, h if out is None else out)
-    sizes = plan(
-        images,
-        channels,
-        height * width,
-        h.element_size(),
-        maps.maps[0].order == ALONG_CHANNELS,
-        processors(h),
-    )
+    sizes = plan(workload(h, maps.maps[0]))
     with on_device_of(h):
         shares = None if groups is None else share_map(groups, mask)
         how = SHARE_CONSTANT if mask is None else SHARE_COUNTED

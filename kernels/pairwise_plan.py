@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import triton
 
+from fastalign.kernels.common import Workload
 from fastalign.ops.triton_plans import forced, refuse
 
 # Measured of the plans that these lead to, on one H200 (benchmarks/results/gpu/
@@ -41,20 +42,14 @@ class Plan(NamedTuple):
         return self.blocks * self.chunks
 
 
-def plan(
-    images: int,
-    channels: int,
-    locations: int,
-    itemsize: int,
-    channels_inside: bool,
-    processors: int,
-) -> Plan:
+def plan(work: Workload) -> Plan:
     """The sizes for one launch: smaller blocks where the usual ones leave processors idle.
 
     Raises:
         BackendError: a plan that is forced does not serve.
     """
     choice = forced("pairwise_distance")
+    images, channels, locations, itemsize, channels_inside, processors = work
     whole = triton.next_power_of_2(locations)
     if channels <= COLOURS:
         block_a = choice.get("images", min(_IMAGES, triton.next_power_of_2(images)))

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastalign.kernels.common import float64_limit
 from fastalign.kernels.sampling import load_map, pixel_offset
 from fastalign.kernels.warp_affine_backward import warp_affine_backward
 from fastalign.kernels.warp_affine_taps import (
@@ -26,18 +27,7 @@ from fastalign.kernels.warp_affine_taps import (
     own_tile,
     tile_lanes,
 )
-from fastalign.kernels.warp_options import (
-    PADDING_MODES,
-    alignment,
-    block_of,
-    channel_ranges,
-    image_strides,
-    is_wide,
-    lanes_along_channels,
-    power_of_two,
-    tile_for,
-    warps_of,
-)
+from fastalign.kernels.warp_options import channel_ranges, image_strides, tiling
 from fastalign.ops.layout import empty_maps
 
 __all__ = ["can_run", "warp_affine", "warp_affine_backward"]
@@ -106,10 +96,8 @@ def _forward(
 
 
 def can_run(op: str, x: Tensor, *others: Tensor) -> str | None:
-    """Why the kernels cannot serve these tensors, or None."""
-    if x.dtype == torch.float64:
-        return "the Triton kernels take float32, float16 and bfloat16, given float64"
-    return None
+    """Why the kernels cannot serve these tensors, or None; theta may be float64."""
+    return float64_limit(x)
 
 
 def warp_affine(
@@ -126,32 +114,19 @@ def warp_affine(
         return out
     batch, channels, in_h, in_w = x.shape
     out_h, out_w = size
-    last = lanes_along_channels(x, out)
-    unit = alignment(x, out) if last else 1
-    most_c = min(power_of_two(channels), 64 if last else 4)
-    block_c = block_of("warp_affine", most_c, unit)
-    pixels = max(16, 2048 // block_c) if last else 128
-    tile_h, tile_w = tile_for("warp_affine", pixels, out_h, out_w)
-    tiles_x = triton.cdiv(out_w, tile_w)
-    tiles = tiles_x * triton.cdiv(out_h, tile_h)
-    ranges, per_range = channel_ranges(channels, block_c, batch * tiles)
+    cut = tiling("warp_affine", x, out, size=size, elements=2048, most_last=64, most_first=4)
+    unit, tiles = cut.unit, cut.tiles
+    ranges, per_range = channel_ranges(channels, cut.block_c, batch * tiles)
     with torch.cuda.device_of(x):
         _forward[(batch * ranges * tiles,)](
             x,
             theta,
             out,
-            channels // unit, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges, per_range // unit,
+            channels // unit, in_h, in_w, out_h, out_w,
+            cut.tiles_x, tiles, ranges, per_range // unit,
             *image_strides(x, unit), *image_strides(out, unit),
             *theta.stride(),
             NEAREST=mode == "nearest",
-            PADDING=PADDING_MODES[padding_mode],
-            ALIGN=align_corners,
-                TILE_H=tile_h,
-            TILE_W=tile_w,
-            BLOCK_C=block_c,
-            LAST=last,
-            UNIT=unit,
-            WIDE=is_wide(x, out),
-            num_warps=warps_of("warp_affine"),
+            **cut.constants(padding_mode, align_corners, x, out),
         )  # fmt: skip
     return out

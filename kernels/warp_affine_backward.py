@@ -27,18 +27,7 @@ from fastalign.kernels.warp_affine_taps import (
     own_tile,
     tile_lanes,
 )
-from fastalign.kernels.warp_options import (
-    PADDING_MODES,
-    alignment,
-    block_of,
-    channel_ranges,
-    image_strides,
-    is_wide,
-    lanes_along_channels,
-    power_of_two,
-    tile_for,
-    warps_of,
-)
+from fastalign.kernels.warp_options import channel_ranges, image_strides, tiling
 from fastalign.ops.layout import empty_maps, no_gradient
 
 
@@ -156,33 +145,23 @@ def _gradient_of_theta(
 ) -> Tensor:
     batch, channels, in_h, in_w = x.shape
     out_h, out_w = grad.shape[2:]
-    last = lanes_along_channels(x, grad)
-    unit = alignment(x, grad) if last else 1
-    most_c = min(power_of_two(channels), 64 if last else 4)
-    block_c = block_of("warp_affine_backward", most_c, unit)
-    pixels = max(16, 1024 // block_c) if last else 128
-    tile_h, tile_w = tile_for("warp_affine_backward", pixels, out_h, out_w)
-    tiles_x = triton.cdiv(out_w, tile_w)
-    tiles = tiles_x * triton.cdiv(out_h, tile_h)
-    ranges, per_range = channel_ranges(channels, block_c, batch * tiles)
+    cut = tiling(
+        "warp_affine_backward", x, grad,
+        size=(out_h, out_w), elements=1024, most_last=64, most_first=4,
+    )  # fmt: skip
+    unit, tiles = cut.unit, cut.tiles
+    ranges, per_range = channel_ranges(channels, cut.block_c, batch * tiles)
     partials = torch.empty((batch, ranges * tiles, 6), dtype=torch.float64, device=x.device)
     _theta_gradient[(batch * ranges * tiles,)](
         grad,
         x,
         theta,
         partials,
-        channels // unit, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges, per_range // unit,
+        channels // unit, in_h, in_w, out_h, out_w,
+        cut.tiles_x, tiles, ranges, per_range // unit,
         *image_strides(grad, unit), *image_strides(x, unit),
         *theta.stride(),
-        PADDING=PADDING_MODES[padding_mode],
-        ALIGN=align_corners,
-        TILE_H=tile_h,
-        TILE_W=tile_w,
-        BLOCK_C=block_c,
-        LAST=last,
-        UNIT=unit,
-        WIDE=is_wide(x, grad),
-        num_warps=warps_of("warp_affine_backward"),
+        **cut.constants(padding_mode, align_corners, x, grad),
     )  # fmt: skip
     return partials.sum(1).view(batch, 2, 3).to(theta.dtype)
 

@@ -25,17 +25,7 @@ from fastalign.kernels.sampling import load_map, pixel_offset
 from fastalign.kernels.warp_affine_boxes import plan_boxes, walk_boxes
 from fastalign.kernels.warp_affine_scan import scan_rows
 from fastalign.kernels.warp_affine_taps import at_channels, no_sums, own_tile, tile_lanes
-from fastalign.kernels.warp_options import (
-    PADDING_MODES,
-    alignment,
-    block_of,
-    image_strides,
-    is_wide,
-    lanes_along_channels,
-    power_of_two,
-    tile_for,
-    warps_of,
-)
+from fastalign.kernels.warp_options import image_strides, tiling
 
 
 @triton.jit(do_not_specialize=[
@@ -113,35 +103,23 @@ def gather_gradient(
     """Write the gradient ``[B,C,H,W]`` that ``grad`` ``[B,C,h,w]`` gives to the input."""
     batch, channels, in_h, in_w = to_x.shape
     out_h, out_w = grad.shape[2:]
-    last = lanes_along_channels(grad, to_x)
-    unit = alignment(grad, to_x) if last else 1
-    usual = min(power_of_two(channels), 128 if last else 8)
-    most_channels = block_of("warp_affine_backward", usual, unit)
-    # The same tiles in both launches: they are what is shared out.
-    pixels = max(16, 2048 // most_channels) if last else 128
-    tile_h, tile_w = tile_for("warp_affine_backward", pixels, in_h, in_w)
-    tiles_x = triton.cdiv(in_w, tile_w)
-    tiles = tiles_x * triton.cdiv(in_h, tile_h)
-    for scan in (False, True):
-        # Scans keep more in registers beside the sums.
-        block_c = max(1, most_channels // 2) if scan else most_channels
-        ranges = triton.cdiv(channels, block_c)
-        _gather[(batch * ranges * tiles,)](
+    boxes = tiling(
+        "warp_affine_backward", grad, to_x,
+        size=(in_h, in_w), elements=2048, most_last=128, most_first=8,
+    )  # fmt: skip
+    # The same tiles in both launches: they are what is shared out. Scans keep more in registers
+    # beside the sums.
+    scans = boxes._replace(block_c=max(1, boxes.block_c // 2))
+    for cut in (boxes, scans):
+        ranges = triton.cdiv(channels, cut.block_c)
+        _gather[(batch * ranges * cut.tiles,)](
             grad,
             theta,
             to_x,
-            channels // unit, in_h, in_w, out_h, out_w, tiles_x, tiles, ranges,
-            *image_strides(grad, unit), *image_strides(to_x, unit),
+            channels // cut.unit, in_h, in_w, out_h, out_w, cut.tiles_x, cut.tiles, ranges,
+            *image_strides(grad, cut.unit), *image_strides(to_x, cut.unit),
             *theta.stride(),
             NEAREST=mode == "nearest",
-            PADDING=PADDING_MODES[padding_mode],
-            ALIGN=align_corners,
-            TILE_H=tile_h,
-            TILE_W=tile_w,
-            BLOCK_C=block_c,
-            LAST=last,
-            UNIT=unit,
-            WIDE=is_wide(grad, to_x),
-            SCAN=scan,
-            num_warps=warps_of("warp_affine_backward"),
+            SCAN=cut is scans,
+            **cut.constants(padding_mode, align_corners, grad, to_x),
         )  # fmt: skip

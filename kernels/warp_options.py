@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import triton
 from torch import Tensor
@@ -89,3 +91,62 @@ def channel_ranges(channels: int, block: int, programs: int) -> tuple[int, int]:
     ranges = max(1, min(blocks, _ENOUGH_PROGRAMS // max(programs, 1)))
     per_range = triton.cdiv(blocks, ranges) * block
     return triton.cdiv(channels, per_range), per_range
+
+
+class Tiling(NamedTuple):
+    """How a launch is cut into tiles of pixels and blocks of channels."""
+
+    last: bool  # lanes run along channels, else along the pixels of a row
+    unit: int  # elements in which strides and channels are counted
+    block_c: int
+    tile_h: int
+    tile_w: int
+    tiles_x: int  # tiles side by side
+    tiles: int  # of an image
+    warps: int
+
+    def constants(self, padding_mode: str, align_corners: bool, *maps: Tensor) -> dict[str, int]:
+        """The constants that every warp kernel takes, and its warps."""
+        return {
+            "PADDING": PADDING_MODES[padding_mode],
+            "ALIGN": align_corners,
+            "TILE_H": self.tile_h,
+            "TILE_W": self.tile_w,
+            "BLOCK_C": self.block_c,
+            "LAST": self.last,
+            "UNIT": self.unit,
+            "WIDE": is_wide(*maps),
+            "num_warps": self.warps,
+        }
+
+
+def tiling(
+    kernel: str,
+    *maps: Tensor,
+    size: Sequence[int],
+    elements: int,
+    most_last: int,
+    most_first: int,
+) -> Tiling:
+    """The tiles of one launch.
+
+    Args:
+        kernel: whose plan may be forced.
+        maps: ``[B,C,H,W]``, all that the kernel walks over by channels.
+        size: height and width of the map that the tiles cover.
+        elements: of a tile where lanes run along channels; else it has 128 pixels.
+        most_last: channels of a block at most where lanes run along channels.
+        most_first: channels of a block at most where they do not.
+
+    Raises:
+        BackendError: a plan that is forced does not serve.
+    """
+    last = lanes_along_channels(*maps)
+    unit = alignment(*maps) if last else 1
+    most = min(power_of_two(maps[0].shape[1]), most_last if last else most_first)
+    block_c = block_of(kernel, most, unit)
+    pixels = max(16, elements // block_c) if last else 128
+    tile_h, tile_w = tile_for(kernel, pixels, *size)
+    tiles_x = triton.cdiv(size[1], tile_w)
+    tiles = tiles_x * triton.cdiv(size[0], tile_h)
+    return Tiling(last, unit, block_c, tile_h, tile_w, tiles_x, tiles, warps_of(kernel))

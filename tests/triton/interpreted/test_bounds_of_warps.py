@@ -13,6 +13,8 @@ from op_support.cases import CASES, Inputs
 
 from fastalign.kernels import (
     mahalanobis,
+    mahalanobis_backward,
+    mahalanobis_distance,
     warp_affine,
     warp_affine_backward,
     warp_affine_gather,
@@ -104,27 +106,28 @@ MUTANTS = [
         _BACK,
         warp_affine_backward,
     ),
-    Mutant(mahalanobis, "& (row < channels)[:, None]", "", "_distance", "mahalanobis"),
+    Mutant(mahalanobis_distance, "& (row < channels)[:, None]", "", "_distance", "mahalanobis"),
     Mutant(
-        mahalanobis,
+        mahalanobis_distance,
         "mask=(image < images)[:, None] & here",
         "mask=here",
         "_distance",
         "mahalanobis",
     ),
     Mutant(
-        mahalanobis,
+        mahalanobis_backward,
         "mask=present[:, None] & (row < channels)[None, :]",
         "mask=present[:, None]",
         "_input_gradient",
         "mahalanobis_backward(x=1,mean=0,whitener=0)",
     ),
     Mutant(
-        mahalanobis,
+        mahalanobis_distance,
         "(column[None, :] <= row[:, None]) & (row < channels)[:, None]",
         "column[None, :] <= row[:, None]",
-        "_whitener_gradient",
+        "triangle",
         "mahalanobis_backward(x=0,mean=0,whitener=1)",
+        mahalanobis_backward,
     ),
 ]
 

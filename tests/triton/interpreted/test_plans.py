@@ -14,6 +14,7 @@ from op_support.cases import CASES, Inputs
 from fastalign import ops
 from fastalign.errors import BackendError
 from fastalign.kernels import dense_plan, pairwise_plan
+from fastalign.kernels.common import Workload
 from fastalign.ops.triton_plans import FIELDS
 
 BACKEND = Backend("triton", "cpu")
@@ -56,11 +57,11 @@ def test_every_plan_gives_the_result_or_is_refused(kernel, monkeypatch):
 def test_the_plan_is_what_is_launched():
     """One program of the kernel with all locations and images, or one for each."""
     with ops.forced_plan("dense_similarity.triton: locations=4, images=8"):
-        assert dense_plan.plan(3, 5, 4, 4, False, 132)[1:5] == (4, 1, 3, 1)
+        assert dense_plan.plan(Workload(3, 5, 4, 4, False, 132))[1:5] == (4, 1, 3, 1)
     with ops.forced_plan("dense_similarity.triton: locations=1, images=1, warps=8, stages=4"):
-        assert dense_plan.plan(3, 5, 4, 4, False, 132)[1:7] == (1, 4, 1, 3, 8, 4)
+        assert dense_plan.plan(Workload(3, 5, 4, 4, False, 132))[1:7] == (1, 4, 1, 3, 8, 4)
     with ops.forced_plan("pairwise_distance.triton: locations=32, images=1, warps=2"):
-        assert pairwise_plan.plan(5, 3, 64, 4, False, 132) == (1, 1, 32, 2, 5, 2)
+        assert pairwise_plan.plan(Workload(5, 3, 64, 4, False, 132)) == (1, 1, 32, 2, 5, 2)
 
 
 def test_channels_that_are_not_whole_loads_are_refused():
