@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from protocol import FIGURES, Jitter, alternate, fit_and_measure, over_seeds, read_category, write
+from protocol import (
+    FIGURES,
+    Jitter,
+    alternate,
+    fit_and_measure,
+    over_seeds,
+    read_category,
+    spread,
+    write,
+)
 
 from fastalign import FYD, FYDConfig
 
@@ -72,7 +81,11 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [" / ".join(f"{row[k][f]:.3f}" for f in FIGURES) for k in ("unaligned", "aligned")]
+        cells = [
+            " / ".join(f"{row[kind][f]:.3f}" for f in FIGURES)
+            + spread(row["runs"][kind], FIGURES[0])
+            for kind in ("unaligned", "aligned")
+        ]
         chosen = sorted({run["alignment"] for run in row["runs"]["aligned"]})
         # Tables may be made again of rows that were measured before these were.
         shares = [row["aligned"].get(name) for name in MISTAKES]
@@ -87,8 +100,8 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     lines += [
         "",
         "False alarms among good test images and misses among anomalies, of the aligned model at "
-        "its stored threshold; image AUROC / pixel AUROC / AUPRO at FPR 0.3; EfficientNet-Lite0, "
-        "layers at strides 4, 8 "
+        "its stored threshold; image AUROC / pixel AUROC / AUPRO at FPR 0.3, in brackets the "
+        "range of the image AUROC over the seeds; EfficientNet-Lite0, layers at strides 4, 8 "
         f"and 16, {options.channels or 'all'} channels, {options.image_size} x "
         f"{options.image_size}, whole image, masks by nearest, last epoch, mean over seeds "
         f"{', '.join(map(str, options.seeds))} (split, channels, order and jitter). Times are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ import numpy as np
 import torch
 
 from fastalign import FYD, FYDConfig
+from fastalign.bench import setting
 from fastalign.bench.protocol import FIGURES, Images, Jitter, figures, read_category
 from fastalign.engine.environment import describe_device, versions
+from fastalign.load import LoadMeter
 
 __all__ = ["FIGURES", "Images", "Jitter", "figures", "read_category"]
 RESULTS = Path(__file__).parent / "results"
 _BATCH = 16
+_METER = LoadMeter()
 
 
 def fit_and_measure(images: Images, config: FYDConfig, seed: int) -> tuple[FYD, dict[str, Any]]:
@@ -62,11 +66,23 @@ def over_seeds(rows: Sequence[dict[str, Any]], name: str) -> float:
     return mean(row[name] for row in rows)
 
 
+def spread(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """Smallest and largest of a figure over the seeds, as `` (0.570–0.800)``; empty if equal."""
+    low, high = (f"{f(row[name] for row in rows):.3f}" for f in (min, max))
+    return "" if low == high else f" ({low}–{high})"
+
+
 def write(name: str, document: dict[str, Any], table: str) -> None:
-    """Both forms of a result: ``results/<name>.json`` and ``.md``."""
+    """Both forms of a result: ``results/<name>.json`` and ``.md``, with what they were made by."""
     RESULTS.mkdir(exist_ok=True)
-    device = describe_device(torch.device("cpu"))
-    document = {"device": device, "versions": versions(), **document}
+    device, load = describe_device(torch.device("cpu")), _METER.read()
+    command = re.sub(r"--data[ =](\S+)", "--data DATA", setting.command())
+    origin = {"commit": setting.commit(), "command": command, "load": load.to_json()}
+    document = {"device": device, "versions": versions(), **origin, **document}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     packages = ", ".join(f"{key} {value}" for key, value in versions().items())
-    (RESULTS / f"{name}.md").write_text(f"{table}\n\nMeasured on {device}; {packages}.\n")
+    remark = "; its times were taken under load" if load.busy else ""
+    (RESULTS / f"{name}.md").write_text(
+        f"{table}\n\nMade by `{origin['command']}` at commit {origin['commit'] or 'unknown'}, "
+        f"{load.describe()}{remark}, on {device}; {packages}.\n"
+    )

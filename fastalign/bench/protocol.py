@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +58,12 @@ class Images:
 def read_category(
     path: Path, size: tuple[int, int], jitter: Jitter, seed: int, validation: float = 0.1
 ) -> Images:
-    """Read and jitter a category; the validation images are those of the command line's split."""
+    """Read and jitter a category; the validation images are those of the command line's split.
+
+    The pose of a photograph depends on the seed and its place in the folder alone, not on which
+    photographs are there besides or how they are split."""
     category = open_category(path)
     training, kept = split_validation(category.train, validation, seed)
-    generator = torch.Generator().manual_seed(seed)
     aspects: list[float] = []
 
     def read(sample: Sample) -> tuple[Tensor, np.ndarray]:
@@ -70,6 +73,8 @@ def read_category(
         mask = np.zeros((height, width), dtype=bool)
         if sample.mask_paths:
             mask = load_masks(sample.mask_paths, (height, width), image_path=sample.path)
+        place = sample.path.relative_to(path).as_posix()
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {place}".encode()))
         theta = jitter.pose(generator, width / height)
         if theta is not None:
             planes = torch.from_numpy(photograph).permute(2, 0, 1)[None].float()
