@@ -41,7 +41,9 @@ def fitted(photographs) -> Callable[..., FYD]:
 
     @cache
     def fit(*, thresholds: bool = True, **options: object) -> FYD:
+        # A search for turns is most of the time of so small a fit.
         defaults = {"image_size": SIZE, "layers": (1, 2), "channels": 12, "epochs": 1}
+        defaults["family"] = "translation"
         model = FYD(**{**defaults, "skip": False, **options})
         validation = photographs("test/good", 6)[2:] if thresholds else None
         with torch.random.fork_rng():
