@@ -10,6 +10,10 @@ TORCH ?= auto
 PYTEST_ARGS ?=
 # One process for each core; tests/conftest.py says which tests stay together.
 PARALLEL ?= -n auto
+# What a change of Python code breaks first, without what compiles, starts processes or fits at length.
+QUICK := $(filter-out tests/test_examples.py,$(wildcard tests/test_*.py)) tests/data tests/engine \
+	tests/metrics tests/nn tests/report tests/storage tests/ops/test_definitions.py \
+	tests/ops/test_errors.py tests/ops/test_every_op.py tests/ops/test_special_values.py
 GPU_CHECK_ARGS ?=
 TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
@@ -24,12 +28,13 @@ CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name 
 NATIVE := $(filter csrc/%,$(CPP)) setup.py $(wildcard tools/native_build/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format bench gpu-check sanitize sanitize-threads two-torches wheel \
+.PHONY: help setup demo test quick lint format bench gpu-check sanitize sanitize-threads two-torches wheel \
 	looked-for-gpu clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
 	@echo "make test       run the tests (PYTEST_ARGS=... is handed on)"
+	@echo "make quick      the tests of the inner loop, below a minute on two cores"
 	@echo "make lint       ruff, mypy, clang-format"
 	@echo "make format     let ruff and clang-format rewrite what they can"
 	@echo "make bench      run the quick benchmarks of ops and models on the CPU"
@@ -82,6 +87,9 @@ demo: $(VENV)/.native $(VENV)/.built
 
 test: $(VENV)/.native $(VENV)/.test
 	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+quick: $(VENV)/.native $(VENV)/.test
+	$(PY) -m pytest $(PARALLEL) -q --durations=0 --durations-min=3 -m "not slow" $(QUICK) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(PY) -m ruff check .
