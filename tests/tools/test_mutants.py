@@ -48,7 +48,7 @@ def test_every_kind_of_change_of_a_python_file():
 
 
 def test_every_change_of_a_cpp_file_is_in_its_code():
-    source = '#include <a>\n// a < b\nbool f(int a) { return a < 3 && true; } /* x == y */\n'
+    source = "#include <a>\n// a < b\nbool f(int a) { return a < 3 && true; } /* x == y */\n"
     found = {str(mutant) for mutant in cpp_source.mutants("f.cpp", source)}
     assert found == {"f.cpp:3: < -> <=", "f.cpp:3: && -> ||", "f.cpp:3: true -> false"}
 
