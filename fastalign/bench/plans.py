@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastalign.bench.cases import Case
-from fastalign.bench.works import Results, Work
+from fastalign.bench.works import FORWARD, Results, Work
 from fastalign.errors import ConfigError
 from fastalign.ops import forced_plan
 from fastalign.ops.plans import Plan, describe, sweep
@@ -50,7 +50,9 @@ def contestants(
 
 def _own(plan: Plan, case: Case, backend: str) -> Plan:
     """What of a plan is about a case."""
-    kernels = f"{case.op}.{backend}", f"{case.op}_backward.{backend}"
+    kernels = [f"{case.op}.{backend}"]
+    if case.work != FORWARD:
+        kernels.append(f"{case.op}_backward.{backend}")
     return tuple(entry for entry in plan if entry[0] in kernels)
 
 

@@ -68,6 +68,7 @@ def test_plans_are_gated_timed_and_shown():
         ("mahalanobis.cpu: with=1", "no field 'with'"),
         ("warp_affine.cpu: rows=4", "no measured case.*mahalanobis on cpu"),
         ("mahalanobis.triton: rows=4", "no measured case"),
+        ("mahalanobis_backward.triton: rows=4", "no measured case"),
     ],
 )
 def test_a_plan_without_a_case_is_refused(text, words):
