@@ -71,8 +71,12 @@ void split(const Workers& workers, int64_t tasks, int64_t used, Body& body) {
   }
 }
 
-// Fewer workers for little work: waking a thread takes longer than this many multiply-adds. The
-// search for races is built with 1, so that small tensors are shared out too.
+// Fewer workers for little work: waking a thread takes longer than this many multiply-adds.
+// Measured where threads sleep while they wait (benchmarks/results/cpu/plans_cpu_threads.md, where
+// the command is): two threads, which this gives them, take 1.4 to 2.2 times as long as one for the
+// small maps of dense_similarity, pairwise_distance and warp_affine; mahalanobis, which gets one,
+// would take 3.1 times as long with two. The search for races is built with 1, so that small
+// tensors are shared out too.
 #if !defined(FASTALIGN_WORK_PER_WORKER)
 #define FASTALIGN_WORK_PER_WORKER (1 << 17)
 #endif

@@ -34,7 +34,10 @@ Status warp_general(const WarpAffineArgs& args, const Workers& workers) {
 
 #if defined(__AVX2__)
 
-constexpr int64_t kStreamBytes = int64_t{8} << 40;  // larger outputs bypass the caches
+// Larger outputs bypass the caches: none, since it makes no difference. Streamed against cached
+// with two threads, float32: 46.5 to 51.9 ms, 8x3x1024x1024, and 10.3 to 10.2, 8x64x128x128
+// (benchmarks/results/cpu/plans_cpu.md, where the command is).
+constexpr int64_t kStreamBytes = int64_t{8} << 40;
 
 template <class S>
 FASTALIGN_INLINE void put_run(S* to, F8 value, int64_t count, bool stream) {

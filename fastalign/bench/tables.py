@@ -27,10 +27,10 @@ Row = dict[str, Any]
 BASELINES = ("compiled", "eager", "loop", "cdist", "kornia", "torchvision", "anomalib", "memcpy")
 
 
-def ours(row: Row) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Backend and entry of each of our contestants."""
+def ours(row: Row, planned: bool = False) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Backend and entry of each of our contestants; ``planned``: those under forced plans, too."""
     for name, entry in row["contestants"].items():
-        if name.startswith(OURS):
+        if name.startswith(OURS) and (planned or "plan" not in entry):
             yield name.partition("/")[2], entry
 
 
@@ -321,19 +321,19 @@ def _legend(cuda: bool) -> str:
 def line(row: Row, copy: float | None) -> str:
     """One case in one line of a terminal."""
     parts = [f"FAILED {row['failed'][:90]}"] if "failed" in row else []
-    for backend, entry in ours(row):
+    for backend, entry in ours(row, planned=True):
         if "ms" not in entry:
             parts.append(f"{backend} FAILED {entry.get('failed', verdict(entry))[:90]}")
             continue
         share = share_of_copy(row, entry, copy)
+        times = " ".join(
+            f"{name} {_times(value)}"
+            for name in BASELINES
+            if (value := ratio(row, entry, name)) is not None
+        )
         parts.append(
             f"{backend} {_number(entry.get('graph_ms') or entry['ms'])} ms "
-            f"{'-' if share is None else f'{share:.0%}'} of copy, "
-            + " ".join(
-                f"{name} {_times(value)}"
-                for name in BASELINES
-                if (value := ratio(row, entry, name)) is not None
-            )
+            f"{'-' if share is None else f'{share:.0%}'} of copy" + (f", {times}" if times else "")
         )
     late = [name for name, entry in row["contestants"].items() if "out_of_time" in entry]
     if late:

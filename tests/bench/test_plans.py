@@ -58,6 +58,7 @@ def test_plans_are_gated_timed_and_shown():
     assert lines[names[3]]["plan"] == "mahalanobis.cpu: threads=1, width=8"
     text = tables.markdown(document | {"command": "bench"})
     assert "launch plans forced: x.cpu: y=1" in text
+    assert text.partition("## Times")[2].count("mahalanobis, forward") == 1
     table = text.partition("## Forced plans")[2].partition("\n## ")[0]
     assert table.count(f"| {TINY.name} |") == 3 and "| 1.00x |" in table
 
