@@ -88,7 +88,8 @@ class Mutant:
         for folder in ("common", "cuda"):
             shutil.copytree(CSRC / folder, copy / folder)
         (copy / "cpu").mkdir()
-        shutil.copy(CSRC / "cpu" / "view.h", copy / "cpu")
+        for header in ("kernels.h", "view.h"):
+            shutil.copy(CSRC / "cpu" / header, copy / "cpu")
         (copy / "cuda" / self.file).write_text(changed)
         return copy
 
