@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "../common/geometry.h"
+#include "../common/warp_options.h"
 #include "view.h"
 
 namespace fastalign {
@@ -54,23 +54,17 @@ struct PairwiseDistanceArgs {
   const ForcedPlans* forced = nullptr;
 };
 
-struct WarpAffineArgs {
+struct WarpAffineArgs : WarpOptions {
   View4 x;
   const AffinePixels* maps;  // [B]
   bool exact;                // theta is float64: positions are kept in double to the end
-  Interpolation mode;
-  Padding padding;
-  bool align_corners;
   View4 out;
   const ForcedPlans* forced = nullptr;
 };
 
-struct WarpAffineBackwardArgs {
+struct WarpAffineBackwardArgs : WarpOptions {
   View4 grad, x;
   const AffinePixels* maps;
-  Interpolation mode;
-  Padding padding;
-  bool align_corners;
   View4 dx;       // data null: not wanted
   double* dmaps;  // [B, 6] gradient of the AffinePixels fields, or null
   const ForcedPlans* forced = nullptr;

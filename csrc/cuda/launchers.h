@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "../common/geometry.h"
 #include "../common/plans.h"
+#include "../common/warp_options.h"
 #include "../cpu/view.h"
 
 namespace fastalign::cuda {
@@ -61,22 +61,16 @@ struct Theta {
   int64_t stride[3];
 };
 
-struct WarpAffineArgs {
+struct WarpAffineArgs : WarpOptions {
   View4 x;
   Theta theta;
-  Interpolation mode;
-  Padding padding;
-  bool align_corners;
   View4 out;
   const ForcedPlans* forced;
 };
 
-struct WarpAffineBackwardArgs {
+struct WarpAffineBackwardArgs : WarpOptions {
   View4 grad, x;
   Theta theta;
-  Interpolation mode;
-  Padding padding;
-  bool align_corners;
   View4 dx;
   void* dtheta;  // [B, 2, 3] contiguous in theta's dtype, or null
   void* scratch;

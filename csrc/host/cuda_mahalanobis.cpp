@@ -1,6 +1,6 @@
 // mahalanobis on CUDA: shape and dtype rules, outputs, one launcher call.
-#include "../common/packed.h"
 #include "cuda_call.h"
+#include "mahalanobis.h"
 #include "ops.h"
 
 namespace fastalign::host::on_cuda {
@@ -12,24 +12,7 @@ cuda::MahalanobisArgs prepare(const CudaCall& call, const Tensor& x, const Tenso
   args.x = call.view4(x, "x");
   call.check(mean, "mean");
   call.check(whitener, "whitener");
-  const int64_t channels = x.size(1), height = x.size(2), width = x.size(3);
-  check_shape(mean, "mean", {channels, height, width});
-  check_type(mean, "mean", ScalarType::Float, "float32");
-  check_shape(whitener, "whitener", {height * width, packed_size(channels)});
-  args.mean.data = const_cast<void*>(mean.const_data_ptr());
-  args.mean.dtype = DType::float32;
-  args.mean.size[0] = 1;
-  for (int64_t d = 0; d < 3; ++d) {
-    args.mean.size[d + 1] = mean.size(d);
-    args.mean.stride[d + 1] = mean.stride(d);
-  }
-  args.whitener = whitener.const_data_ptr();
-  args.whitener_dtype = storage_type(whitener, "whitener");
-  FASTALIGN_CHECK(args.whitener_dtype != DType::float64,
-                  "whitener must be float64 if and only if x is");
-  args.whitener_stride[0] = whitener.stride(0);
-  args.whitener_stride[1] = whitener.stride(1);
-  args.squared = squared;
+  set_inputs(args, x, mean, whitener, squared);
   args.forced = forced_plans();
   return args;
 }

@@ -27,9 +27,7 @@ Tensor warp_affine(Tensor x, Tensor theta, int64_t height, int64_t width, std::s
   check_source(x);
   FASTALIGN_CHECK(height >= 0 && width >= 0, "the output size must not be negative");
   args.theta = theta_of(call, theta, x.size(0));
-  args.mode = interpolation(mode);
-  args.padding = padding(padding_mode);
-  args.align_corners = align_corners;
+  set_options(args, mode, padding_mode, align_corners);
   args.forced = forced_plans();
   Tensor out =
       empty_map(x, {x.size(0), x.size(1), height, width}, x.scalar_type(), is_channels_last(x));
@@ -53,9 +51,7 @@ std::tuple<Tensor, Tensor> warp_affine_backward(Tensor grad, Tensor x, Tensor th
   check_shape(grad, "grad", {x.size(0), x.size(1), grad.size(2), grad.size(3)});
   FASTALIGN_CHECK(args.grad.dtype == args.x.dtype, "grad and x must have the same dtype");
   args.theta = theta_of(call, theta, x.size(0));
-  args.mode = interpolation(mode);
-  args.padding = padding(padding_mode);
-  args.align_corners = align_corners;
+  set_options(args, mode, padding_mode, align_corners);
   args.forced = forced_plans();
   Tensor dx = need_x ? empty_gradient(x) : no_gradient(x);
   if (need_x) {

@@ -1,5 +1,5 @@
 // mahalanobis: shape and dtype rules, outputs, one kernel call.
-#include "../common/packed.h"
+#include "mahalanobis.h"
 #include "ops.h"
 
 namespace fastalign::host {
@@ -10,26 +10,7 @@ MahalanobisArgs prepare(const Tensor& x, const Tensor& mean, const Tensor& white
   args.x = view4(x, "x");
   check_cpu(mean, "mean");
   check_cpu(whitener, "whitener");
-  const int64_t channels = x.size(1), height = x.size(2), width = x.size(3);
-  check_shape(mean, "mean", {channels, height, width});
-  check_shape(whitener, "whitener", {height * width, packed_size(channels)});
-  const bool wide = args.x.dtype == DType::float64;
-  check_type(mean, "mean", accumulation_type(x), wide ? "float64" : "float32");
-  args.mean.data = const_cast<void*>(mean.const_data_ptr());
-  args.mean.dtype = wide ? DType::float64 : DType::float32;
-  args.mean.size[0] = 1;
-  args.mean.stride[0] = 0;
-  for (int64_t d = 0; d < 3; ++d) {
-    args.mean.size[d + 1] = mean.size(d);
-    args.mean.stride[d + 1] = mean.stride(d);
-  }
-  args.whitener = whitener.const_data_ptr();
-  args.whitener_dtype = storage_type(whitener, "whitener");
-  FASTALIGN_CHECK(wide == (args.whitener_dtype == DType::float64),
-                  "whitener must be float64 if and only if x is");
-  args.whitener_stride[0] = whitener.stride(0);
-  args.whitener_stride[1] = whitener.stride(1);
-  args.squared = squared;
+  set_inputs(args, x, mean, whitener, squared);
   return args;
 }
 

@@ -43,9 +43,7 @@ Tensor warp_affine(Tensor x, Tensor theta, int64_t height, int64_t width, std::s
   args.x = view4(x, "x");
   check_source(x);
   FASTALIGN_CHECK(height >= 0 && width >= 0, "the output size must not be negative");
-  args.mode = interpolation(mode);
-  args.padding = padding(padding_mode);
-  args.align_corners = align_corners;
+  set_options(args, mode, padding_mode, align_corners);
   const auto values = read_theta(theta, x.size(0));
   const auto maps = pixel_maps(values, x.size(2), x.size(3), height, width, align_corners);
   args.maps = maps.data();
@@ -70,9 +68,7 @@ std::tuple<Tensor, Tensor> warp_affine_backward(Tensor grad, Tensor x, Tensor th
   check_source(x);
   check_shape(grad, "grad", {x.size(0), x.size(1), grad.size(2), grad.size(3)});
   FASTALIGN_CHECK(args.grad.dtype == args.x.dtype, "grad and x must have the same dtype");
-  args.mode = interpolation(mode);
-  args.padding = padding(padding_mode);
-  args.align_corners = align_corners;
+  set_options(args, mode, padding_mode, align_corners);
   const int64_t batch = x.size(0), out_h = grad.size(2), out_w = grad.size(3);
   const auto values = read_theta(theta, batch);
   const auto maps = pixel_maps(values, x.size(2), x.size(3), out_h, out_w, align_corners);

@@ -1,7 +1,7 @@
 // The options of warp_affine as the kernels know them; shared by the CPU and CUDA wrappers.
 #pragma once
 
-#include "../common/geometry.h"
+#include "../common/warp_options.h"
 #include "tensors.h"
 
 namespace fastalign::host {
@@ -17,6 +17,13 @@ inline Padding padding(const std::string& mode) {
                   mode, "' is unknown; use 'zeros', 'border' or 'reflection'");
   return mode == "zeros" ? Padding::zeros
                          : (mode == "border" ? Padding::border : Padding::reflection);
+}
+
+inline void set_options(WarpOptions& options, const std::string& mode,
+                        const std::string& padding_mode, bool align_corners) {
+  options.mode = interpolation(mode);
+  options.padding = padding(padding_mode);
+  options.align_corners = align_corners;
 }
 
 inline void check_source(const Tensor& x) {

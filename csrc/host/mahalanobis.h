@@ -1,0 +1,35 @@
+// The rules for the arguments of mahalanobis, the same on every device.
+#pragma once
+
+#include "../common/packed.h"
+#include "tensors.h"
+
+namespace fastalign::host {
+
+// Fills in the arguments of either kernel; the view of x is set, and devices have been checked.
+template <class Args>
+void set_inputs(Args& inputs, const Tensor& x, const Tensor& mean, const Tensor& whitener,
+                bool squared) {
+  const int64_t channels = x.size(1), height = x.size(2), width = x.size(3);
+  check_shape(mean, "mean", {channels, height, width});
+  check_shape(whitener, "whitener", {height * width, packed_size(channels)});
+  const bool wide = inputs.x.dtype == DType::float64;
+  check_type(mean, "mean", accumulation_type(x), wide ? "float64" : "float32");
+  inputs.mean.data = const_cast<void*>(mean.const_data_ptr());
+  inputs.mean.dtype = wide ? DType::float64 : DType::float32;
+  inputs.mean.size[0] = 1;
+  inputs.mean.stride[0] = 0;
+  for (int64_t d = 0; d < 3; ++d) {
+    inputs.mean.size[d + 1] = mean.size(d);
+    inputs.mean.stride[d + 1] = mean.stride(d);
+  }
+  inputs.whitener = whitener.const_data_ptr();
+  inputs.whitener_dtype = storage_type(whitener, "whitener");
+  FASTALIGN_CHECK(wide == (inputs.whitener_dtype == DType::float64),
+                  "whitener must be float64 if and only if x is");
+  inputs.whitener_stride[0] = whitener.stride(0);
+  inputs.whitener_stride[1] = whitener.stride(1);
+  inputs.squared = squared;
+}
+
+}  // namespace fastalign::host
