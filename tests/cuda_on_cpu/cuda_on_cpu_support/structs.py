@@ -30,11 +30,15 @@ def _fields(body: str) -> Iterator[tuple[str, type]]:
 def _structs(header: Path) -> None:
     """Makes the structs of a header known by their names."""
     text = re.sub("//.*", "", header.read_text(encoding="utf-8"))
-    for name, body in re.findall(r"^struct (\w+) \{\n(.*?)^\};", text, re.M | re.S):
-        _TYPES[name] = type(name, (ctypes.Structure,), {"_fields_": list(_fields(body))})
+    for name, base, body in re.findall(
+        r"^struct (\w+)(?: : (\w+))? \{\n(.*?)^\};", text, re.M | re.S
+    ):
+        above = _TYPES[base] if base else ctypes.Structure
+        _TYPES[name] = type(name, (above,), {"_fields_": list(_fields(body))})
 
 
 _structs(CSRC / "cpu" / "view.h")
+_structs(CSRC / "common" / "warp_options.h")
 _structs(CSRC / "cuda" / "launchers.h")
 View4, View3, Labels, Theta = (_TYPES[name] for name in ("View4", "View3", "Labels", "Theta"))
 
