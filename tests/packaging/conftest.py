@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,11 +48,26 @@ class Distributions:
     """Built from the sdist, so a file that the sdist forgot is missing here too."""
 
 
-def run_build(kind: str, source: Path, out: Path) -> Path:
-    # One GPU architecture: the others are compiled by tests/cuda_compile.
+def unoptimised(folder: Path) -> dict[str, str]:
+    """The environment of a build whose compilers take the quickest way: what is looked at here are
+    the files, names and symbols of the distributions, which are the same."""
+    # One GPU architecture: machine code of all of them is recorded by tests/records.
+    quick = {"FASTALIGN_BUILD_CUDA": "auto", "TORCH_CUDA_ARCH_LIST": "9.0"}
+    quick["NVCC_APPEND_FLAGS"] = "-Xcicc -O1 -Xptxas -O0"
+    named = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    compiler = next((name for name in named if shutil.which(shlex.split(name)[0])), None)
+    if compiler is not None and os.name == "posix":
+        script = folder / "c++"
+        script.write_text(f'#!/bin/sh\nexec {compiler} "$@" -O0\n')
+        script.chmod(0o755)
+        quick["CXX"] = str(script)
+    return quick
+
+
+def run_build(kind: str, source: Path, out: Path, environment: dict[str, str]) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", out, source],
-        env=os.environ | {"FASTALIGN_BUILD_CUDA": "auto", "TORCH_CUDA_ARCH_LIST": "9.0"},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -67,11 +83,12 @@ def distributions(
 ) -> Distributions:
     """sdist and wheel of a copy of the project, in a folder whose name has a space."""
     top = tmp_path_factory.mktemp("build here")
+    quick = unoptimised(tmp_path_factory.mktemp("compilers"))
     copy = top / "source"
     for path in source_files:
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(repository / path, copy / path)
-    sdist = run_build("sdist", copy, top / "sdist")
+    sdist = run_build("sdist", copy, top / "sdist", quick)
     with tarfile.open(sdist) as archive:
         names = [member.name for member in archive.getmembers() if member.isfile()]
         # Python releases before 3.11.4 know no filters; the archive is our own either way.
@@ -80,5 +97,5 @@ def distributions(
     (unpacked,) = (top / "unpacked").iterdir()
     return Distributions(
         frozenset(name.partition("/")[2] for name in names),
-        run_build("wheel", unpacked, top / "wheel"),
+        run_build("wheel", unpacked, top / "wheel", quick),
     )
