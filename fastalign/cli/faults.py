@@ -47,13 +47,15 @@ class Terminated(KeyboardInterrupt):
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message for an error."""
-    from fastalign.errors import FastalignError
+    from fastalign.errors import FastalignError, InputError
 
     if isinstance(error, KeyboardInterrupt):
         if isinstance(error, Terminated):
             return TERMINATED, str(error) or "terminated"
         return INTERRUPTED, str(error) or "interrupted"
-    if any(_is_out_of_memory(one) for one in _chain(error)):
+    # A file that is too large to decode is named by its own error.
+    too_large = isinstance(error, InputError) and "not enough memory" in str(error)
+    if not too_large and any(_is_out_of_memory(one) for one in _chain(error)):
         return BACKEND, (
             f"error: out of memory ({_first_line(error)}); give --memory-budget less than the "
             "machine has free, or use a smaller --image-size or --batch-size, fewer --channels, "

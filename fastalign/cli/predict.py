@@ -244,7 +244,7 @@ def _predict_with_ray(model: str, source: str | list[str], out: str, **options: 
     for message in result.warnings:
         warn(message)
     if result.errors:
-        warn(f"{count(result.errors, 'image', 'have')} no score; the column error says why")
+        warn(f"{count(result.errors, 'image', 'have')} no score; the column reason says why")
     verdict = (
         f", {count(result.anomalies, 'anomaly')}" if result.image_threshold is not None else ""
     )

@@ -21,6 +21,7 @@ from fastalign.data import Depth, Sample, glance, load_image, load_masks, open_c
 from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.engine.environment import peak_rss_mb
+from fastalign.engine.judging import Judging
 from fastalign.engine.leakage import find_seen, tell_seen
 from fastalign.engine.mistakes import count_mistakes, fewest_mistakes
 from fastalign.engine.protocol import describe_alignment, describe_protocol
@@ -31,14 +32,11 @@ from fastalign.engine.scoring import (
     NOT_JUDGED,
     Thresholds,
     aligned_picture,
-    alignment_of,
     listed,
     map_at,
     stored_depth,
     thresholds,
 )
-from fastalign.engine.shapes import ShapeWatch
-from fastalign.engine.strangers import PartWatch
 from fastalign.errors import InputError
 from fastalign.load import LoadMeter
 from fastalign.metrics import Figures, PixelMetrics, image_metrics
@@ -160,8 +158,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
         self.masks = MaskCheck()
-        self.shapes = ShapeWatch(self.model)
-        self.parts = PartWatch(self.model)
+        self.judging = Judging(self.model, self.limits)
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
@@ -206,12 +203,8 @@ class _Run:
             len(self.images), image, scores.float().cpu().numpy(), outline, aligned, covered
         )
         self.paths.append(sample.path)
-        alignment = alignment_of(detail, 0)
-        remarks = [
-            self.parts.remark(name, detail, 0),
-            self.shapes.remark(name, image),
-            self.limits.remark(alignment.covered),
-        ]
+        row = self.judging.row(name, image, detail, 0)
+        assert row.alignment is not None
         self.images.append(
             ImageResult(
                 path=name,
@@ -219,8 +212,8 @@ class _Run:
                 label=sample.label,
                 score=score,
                 predicted=self.limits.label(score),
-                alignment=alignment,
-                reason="; ".join(remark for remark in remarks if remark),
+                alignment=row.alignment,
+                reason=row.reason,
             )
         )
 
@@ -296,7 +289,7 @@ def _conclude(run: _Run, category: str) -> Evaluation:
     curves |= pixel_figures.curves
     metrics = {**figures, **pixel_figures}
     reasons = {**figures.reasons, **pixel_figures.reasons}
-    warnings = [*run.parts.warnings(), *run.shapes.warnings()]
+    warnings = run.judging.warnings()
     if run.skipped:
         warnings.append(
             f"{part_of(len(run.skipped), len(run.samples), 'test image')} left out as unreadable"

@@ -17,6 +17,7 @@ import torch
 
 from fastalign.data import Depth, Source, load_image, prepare
 from fastalign.engine.inputs import Input, find_inputs
+from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import OUTPUTS, PictureOptions, PictureWriter
 from fastalign.engine.predict_page import PredictionPage
 from fastalign.engine.protocol import threshold_source
@@ -26,13 +27,10 @@ from fastalign.engine.scoring import (
     NO_THRESHOLD,
     NOT_JUDGED,
     Thresholds,
-    alignment_of,
     listed,
     stored_depth,
     thresholds,
 )
-from fastalign.engine.shapes import ShapeWatch
-from fastalign.engine.strangers import PartWatch
 from fastalign.engine.table import FILES, SCORES, Row, ScoresTable, encode
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
@@ -181,8 +179,7 @@ class _Run:
         self.model, self.out, self.limits, self.depth = model, out, limits, depth
         self.table, self.page, self.progress = table, page, progress
         self.writer = PictureWriter(out, options, limits)
-        self.shapes = ShapeWatch(model)
-        self.parts = PartWatch(model)
+        self.judging = Judging(model, limits)
         given = limits != thresholds(model)
         self.source = "given for this run" if given else threshold_source(model)
         self.notes = notes
@@ -216,18 +213,9 @@ class _Run:
         self._write(Row(item.name, None, self.limits.image, Verdict.NOT_JUDGED, reason))
 
     def _add(self, item: Input, image: npt.NDArray[np.uint8], detail: Detail, index: int) -> None:
-        score = float(detail.score[index])
-        verdict = self.limits.verdict(score)
-        alignment = alignment_of(detail, index)
-        remarks = [
-            self.parts.remark(item.name, detail, index),
-            self.shapes.remark(item.name, image),
-            self.limits.remark(alignment.covered),
-        ]
-        reason = "; ".join(remark for remark in remarks if remark)
-        if verdict is Verdict.NOT_JUDGED:
-            reason = NO_THRESHOLD if self.limits.image is None else NOT_JUDGED
-        row = Row(item.name, score, self.limits.image, verdict, reason, alignment=alignment)
+        row = self.judging.row(item.name, image, detail, index)
+        score, reason, alignment = row.score, row.reason, row.alignment
+        assert score is not None and alignment is not None
         try:
             files = self.writer.write(item, image, detail.map[index])
         except InputError as error:
@@ -237,7 +225,7 @@ class _Run:
             raise
         self._write(replace(row, files=files))
         placed = {kind: self.out / files[kind] if kind in files else None for kind in FILES}
-        prediction = Prediction(item.name, score, verdict, reason, alignment, **placed)
+        prediction = Prediction(item.name, score, row.verdict, reason, alignment, **placed)
         self.page.add(len(self.images), item.path, score, image, detail, index)
         self.images.append(prediction)
 
@@ -247,7 +235,7 @@ class _Run:
 
     def result(self) -> Predictions:
         """What is known so far."""
-        warnings = [*self.notes, *self.parts.warnings(), *self.shapes.warnings()]
+        warnings = [*self.notes, *self.judging.warnings()]
         if self.skipped:
             total = len(self.images) + len(self.skipped)
             warnings.append(f"{part_of(len(self.skipped), total, 'image')} could not be read")

@@ -49,6 +49,15 @@ def test_debug_shows_where(capsys):
     assert "Traceback" in captured.err and captured.err.rstrip().endswith("error: x.png: truncated")
 
 
+def test_a_file_too_large_for_the_memory_is_named_and_others_are_not_blamed():
+    error = errors.InputError("x.png: there is not enough memory to decode it; make it smaller.")
+    error.__cause__ = MemoryError()
+    assert explain(error) == (3, f"error: {error}")
+    error = errors.InputError("w.pt: damaged")
+    error.__cause__ = MemoryError()
+    assert explain(error)[0] == 5
+
+
 def test_an_unexpected_error_asks_for_a_report():
     code, message = explain(ZeroDivisionError("by zero"))
     assert code == 1

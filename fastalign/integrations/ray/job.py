@@ -30,7 +30,7 @@ JOB = "job.json"
 PLAN = "plan.parquet"
 SUMMARY = "summary.json"
 _ATTEMPTS = ".attempts"
-_VERSION = 2
+_VERSION = 3
 # Bounds of the default size of a part: small ones spread few images over many workers, large ones
 # keep the number of files low.
 _SMALLEST, _LARGEST, _PARTS = 16, 256, 64

@@ -9,11 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastalign.engine.table import COLUMNS, FILES
+from fastalign.engine.table import Row as ImageRow
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
+from fastalign.verdict import Verdict
 
 SCORES = "scores"
 _KEY = b"fastalign"
+# All columns of a table of scores but those that take labels, and those of its pictures.
+_COLUMNS = tuple(name for name in COLUMNS if name not in ("truth", "defect", *FILES))
 
 
 @dataclass(frozen=True)
@@ -22,26 +27,20 @@ class Row:
 
     Attributes:
         index: position in the input, from 0.
-        path: the image as the input names it.
-        score: the image score; None with an error.
-        label: ``"good"`` or ``"anomaly"``; None with an error or without a threshold.
-        error: why the image has no score; None where it has one.
+        image: what is said of it, as in every table of scores.
         ms: milliseconds in the worker: reading, the image's share of the forward pass, writing.
         pictures: files written for it by kind, relative to the output folder.
     """
 
     index: int
-    path: str
-    score: float | None
-    label: str | None
-    error: str | None
+    image: ImageRow
     ms: float
     pictures: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a part holds: images with rows, those with an error, those labelled anomaly."""
+    """What a part holds: images with rows, those without a score, those that are anomalies."""
 
     images: int
     errors: int
@@ -86,20 +85,21 @@ def write_part(
 
     counts = Counts(
         len(rows),
-        sum(row.error is not None for row in rows),
-        sum(row.label == "anomaly" for row in rows),
+        sum(row.image.score is None for row in rows),
+        sum(row.image.verdict is Verdict.ANOMALY for row in rows),
     )
+    texts = ("path", "verdict", "reason")
     fields = [
         ("index", pa.int64()),
-        ("path", pa.string()),
-        ("score", pa.float32()),
-        ("label", pa.string()),
-        ("error", pa.string()),
+        *((name, pa.string() if name in texts else pa.float32()) for name in _COLUMNS),
         ("model", pa.string()),
         ("ms", pa.float32()),
         *((name, pa.string()) for name in outputs),
     ]
-    columns = [{**asdict(row), "model": model, **row.pictures} for row in rows]
+    columns = [
+        {**row.image.values(), "index": row.index, "ms": row.ms, "model": model, **row.pictures}
+        for row in rows
+    ]
     about = {"job": job, "part": part, "content": images, **asdict(counts)}
     schema = pa.schema(fields, metadata={_KEY: json.dumps(about)})
     table = pa.table(

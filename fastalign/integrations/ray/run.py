@@ -79,9 +79,9 @@ def score_collection(
     """Score a collection of images with a pool of workers, or go on with a run that was cut short.
 
     The scores are those of :func:`fastalign.engine.predict_paths`. They land in
-    ``out/scores/part-*.parquet``, one row for each image, with the columns ``index``, ``path``,
-    ``score``, ``label``, ``error``, ``model``, ``ms`` and one for each of ``outputs``, whose files
-    lie in ``out/maps/part-*/`` and so on. An image that cannot be read is a row with its error.
+    ``out/scores/part-*.parquet``, one row for each image, with the columns of ``scores.csv`` and
+    ``index``, ``model``, ``ms`` and one for each of ``outputs``, whose files lie in
+    ``out/maps/part-*/`` and so on. An image that cannot be read is a row with the reason.
     Called again with the same arguments, only the parts that are missing are scored; ``workers``,
     ``threads``, ``device`` and ``address`` may differ.
 

@@ -19,9 +19,11 @@ from fastalign import artifact
 from fastalign.data import Depth, load_image, parse_depth
 from fastalign.engine.environment import open_device
 from fastalign.engine.inputs import Input
+from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import OUTPUTS, PictureWriter
 from fastalign.engine.predict import score_images
 from fastalign.engine.scoring import stored_depth
+from fastalign.engine.table import Row as ImageRow
 from fastalign.errors import ArtifactError, InputError
 from fastalign.integrations.ray.attempts import DEATHS, Attempts
 from fastalign.integrations.ray.job import Job, digest
@@ -34,6 +36,7 @@ from fastalign.integrations.ray.parts import (
     text_of,
     write_part,
 )
+from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
@@ -98,7 +101,8 @@ class PartScorer:
         for start, end in _batches(len(images), options.batch_size, attempts):
             first = part * options.part_size + start
             if attempts.hopeless(start, end):
-                rows.append(_given_up(first, images[start]))
+                given_up = self._unread(images[start], _given_up(images[start]))
+                rows.append(Row(first, given_up, 0.0))
                 continue
             attempts.note(start, end)
             rows += self._score_batch(first, images[start:end], writer)
@@ -121,7 +125,7 @@ class PartScorer:
         for offset, item in enumerate(batch):
             began = time.perf_counter()
             image, error = _read(item.path, self._depth or stored_depth(self._model))
-            rows.append(Row(first + offset, item.name, None, None, error, _ms(began)))
+            rows.append(Row(first + offset, self._unread(item, error), _ms(began)))
             if image is not None:
                 loaded.append((offset, image))
         if not loaded:
@@ -129,13 +133,19 @@ class PartScorer:
         began = time.perf_counter()
         detail = score_images(self._model, [image for _, image in loaded])
         share = _ms(began) / len(loaded)
-        scores = detail.score.tolist()
-        for (offset, image), score, scored in zip(loaded, scores, detail.map, strict=True):
+        judging = Judging(self._model, self._job.limits)
+        for index, (offset, image) in enumerate(loaded):
             began = time.perf_counter()
-            label, files = writer.write(batch[offset], image, score, scored)
+            item = batch[offset]
+            row = judging.row(item.name, image, detail, index)
+            files = writer.write(item, image, detail.map[index])
             spent = rows[offset].ms + share + _ms(began)
-            rows[offset] = replace(rows[offset], score=score, label=label, ms=spent, pictures=files)
+            rows[offset] = Row(first + offset, row, spent, files)
         return rows
+
+    def _unread(self, item: Input, reason: str | None) -> ImageRow:
+        limit = self._job.limits.image
+        return ImageRow(item.name, None, limit, Verdict.NOT_JUDGED, reason or "")
 
 
 class _Pictures:
@@ -143,17 +153,15 @@ class _Pictures:
 
     def __init__(self, job: Job, part: int) -> None:
         self._folder = part_name(part)
-        self._limits = job.limits
         self._writer = PictureWriter(job.out, job.options.pictures, job.limits)
 
     def write(
-        self, item: Input, image: npt.NDArray[np.uint8], score: float, scored: torch.Tensor
-    ) -> tuple[str | None, dict[str, str | None]]:
-        """Label and files of an image, as a row names them."""
+        self, item: Input, image: npt.NDArray[np.uint8], scored: torch.Tensor
+    ) -> dict[str, str | None]:
+        """Files of an image, as a row names them."""
         placed = replace(item, stem=Path(self._folder) / item.stem)
         files = self._writer.write(placed, image, scored)
-        label = None if self._limits.image is None else self._limits.verdict(score).text
-        return label, {name: text_of(files[name]) if name in files else None for name in OUTPUTS}
+        return {name: text_of(files[name]) if name in files else None for name in OUTPUTS}
 
 
 def _load(job: Job, device: str) -> FYD:
@@ -188,12 +196,11 @@ def _batches(images: int, size: int, attempts: Attempts) -> Iterator[tuple[int, 
             yield start, end
 
 
-def _given_up(index: int, item: Input) -> Row:
-    reason = (
+def _given_up(item: Input) -> str:
+    return text_of(
         f"{item.path}: {DEATHS} workers died at this image (its decoder crashed, or memory ran "
         "out); convert it or make it smaller."
     )
-    return Row(index, item.name, None, None, text_of(reason), 0.0)
 
 
 def _sendable(error: Exception) -> Exception:

@@ -36,14 +36,17 @@ def photos(tmp_path_factory, demo_data) -> Path:
 
 
 @pytest.fixture(scope="session")
-def expected(tmp_path_factory, model_file, photos) -> dict[str, tuple[float, str | None, bytes]]:
-    """What ``predict`` in one process says of ``photos``: score, label and map by name."""
+def expected(tmp_path_factory, model_file, photos):
+    """What ``predict`` in one process says of ``photos`` by name."""
     import torch
 
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("local")
     found = predict_paths(artifact.load(model_file), photos, out, outputs=["map"])
-    return {item.path: (item.score, item.label, item.map.read_bytes()) for item in found.images}
+    return {
+        item.path: (item.score, item.verdict.text, item.reason, item.map.read_bytes())
+        for item in found.images
+    }
 
 
 @pytest.fixture
@@ -74,8 +77,8 @@ def as_expected(expected):
     """Check a row against ``predict`` in one process, bit for bit."""
 
     def check(row: dict, out: Path | None = None) -> None:
-        score, label, scored = expected[row["path"]]
-        assert (row["score"], row["label"], row["error"]) == (score, label, None)
+        score, verdict, reason, scored = expected[row["path"]]
+        assert (row["score"], row["verdict"], row["reason"] or "") == (score, verdict, reason)
         assert row["ms"] > 0
         if out is not None:
             assert (out / row["map"]).read_bytes() == scored

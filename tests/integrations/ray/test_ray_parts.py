@@ -156,7 +156,7 @@ def test_deep_images_are_read_by_the_depth_that_is_given(make_job, photos, tmp_p
     score_all(job)
     refused, flat = read_rows(job.out)
     # The model has seen 8 bits alone, and does not guess.
-    assert refused["score"] is None and "--bit-depth 12" in refused["error"]
+    assert refused["score"] is None and "--bit-depth 12" in refused["reason"]
     job = make_job(tmp_path / "in", tmp_path / "told", outputs=())
     score_all(replace(job, options=replace(job.options, bit_depth="12")))
     assert [row["score"] for row in read_rows(tmp_path / "told")] == [flat["score"]] * 2
@@ -189,9 +189,13 @@ def test_rows_are_what_predict_says(photos, make_job, model_file, tmp_path, read
     assert counts.images == len(rows) == len(local.images) == 20
     assert [row["index"] for row in rows] == list(range(20))
     for row, item in zip(rows, local.images, strict=True):
-        assert (row["path"], row["score"], row["label"]) == (item.path, item.score, item.label)
+        assert (row["path"], row["score"], row["verdict"]) == (
+            item.path,
+            item.score,
+            item.verdict.text,
+        )
         assert (job.out / row["map"]).read_bytes() == item.map.read_bytes()
-        assert row["model"] == digest(model_file) and row["error"] is None
+        assert row["model"] == digest(model_file) and (row["reason"] or "") == item.reason
     assert counts.anomalies == sum(item.label == "anomaly" for item in local.images)
 
 
@@ -200,12 +204,14 @@ def test_an_image_that_cannot_be_read_is_a_row(listed, make_job, read_rows, as_e
     (folder / names[2]).write_bytes(b"")
     (folder / names[9]).unlink()
     job = make_job(text, part_size=4, outputs=())
-    assert score_all(job) == Counts(20, 2, sum(r["label"] == "anomaly" for r in read_rows(job.out)))
+    assert score_all(job) == Counts(
+        20, 2, sum(r["verdict"] == "anomaly" for r in read_rows(job.out))
+    )
     for index, row in enumerate(read_rows(job.out)):
         if index in (2, 9):
-            assert row["score"] is None and row["label"] is None
+            assert row["score"] is None and row["verdict"] == "not judged"
             reason = "the file is empty" if index == 2 else "there is no such image"
-            assert reason in row["error"] and names[index] in row["error"]
+            assert reason in row["reason"] and names[index] in row["reason"]
         else:
             as_expected(row)
 
@@ -354,7 +360,7 @@ def test_an_image_at_which_workers_die_is_given_up(
     counts = score_all(job)
     for row in read_rows(job.out):
         if row["index"] == 13 and deaths == DEATHS:
-            assert row["score"] is None and "workers died at this image" in row["error"]
+            assert row["score"] is None and "workers died at this image" in row["reason"]
         else:
             as_expected(row, job.out)
     assert counts.errors == (deaths == DEATHS)
@@ -366,7 +372,7 @@ def test_a_batch_at_which_workers_die_is_gone_through_one_by_one(photos, make_jo
     die_at(job, 0, 4, 8, DEATHS)
     die_at(job, 0, 5, 6, DEATHS)
     score_all(job)
-    errors = [row["index"] for row in read_rows(job.out) if row["error"]]
+    errors = [row["index"] for row in read_rows(job.out) if row["score"] is None]
     assert errors == [5]
 
 

@@ -98,7 +98,7 @@ def test_a_killed_worker_and_a_bad_image_cost_no_other_row(
     assert [row["path"] for row in rows] == names
     for index, row in enumerate(rows):
         if index == 6:
-            assert row["score"] is None and "this is a text file" in row["error"]
+            assert row["score"] is None and "this is a text file" in row["reason"]
         else:
             as_expected(row, out)
     assert {p: p.stat().st_mtime_ns for p in before} == before

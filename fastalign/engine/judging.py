@@ -1,0 +1,50 @@
+"""What is said of one scored image, whoever scores it: its row in a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fastalign.engine.scoring import NO_THRESHOLD, NOT_JUDGED, Thresholds, alignment_of
+from fastalign.engine.shapes import ShapeWatch
+from fastalign.engine.strangers import PartWatch
+from fastalign.engine.table import Row
+from fastalign.verdict import Verdict
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD, Detail
+
+
+class Judging:
+    """Verdicts and remarks on images, one after the other.
+
+    Args:
+        model: what scores them.
+        limits: thresholds in force.
+    """
+
+    def __init__(self, model: FYD, limits: Thresholds) -> None:
+        self._limits = limits
+        self._shapes = ShapeWatch(model)
+        self._parts = PartWatch(model)
+
+    def row(self, name: str, image: npt.NDArray[np.uint8], detail: Detail, index: int) -> Row:
+        """The row of image ``index`` of a batch, a photograph uint8 ``[h,w,3]``."""
+        score = float(detail.score[index])
+        verdict = self._limits.verdict(score)
+        alignment = alignment_of(detail, index)
+        remarks = [
+            self._parts.remark(name, detail, index),
+            self._shapes.remark(name, image),
+            self._limits.remark(alignment.covered),
+        ]
+        reason = "; ".join(remark for remark in remarks if remark)
+        if verdict is Verdict.NOT_JUDGED:
+            reason = NO_THRESHOLD if self._limits.image is None else NOT_JUDGED
+        return Row(name, score, self._limits.image, verdict, reason, alignment=alignment)
+
+    def warnings(self) -> list[str]:
+        """One sentence for each kind of odd image that was seen."""
+        return [*self._parts.warnings(), *self._shapes.warnings()]
