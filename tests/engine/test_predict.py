@@ -149,7 +149,7 @@ def test_an_image_that_cannot_be_read_is_a_row_with_its_reason(
         save_image(tmp_path / "in" / name, make_photo())
     bad = tmp_path / "in" / "2.png"
     bad.write_text("not an image")
-    with pytest.raises(InputError, match=r"2\.png: .*The other 2 of 3 images are scored"):
+    with pytest.raises(InputError, match=r"2\.png: .* 2 of 3 images are scored"):
         predict_paths(model, tmp_path / "in", tmp_path / "out")
     rows = table(tmp_path / "out" / "scores.csv")
     assert [row["path"] for row in rows] == ["1.png", "2.png", "3.png"]
