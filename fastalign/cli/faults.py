@@ -26,6 +26,7 @@ _NO_MEMORY = (
     "cudnn_status_alloc_failed",
     "insufficient memory",
     "unable to allocate",
+    "array is too big",
     "can't start new thread",
     "paging file is too small",
     "killed by signal: killed",
