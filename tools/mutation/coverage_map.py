@@ -42,6 +42,10 @@ class CoverageMap:
                 seconds[name] = float(case.get("time") or 0)
         data = coverage.CoverageData(str(copy / ".coverage"))
         data.read()
+        if not seconds:
+            raise SystemExit(
+                f"error: no test passed in {' '.join(tests)}; see pytest's words above"
+            )
         number = {name: index for index, name in enumerate(seconds)}
         lines: dict[str, dict[str, list[int]]] = {}
         for measured in data.measured_files():
