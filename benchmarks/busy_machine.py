@@ -94,12 +94,16 @@ def timed(
         "one image": [sys.executable, "-c", ONE_IMAGE, str(model)]
         + [str(next((folder / "photos").iterdir())), str(seconds)],
     }[work]
+    # Results of an earlier run are in the way of the next one.
+    shutil.rmtree(folder / "scored", ignore_errors=True)
+    for left in folder.glob("*new.safetensors*"):
+        left.unlink()
     began = time.perf_counter()
     try:
         done = subprocess.run(
             command,
             env=environment(waiting),
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             timeout=limit,
             check=True,
