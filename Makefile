@@ -15,6 +15,7 @@ QUICK := $(filter-out tests/test_examples.py,$(wildcard tests/test_*.py)) tests/
 	tests/metrics tests/nn tests/report tests/storage tests/ops/test_definitions.py \
 	tests/ops/test_errors.py tests/ops/test_every_op.py tests/ops/test_special_values.py
 GPU_CHECK_ARGS ?=
+RECORDS_ARGS ?=
 TORCHES ?= 2.13.0 current
 DEMO_OUT ?= fastalign-demo
 
@@ -28,8 +29,8 @@ CPP := $(shell find csrc tests -type f \( -name '*.cpp' -o -name '*.h' -o -name 
 NATIVE := $(filter csrc/%,$(CPP)) setup.py $(wildcard tools/native_build/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test quick lint format bench gpu-check sanitize sanitize-threads two-torches wheel \
-	looked-for-gpu clean distclean
+.PHONY: help setup demo test quick lint format bench gpu-check sanitize sanitize-threads two-torches \
+	records wheel looked-for-gpu clean distclean
 
 help:
 	@echo "make demo       fit and evaluate on the photographs that ship with the project"
@@ -40,6 +41,8 @@ help:
 	@echo "make bench      run the quick benchmarks of ops and models on the CPU"
 	@echo "make gpu-check  build for this machine's GPU, check and measure (docs/gpu-check.md);"
 	@echo "                VENV=none takes the present environment and installs nothing"
+	@echo "make records    check again what tests/records does not hold of the present sources, and write"
+	@echo "                docs/kernels.md (RECORDS_ARGS=--all, --list, or names of checks)"
 	@echo "make sanitize   run the native kernels under the sanitizers"
 	@echo "make sanitize-threads  look for races between the threads of the native kernels"
 	@echo "make two-torches  one wheel under several torch releases, which it downloads (TORCHES=...)"
@@ -130,6 +133,10 @@ sanitize: $(VENV)/.test
 # The kernels without torch, whose threads the detector cannot follow, at every instruction set.
 sanitize-threads: $(VENV)/.test
 	FASTALIGN_RACE_LEVELS="baseline avx2 avx512" $(PY) -m pytest tests/native/test_races.py $(PYTEST_ARGS)
+
+# What takes minutes of compilers; the tests read what was found (CONTRIBUTING.md, "Records").
+records: $(VENV)/.test
+	$(PY) tools/make_records.py $(RECORDS_ARGS)
 
 two-torches: $(VENV)/.test
 	$(PY) tools/two_torches.py $(TORCHES)

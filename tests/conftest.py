@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,19 +23,40 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+# Of pytest-xdist one process gets the tests of one file, and of one of these folders, whose files
+# share what they build. What compiles longest comes first, so that the processes end together.
+SHARED = ("tests/packaging/", "tests/cuda_on_cpu/", "tests/distributed/")
+
+
+def _scope(nodeid: str) -> str:
+    file = nodeid.split("::", 1)[0]
+    return next((folder for folder in SHARED if file.startswith(folder)), file)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of pytest-xdist: the shared folders, then the files with the most tests."""
+    if not hasattr(config, "workerinput"):
+        return
+    scopes = [_scope(item.nodeid) for item in items]
+    size = Counter(scopes)
+    place = {scope: n for n, scope in enumerate(SHARED)}
+    order = sorted(
+        range(len(items)),
+        key=lambda n: (place.get(scopes[n], len(SHARED)), -size[scopes[n]], scopes[n]),
+    )
+    items[:] = [items[n] for n in order]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """With pytest-xdist one process gets the tests of one file, and of one of these folders, whose
-    files share what they build or record."""
+    """One process for each scope, in the order in which they were collected."""
     from xdist.scheduler import LoadFileScheduling
-
-    shared = ("tests/cuda_on_cpu/", "tests/distributed/", "tests/packaging/")
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            return next((folder for folder in shared if file.startswith(folder)), file)
+            return _scope(nodeid)
 
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 

@@ -11,16 +11,13 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tools")]
 
-from cuda_compile.toolchain import Kernel, kernels, nvcc  # noqa: E402
+from cuda_compile.machine_code import Code, unpacked  # noqa: E402
+from records import checks  # noqa: E402
+from records.store import known  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def compiled():
-    """Gives the kernels of an architecture; skips where there is no nvcc, never where there is."""
-
-    def of(architecture: str) -> tuple[Kernel, ...]:
-        if nvcc() is None:
-            pytest.skip("no CUDA compiler: nvcc is not on the PATH and NVCC is not set")
-        return kernels(architecture)
-
-    return of
+def codes() -> list[Code]:
+    """Every kernel on every chip, as recorded."""
+    found = known(checks.MACHINE_CODE)
+    return [code for source, rows in found.items() for code in unpacked(source, rows)]

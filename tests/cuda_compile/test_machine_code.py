@@ -1,93 +1,72 @@
-"""Registers, spills, shared memory and instructions of every kernel on every architecture."""
+"""Registers, spills, shared memory and instructions of every kernel on every architecture.
+
+All of it as recorded, and one source compiled here and now.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
-from budget import BUDGETS
-from cuda_compile.toolchain import (
-    ARCHITECTURES,
-    SOURCES,
-    Kernel,
-    disassembler,
-    is_local,
-    is_wide_load,
-    is_wide_store,
-    opcodes,
-)
+from budget import BUDGETS, RULES
+from cuda_compile.machine_code import compiled, packed
+from cuda_compile.toolchain import ARCHITECTURES, SOURCES
+from records import checks
+from records.store import Unavailable, known, made_with
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.parametrize("architecture", ARCHITECTURES),
-]
+SAMPLE, CHIP = "scale.cu", "sm_90"  # compiles fastest
 
 
-@pytest.fixture
-def found(architecture: str, compiled) -> tuple[Kernel, ...]:
-    return compiled(architecture)
-
-
-@pytest.fixture
-def code(found):
-    if disassembler() is None:
-        pytest.skip("no cuobjdump: not in the toolkit, nor as nvidia-cuda-cuobjdump or triton")
-    return {kernel: opcodes(kernel) for kernel in found}
-
-
-def test_every_kernel_has_a_budget_and_every_budget_a_kernel(found, architecture):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_has_a_budget_and_every_budget_a_kernel(codes, architecture):
     declared = {
         name
         for path in SOURCES.glob("*.cu*")
         for name in re.findall(r"^FASTALIGN_KERNEL\([^)]*\)\s+(\w+)", path.read_text(), re.M)
     }
-    assert {kernel.family for kernel in found} == set(BUDGETS) == declared
+    found = {c.kernel.family for c in codes if c.kernel.architecture == architecture}
+    assert found == set(BUDGETS) == declared
 
 
-def test_nothing_is_spilled(found, architecture):
-    assert not [f"{k.name}: {k.spilled} bytes" for k in found if k.spilled]
+@pytest.mark.parametrize("rule", RULES)
+def test_of_every_kernel_on_every_chip(rule, codes):
+    found = [code for code in codes if RULES[rule](code)]
+    assert not found, [f"{code.kernel.architecture}, {code.kernel.name}" for code in found]
 
 
-def test_registers_and_shared_memory_stay_in_the_budget(found, architecture):
-    assert not [
-        f"{kernel.name}: {kernel.registers} registers, {kernel.shared} bytes of static shared"
-        for kernel in found
-        if kernel.registers > BUDGETS[kernel.family].registers or kernel.shared > 0
+def test_every_rule_can_be_broken(codes):
+    """By a kernel that was changed for the worse."""
+    code = next(c for c in codes if c.kernel.name == "scale_in_place<float, 4>")
+    fused = next(c for c in codes if BUDGETS[c.kernel.family].fused)
+    worse = [
+        replace(code, kernel=replace(code.kernel, spilled=8)),
+        replace(code, kernel=replace(code.kernel, registers=41)),
+        replace(code, kernel=replace(code.kernel, shared=4)),
+        replace(code, counts=replace(code.counts, local=1)),
+        replace(code, counts=replace(code.counts, wide_loads=0)),
+        replace(code, counts=replace(code.counts, wide_stores=0)),
+        replace(fused, counts=replace(fused.counts, fused=0)),
+        replace(code, counts=replace(code.counts, float_atomics=1)),
     ]
+    for (rule, breaks), changed in zip(RULES.items(), worse, strict=True):
+        assert breaks(changed), rule
+        assert [name for name, other in RULES.items() if other(changed)] == [rule]
 
 
-def test_no_kernel_touches_local_memory(code, architecture):
-    """Neither spilled registers nor arrays that are indexed at run time."""
-    assert not [k.name for k, text in code.items() if k.stack or any(map(is_local, text))]
-
-
-@pytest.mark.parametrize(
-    ("which", "is_wide"), [("wide_loads", is_wide_load), ("wide_stores", is_wide_store)]
-)
-def test_16_bytes_cross_memory_at_once_where_the_kernel_claims_it(
-    code, architecture, which, is_wide
-):
-    claimed = [
-        (kernel, text)
-        for kernel, text in code.items()
-        if (pattern := getattr(BUDGETS[kernel.family], which)) and re.search(pattern, kernel.name)
-    ]
-    assert claimed
-    assert not [kernel.name for kernel, text in claimed if not any(map(is_wide, text))]
-
-
-def test_products_and_sums_are_fused(code, architecture):
-    assert not [
-        kernel.name
-        for kernel, text in code.items()
-        if BUDGETS[kernel.family].fused and not any(op.startswith("FFMA") for op in text)
-    ]
-
-
-def test_no_float_is_added_atomically(code, architecture):
-    """Sums whose order depends on time would differ from run to run."""
-    assert not [
-        kernel.name
-        for kernel, text in code.items()
-        if any(re.match(r"(ATOM|ATOMG|ATOMS|RED)\..*F(16|32|64)", op) for op in text)
-    ]
+@pytest.mark.slow
+def test_a_compilation_gives_what_is_recorded():
+    """Its figures with the same compiler, and with another one what they must keep to."""
+    try:
+        tools = checks.MACHINE_CODE.made_with()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    found = compiled(SAMPLE, [CHIP])
+    recorded = known(checks.MACHINE_CODE)[SAMPLE]
+    assert {code.kernel.symbol for code in found} == set(recorded)
+    assert not [code for code in found for breaks in RULES.values() if breaks(code)]
+    if made_with(checks.MACHINE_CODE)[SAMPLE] == tools:
+        rows = packed(found)
+        assert {symbol: row[CHIP] for symbol, row in rows.items()} == {
+            symbol: row[CHIP] for symbol, row in recorded.items()
+        }

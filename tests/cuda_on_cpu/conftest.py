@@ -12,7 +12,7 @@ import torch
 
 # With importmode=importlib, pytest adds no folder to the import path.
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "ops"), str(HERE.parents[1] / "tools")]
 
 from cuda_on_cpu_support import backend as cuda_on_cpu  # noqa: E402
 from cuda_on_cpu_support.builder import IN_ORDER, OPS, compiler, op_sources  # noqa: E402

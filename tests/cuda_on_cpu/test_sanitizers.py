@@ -1,20 +1,23 @@
 """The kernels once more under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-Their runtimes must be loaded first, so that each run is a process of its own.
+Every case as recorded, and the harness and one op here and now.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
-from cuda_on_cpu_support.backend import compiled
-from cuda_on_cpu_support.builder import HERE, SANITIZED, compiler, library
+from cuda_on_cpu_support.builder import HERE, OPS, SANITIZED, library
 from cuda_on_cpu_support.checks import ALL_CASES
+from cuda_on_cpu_support.sanitized import SHAPES
+from cuda_on_cpu_support.sanitizers import every_case, run, runtimes
+from records import checks
+from records.store import known
+
+from fastalign.ops.schema import stem_of
+
+SAMPLE = "pairwise_distance"  # is built fastest
 
 # Without torch: the address and the shape of what one kernel of harness_kernels.cu gets.
 ONE_KERNEL = """
@@ -29,32 +32,6 @@ function.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 2 + [ctypes.c_int
 function.restype = ctypes.c_char_p
 print(function(1, 64, shared, inputs, out, number))
 """
-
-
-@cache
-def runtimes() -> str | None:
-    """The sanitizers' runtimes, or None where the compiler has none."""
-    found = []
-    for name in ("libasan.so", "libubsan.so"):
-        command = [str(compiler()), f"-print-file-name={name}"]
-        path = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        if not Path(path).is_absolute():
-            return None
-        found.append(path)
-    return " ".join(found)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = dict(
-        os.environ,
-        LD_PRELOAD=str(runtimes()),
-        OMP_NUM_THREADS="1",
-        # What an interpreter leaves at its exit is no leak of ours, and fibers are no fake stacks.
-        ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=0",
-        UBSAN_OPTIONS="print_stacktrace=1",
-    )
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=HERE, env=environment)
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +73,10 @@ def test_errors_of_the_harness_end_no_process(harness):
     assert result.returncode == 0 and "divergent barrier" in result.stdout, result.stderr
 
 
-def test_every_case():
-    compiled(SANITIZED)  # outside: the compiler is not what is watched
-    result = run("-m", "cuda_on_cpu_support.sanitized")
-    assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
-    assert result.stdout.endswith(f"{4 * len(ALL_CASES)} calls\n")
+def test_every_case_was_run_and_nothing_found():
+    cases = {op: sum(stem_of(case.op) == op for case in ALL_CASES) for op in OPS}
+    assert known(checks.SANITIZED) == {op: len(SHAPES) * cases[op] for op in OPS}
+
+
+def test_one_op_gives_what_is_recorded():
+    assert every_case(SAMPLE) == known(checks.SANITIZED)[SAMPLE]

@@ -11,7 +11,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 
 # With importmode=importlib, pytest adds no folder to the import path.
-sys.path[:0] = [str(HERE), str(HERE.parent / "ops")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "ops"), str(HERE.parents[1] / "tools")]
 
 from fastalign.ops import native  # noqa: E402
 

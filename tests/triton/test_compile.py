@@ -1,40 +1,65 @@
-"""The kernels compile for GPUs that are not here, without spills and with the loads they claim."""
+"""The kernels compile for GPUs that are not here, without spills and with the loads they claim.
+
+All of it as recorded, and one launch compiled here and now.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import astuple, fields
 
 import pytest
-from compiling import TARGETS, all_cases, launches_of, resources
+from compiling import Resources, launches_of, resources
+from cuda_compile import stems, triton_launches
+from records import checks
+from records.store import known, made_with
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"),
-        reason="under TRITON_INTERPRET kernels are not compiled",
-    ),
-]
+from fastalign.ops.schema import STEMS
 
-# Every kernel for one GPU of each maker, the first case of each op for the others.
-EVERY = ("sm_90", "gfx942")
-OTHERS = tuple(name for name in TARGETS if name not in EVERY)
-
-CASES = [
-    pytest.param(case, target, id=f"{op}-{case.name}-{target}")
-    for op, cases in all_cases().items()
-    for place, case in enumerate(cases)
-    for target in (*EVERY, *(OTHERS if place == 0 else ()))
-]
+# Of the least that a program may have on any of the targets, 64 KB.
+SHARED = 65536 + 1024
+FIELDS = [field.name for field in fields(Resources)][1:]
 
 
-@pytest.mark.parametrize(("case", "target"), CASES)
-def test_compiles_within_its_means(case, target):
-    launches = list(launches_of(case))
-    assert launches and set(case.wide_loads) <= {launch.name for launch in launches}
-    for launch in launches:
-        found = resources(case, launch, target)
-        assert found.spilled == 0, found
-        # Of the least that a program may have on any of the targets, 64 KB.
-        assert found.shared <= 65536 + 1024, found
-        if launch.name in case.wide_loads and found.wide_loads is not None:
-            assert found.wide_loads > 0, found
+def _check(found: list[dict], wide_loads: tuple[str, ...]) -> None:
+    assert found and set(wide_loads) <= {launch["kernel"] for launch in found}
+    for launch in found:
+        assert launch["spilled"] == 0 and launch["shared"] <= SHARED, launch
+        if launch["kernel"] in wide_loads and launch["wide_loads"] is not None:
+            assert launch["wide_loads"] > 0, launch
+
+
+@pytest.mark.parametrize("op", STEMS)
+def test_every_case_compiles_within_its_means(op):
+    recorded = {
+        (entry["case"], entry["target"]): [
+            dict(zip(FIELDS, row, strict=True)) for row in entry["launches"]
+        ]
+        for entry in known(checks.TRITON)[op]["compiled"]
+    }
+    cases = triton_launches.cases(op)
+    assert set(recorded) == {(case.name, target) for case, target in cases}
+    for case, target in cases:
+        _check(recorded[case.name, target], case.wide_loads)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"),
+    reason="under TRITON_INTERPRET kernels are not compiled",
+)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_a_compilation_gives_what_is_recorded(target):
+    """Its figures with the same Triton, and with another one what they must keep to."""
+    op = next(iter(STEMS))
+    case = stems.of(op).compiled()[0]
+    found = [resources(case, launch, target) for launch in launches_of(case)]
+    rows = [dict(zip(FIELDS, astuple(one)[1:], strict=True)) for one in found]
+    _check(rows, case.wide_loads)
+    if made_with(checks.TRITON)[op] == checks.TRITON.made_with():
+        (recorded,) = (
+            entry["launches"]
+            for entry in known(checks.TRITON)[op]["compiled"]
+            if (entry["case"], entry["target"]) == (case.name, target)
+        )
+        assert [list(row.values()) for row in rows] == recorded

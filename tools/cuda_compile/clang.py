@@ -14,7 +14,9 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from cuda_compile.toolchain import BUILD, ToolError, _with_includes, toolkit
+from records.inputs import included
+
+from cuda_compile.toolchain import BUILD, ToolError, toolkit
 
 ARCHITECTURES = ("sm_80", "sm_90")
 _FLAGS = ("-x", "cuda", "-std=c++20", "-O1", "-w", "--cuda-device-only", "-S")
@@ -53,7 +55,7 @@ def entries(source: Path, architecture: str) -> set[str]:
         ToolError: it does not compile.
     """
     digest = hashlib.sha256(" ".join((*_FLAGS, str(clang()), str(toolkit()))).encode())
-    for path in _with_includes(source):
+    for path in sorted(included([source])):
         digest.update(path.read_bytes())
     target = BUILD / f"{source.stem}.clang-{architecture}.{digest.hexdigest()[:16]}.ptx"
     if not target.exists():

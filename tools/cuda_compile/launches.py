@@ -15,7 +15,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cuda_compile import stems
 from cuda_compile.chips import Chip
 from cuda_compile.kinds import Call
 from cuda_compile.toolchain import BUILD, REPOSITORY, plain_name
@@ -25,6 +24,8 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "cuda_on_cpu"))
 from cuda_on_cpu_support import builder  # noqa: E402
 from cuda_on_cpu_support.kernels import Kernels  # noqa: E402
 from cuda_on_cpu_support.structs import ARGS, dtype_code  # noqa: E402
+
+from fastalign.ops.schema import stem_of  # noqa: E402
 
 # g++ and clang++ name the harness's `run(const Launch&)` so; calls of it arrive in the recorder.
 _RUN = "_ZN11cuda_on_cpu3runERKNS_6LaunchE"
@@ -69,8 +70,9 @@ def _library(op: str) -> builder.Library:
 
 
 @cache
-def _kernels() -> Kernels:
-    return Kernels({op: _library(op) for op in builder.OPS if builder.op_sources(op)}, watched=True)
+def _kernels(op: str) -> Kernels:
+    stem = stem_of(op)
+    return Kernels({stem: _library(stem)}, watched=True)
 
 
 def _recorded(library: builder.Library) -> list[Launch]:
@@ -88,7 +90,7 @@ def _recorded(library: builder.Library) -> list[Launch]:
 def recorded(op: str, arguments: tuple[object, ...]) -> list[Launch]:
     """What a call of an op launches on a chip with one multiprocessor, where blocks take as many
     tiles in turn as they ever do."""
-    kernels = _kernels()
+    kernels = _kernels(op)
     library = kernels.library(op)
     library.device(builder.Device(1, 99 * 1024))
     _recorded(library)
@@ -109,14 +111,9 @@ def recorded_scale(values: Tensor, factor: Tensor) -> list[Launch]:
 
 def launches(call: Call, chip: Chip) -> list[Launch]:
     """What a call launches on a chip, in order."""
-    kernels = _kernels()
+    kernels = _kernels(call.op)
     library = kernels.library(call.op)
     library.device(builder.Device(chip.multiprocessors, chip.shared_block))
     _recorded(library)
     call.run(kernels)
     return _recorded(library)
-
-
-def calls() -> list[Call]:
-    """One of each op and direction, in the layouts and dtypes that choose other kernels."""
-    return [call for _, stem in stems.each() for call in stem.launched()]

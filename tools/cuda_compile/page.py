@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from records import checks
+from records.store import Check, known, made_with
 
 from cuda_compile.chips import CHIPS, Chip, occupancy
-from cuda_compile.launches import Call, calls, launches
-from cuda_compile.proofs import prover, verdicts
-from cuda_compile.toolchain import (
-    ARCHITECTURES,
-    REPOSITORY,
-    Kernel,
-    compiler_version,
-    is_wide_load,
-    is_wide_store,
-    kernels,
-    opcodes,
-)
-from cuda_compile.triton_launches import rows as triton_rows
-from cuda_compile.triton_launches import triton_version
+from cuda_compile.machine_code import Code, unpacked
+from cuda_compile.toolchain import ARCHITECTURES, REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "kernels.md"
 
@@ -62,24 +54,18 @@ bytes as the machine code has them.
 """
 
 
-def _recorded(pattern: str) -> str | None:
-    found = re.search(pattern, PAGE.read_text()) if PAGE.exists() else None
-    return found[1] if found else None
+def _release(check: Check, tool: str) -> str:
+    """The release of a tool behind a record, or all of them where units differ."""
+    return ", ".join(sorted({tools[tool] for tools in made_with(check).values()}))
 
 
-def recorded_version() -> str | None:
-    """The nvcc that the committed page was written with."""
-    return _recorded(r"with nvcc ([\d.]+):")
-
-
-def recorded_prover() -> str | None:
-    """The release of sentryward behind the committed page."""
-    return _recorded(r"What sentryward ([\d.]+) proves")
-
-
-def recorded_triton() -> str | None:
-    """The Triton of the committed page."""
-    return _recorded(r"by Triton ([\w.+]+) for")
+@cache
+def _codes() -> tuple[Code, ...]:
+    return tuple(
+        code
+        for source, rows in known(checks.MACHINE_CODE).items()
+        for code in unpacked(source, rows)
+    )
 
 
 def _size(count: int) -> str:
@@ -95,18 +81,21 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _row(chip: Chip, call: Call) -> Iterable[list[str]]:
-    known = {kernel.name: kernel for kernel in kernels(chip.architecture)}
-    for launch in launches(call, chip):
-        kernel = known[launch.kernel]
-        found = occupancy(chip, launch.threads, kernel.registers, launch.shared)
-        waves = launch.blocks / (found.blocks * chip.multiprocessors)
+def _row(chip: Chip, launched: Iterable[list[Any]]) -> Iterable[list[str]]:
+    registers = {
+        code.kernel.name: code.kernel.registers
+        for code in _codes()
+        if code.kernel.architecture == chip.architecture
+    }
+    for name, blocks, threads, shared in launched:
+        found = occupancy(chip, threads, registers[name], shared)
+        waves = blocks / (found.blocks * chip.multiprocessors)
         yield [
             chip.name,
-            f"`{launch.kernel}`",
-            f"{launch.blocks} x {launch.threads}",
-            f"{kernel.registers}",
-            f"{launch.shared}",
+            f"`{name}`",
+            f"{blocks} x {threads}",
+            f"{registers[name]}",
+            f"{shared}",
             f"{found.blocks}, {found.share:.0%}",
             found.limit,
             f"{waves:.2f}",
@@ -115,13 +104,14 @@ def _row(chip: Chip, call: Call) -> Iterable[list[str]]:
 
 def _calls() -> Iterable[str]:
     head = ("chip", "kernel", "grid", "registers", "shared", "occupancy", "limit", "waves")
-    for call in calls():
+    for call in (call for some in known(checks.LAUNCHES).values() for call in some):
         floors = ", ".join(
-            f"{chip.name} {call.must_move / chip.bandwidth / 1e6:.1f} us" for chip in CHIPS
+            f"{chip.name} {call['must_move'] / chip.bandwidth / 1e6:.1f} us" for chip in CHIPS
         )
-        yield f"\n### {call.name}\n"
-        yield f"Must move {_size(call.must_move)}; at least {floors}.\n"
-        yield from _table(head, (row for chip in CHIPS for row in _row(chip, call)))
+        yield f"\n### {call['call']}\n"
+        yield f"Must move {_size(call['must_move'])}; at least {floors}.\n"
+        rows = (row for chip in CHIPS for row in _row(chip, call["launches"][chip.name]))
+        yield from _table(head, rows)
 
 
 def _span(values: Iterable[int]) -> str:
@@ -129,11 +119,10 @@ def _span(values: Iterable[int]) -> str:
     return f"{values[0]}" if values[0] == values[-1] else f"{values[0]}-{values[-1]}"
 
 
-def _families() -> dict[str, list[Kernel]]:
-    found: dict[str, list[Kernel]] = {}
-    for architecture in ARCHITECTURES:
-        for kernel in kernels(architecture):
-            found.setdefault(kernel.family, []).append(kernel)
+def _families() -> dict[str, list[Code]]:
+    found: dict[str, list[Code]] = {}
+    for code in _codes():
+        found.setdefault(code.kernel.family, []).append(code)
     return dict(sorted(found.items()))
 
 
@@ -141,19 +130,19 @@ def _kernels() -> Iterable[str]:
     rows = []
     for family, all_of in _families().items():
         here = {
-            architecture: [kernel for kernel in all_of if kernel.architecture == architecture]
+            architecture: [c for c in all_of if c.kernel.architecture == architecture]
             for architecture in ARCHITECTURES
         }
-        codes = [opcodes(kernel) for kernel in here["sm_90"]]
-        loads = sum(any(map(is_wide_load, code)) for code in codes)
-        stores = sum(any(map(is_wide_store, code)) for code in codes)
+        shown = here["sm_90"]
+        loads = sum(code.counts.wide_loads > 0 for code in shown)
+        stores = sum(code.counts.wide_stores > 0 for code in shown)
         rows.append(
             [
                 f"`{family}`",
-                f"`{here['sm_90'][0].source}`",
-                f"{len(codes)}",
-                *(_span(kernel.registers for kernel in some) for some in here.values()),
-                f"{max(kernel.spilled for kernel in all_of)}",
+                f"`{shown[0].kernel.source}`",
+                f"{len(shown)}",
+                *(_span(code.kernel.registers for code in some) for some in here.values()),
+                f"{max(code.kernel.spilled for code in all_of)}",
                 f"{loads} ({stores})",
             ]
         )
@@ -162,69 +151,63 @@ def _kernels() -> Iterable[str]:
     yield from _table(head, rows)
 
 
-def cuda_part() -> str:
-    """The page up to the Triton kernels.
-
-    Raises:
-        ToolError: nvcc or cuobjdump is missing, or a source does not compile.
-    """
-    head = HEAD.read_text().replace("{version}", compiler_version())
-    lines = [head, _CALLS.strip("\n"), *_calls()]
-    lines += [_KERNELS.rstrip("\n"), *_kernels()]
-    return "\n".join(lines) + "\n"
-
-
-def proofs_part() -> str:
-    """What is proved of the kernels; needs nvcc and sentryward."""
-    rows = [
-        [
-            f"`{question.kernel.name}`",
-            question.call,
-            f"{question.launch.blocks} x {question.launch.threads}",
-            verdict.barriers,
-            verdict.races,
-            verdict.reason,
-        ]
-        for question, verdict in verdicts()
-    ]
+def _proofs() -> Iterable[str]:
+    kernels: dict[str, list[str]] = {}
+    for some in known(checks.PROOFS).values():
+        for proved in some["kernels"]:
+            row = [
+                f"`{proved['kernel']}`",
+                proved["call"],
+                f"{proved['grid'][0]} x {proved['grid'][1]}",
+                *(proved[key] for key in ("barriers", "races", "reason")),
+            ]
+            kernels.setdefault(proved["kernel"], row)
+    yield ""
     head = ("kernel", "call", "grid", "barriers", "races", "why open")
-    lines = [_PROOFS.rstrip("\n").format(version=prover()), "", *_table(head, rows)]
-    return "\n".join(lines) + "\n"
+    yield from _table(head, (kernels[name] for name in sorted(kernels)))
 
 
-def triton_part() -> str:
-    """The rest of the page; needs Triton."""
-    lines = [_TRITON.rstrip("\n").format(version=triton_version())]
-    head = (
-        "chip",
-        "kernel",
-        "grid",
-        "registers",
-        "shared",
-        "occupancy",
-        "limit",
-        "spilled",
-        "wide",
-    )
-    for name, rows in triton_rows():
-        lines += [f"\n### {name}, Triton\n", *_table(head, rows)]
-    return "\n".join(lines) + "\n"
-
-
-def committed() -> tuple[str, str, str]:
-    """What the committed page says of CUDA, of proofs, and of Triton."""
-    known = PAGE.read_text() if PAGE.exists() else ""
-    rest, mark, triton = known.partition("\n## Triton")
-    cuda, middle, proofs = rest.partition("\n## Proofs")
-    return cuda, middle + proofs, mark + triton
+def _triton() -> Iterable[str]:
+    head = ("chip", "kernel", "grid", "registers", "shared", "occupancy", "limit")
+    chips = {chip.architecture: chip for chip in CHIPS}
+    for call in (call for some in known(checks.TRITON).values() for call in some["shown"]):
+        rows = []
+        for kernel, target, warps, registers, spilled, shared, wide, programs in call["launches"]:
+            room = occupancy(chips[target], warps * 32, registers, shared)
+            rows.append(
+                [
+                    chips[target].name,
+                    f"`{kernel}`",
+                    f"{programs} x {warps * 32}",
+                    f"{registers}",
+                    f"{shared}",
+                    f"{room.blocks}, {room.share:.0%}",
+                    room.limit,
+                    f"{spilled}",
+                    f"{wide}",
+                ]
+            )
+        yield f"\n### {call['call']}, Triton\n"
+        yield from _table((*head, "spilled", "wide"), rows)
 
 
 def page() -> str:
-    """The text of docs/kernels.md; without sentryward or Triton, the committed page keeps what it
-    says of them."""
-    _, proofs, triton = committed()
-    return (
-        cuda_part()
-        + (proofs_part() if prover() is not None else proofs)
-        + (triton_part() if triton_version() is not None else triton)
-    )
+    """The text of docs/kernels.md.
+
+    Raises:
+        StaleRecord: a record is not of the present sources.
+    """
+    lines = [
+        HEAD.read_text(encoding="utf-8").replace(
+            "{version}", _release(checks.MACHINE_CODE, "nvcc")
+        ),
+        _CALLS.strip("\n"),
+        *_calls(),
+        _KERNELS.rstrip("\n"),
+        *_kernels(),
+        _PROOFS.rstrip("\n").format(version=_release(checks.PROOFS, "sentryward")),
+        *_proofs(),
+        _TRITON.rstrip("\n").format(version=_release(checks.TRITON, "triton")),
+        *_triton(),
+    ]
+    return "\n".join(lines) + "\n"

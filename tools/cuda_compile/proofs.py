@@ -10,22 +10,23 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from cuda_compile import stems
 from cuda_compile.launches import Launch, recorded, recorded_scale
-from cuda_compile.ptx import compile_ptx, describe, entry, fingerprint
-from cuda_compile.toolchain import BUILD, REPOSITORY, Kernel, kernels, sources
+from cuda_compile.ptx import compile_ptx, describe, entry, fingerprint, named
+from cuda_compile.toolchain import BUILD, REPOSITORY, SOURCES, Named
 
 sys.path[:0] = [str(REPOSITORY / "tests" / "ops")]
 
+SCALE = "scale"  # the losses' backward, which is no op
 SECONDS = 60.0  # for one question
 _MOST_DECISIONS = 40
 _REFUSED = ("potential_race", "not_wellsynced", "invalid_lifecycle")
@@ -36,10 +37,20 @@ _DATA_BRANCHES = ("control_predicate_not_static", "loop_control_not_classified")
 class Question:
     """A kernel and a launch of it."""
 
-    kernel: Kernel
+    kernel: Named
     call: str
     launch: Launch
 
+
+# Barriers of the PTX that are taken out of a kernel, first and last. The last of
+# dense_similarity_tile is one of the loss, which the launch that is asked about does not want.
+REMOVED = {
+    "dense_similarity_tile": (0,),
+    "finish_loss": (0, -1),
+    "finish_theta": (0, -1),
+    "make_plans": (0, -1),
+    "theta_pixels": (0, -1),
+}
 
 # From least to most.
 OPEN, ONE_PATH, EVERY_PATH, REFUSED = "open", "one path", "every path", "refused"
@@ -73,27 +84,41 @@ def prover() -> str | None:
     return importlib.metadata.version("sentryward")
 
 
-@cache
-def questions() -> tuple[Question, ...]:
-    """The first launch of every kernel that these calls and scale reach."""
+def _first_launches(stem: str) -> dict[str, tuple[str, Launch]]:
+    """By kernel, the first launch that the calls of an op reach, and the call in words."""
+    found: dict[str, tuple[str, Launch]] = {}
+    if stem == SCALE:
+        for count, words in ((40, "40 values"), (39, "39 values, not aligned")):
+            values = torch.ones(41)[count % 2 :]
+            for launch in recorded_scale(values[:count], torch.ones(())):
+                found[launch.kernel] = words, launch
+        return found
     from cuda_on_cpu_support.checks import ALL_CASES
     from op_support.cases import Inputs
 
-    by_name = {kernel.name: kernel for kernel in kernels("sm_100")}
     cases = {str(case): case for case in ALL_CASES}
-    found: dict[str, Question] = {}
-    proved = [call for _, stem in stems.each() for call in stem.PROVED]
-    for name, shape, layout in proved:
+    for name, shape, layout in stems.of(stem).PROVED:
         case = cases[name]
         arguments = case.make(Inputs(layout=layout, shape=shape))
         words = f"{name}, {' x '.join(map(str, shape))}, {layout}"
         for launch in recorded(case.op, arguments):
-            found.setdefault(launch.kernel, Question(by_name[launch.kernel], words, launch))
-    for count, words in ((40, "40 values"), (39, "39 values, not aligned")):
-        values = torch.ones(41)[count % 2 :]
-        for launch in recorded_scale(values[:count], torch.ones(())):
-            found[launch.kernel] = Question(by_name[launch.kernel], words, launch)
-    return tuple(found[name] for name in sorted(found))
+            found.setdefault(launch.kernel, (words, launch))
+    return found
+
+
+def questions(stem: str) -> list[Question]:
+    """The first launch of every kernel that the calls of an op reach, or those of ``SCALE``.
+
+    Raises:
+        ToolError: nvcc is missing, or a source does not compile.
+    """
+    by_name = {
+        kernel.name: kernel
+        for source in sorted(SOURCES.glob(f"{stem}*.cu"))
+        for kernel in named(compile_ptx(source), source.name)
+    }
+    launches = _first_launches(stem)
+    return [Question(by_name[name], *launches[name]) for name in sorted(launches)]
 
 
 def _asked(path: Path, description: dict[str, object]) -> dict[str, object]:
@@ -157,8 +182,7 @@ def _verdict(said: dict[str, object], paths: str) -> Verdict:
 
 def ptx_of(question: Question) -> Path:
     """The PTX that holds the kernel."""
-    (source,) = (s for s in sources() if s.name == question.kernel.source)
-    return compile_ptx(source)
+    return compile_ptx(SOURCES / question.kernel.source)
 
 
 def prove(question: Question, path: Path | None = None) -> Verdict:
@@ -183,7 +207,21 @@ def prove(question: Question, path: Path | None = None) -> Verdict:
     return found
 
 
-def verdicts() -> Iterable[tuple[Question, Verdict]]:
-    """Of every kernel, in order."""
-    for question in questions():
-        yield question, prove(question)
+def without_barrier(path: Path, symbol: str, nth: int, folder: Path) -> Path:
+    """The PTX with one barrier of a kernel taken out, in a file of ``folder``."""
+    text = path.read_text()
+    body = entry(path, symbol).body
+    barrier = list(re.finditer(r"^\s*bar\.sync\s+0;\n", body, re.M))[nth]
+    copy = folder / f"{nth}.ptx"
+    copy.write_text(text.replace(body, body[: barrier.start()] + body[barrier.end() :]))
+    return copy
+
+
+def without_barriers(question: Question, barriers: Iterable[int]) -> dict[str, str]:
+    """What the prover says of the races when one barrier is taken out, by its number."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for nth in barriers:
+            path = without_barrier(ptx_of(question), question.kernel.symbol, nth, Path(folder))
+            found[str(nth)] = prove(question, path).races
+    return found

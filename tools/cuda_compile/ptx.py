@@ -11,8 +11,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from records.inputs import included
+
 from cuda_compile.launches import Launch
-from cuda_compile.toolchain import BUILD, FLAGS, ToolError, _with_includes, compiler_version, nvcc
+from cuda_compile.toolchain import (
+    BUILD,
+    FLAGS,
+    Named,
+    ToolError,
+    compiler_version,
+    demangled,
+    nvcc,
+)
 
 ARCHITECTURE = "sm_100a"  # the one whose PTX the prover reads
 _SHAPES = {"8": "Bb", "16": "Hh", "32": "Ii", "64": "Qq"}  # unsigned and bits, signed
@@ -27,7 +37,7 @@ def compile_ptx(source: Path) -> Path:
     """
     flags = FLAGS[:-1]  # without ptxas's report
     digest = hashlib.sha256(" ".join((*flags, compiler_version())).encode())
-    for path in _with_includes(source):
+    for path in sorted(included([source])):
         digest.update(path.read_bytes())
     target = BUILD / f"{source.stem}.{ARCHITECTURE}.{digest.hexdigest()[:16]}.ptx"
     if not target.exists():
@@ -44,6 +54,13 @@ def compile_ptx(source: Path) -> Path:
 @cache
 def _text(path: Path) -> str:
     return path.read_text()
+
+
+def named(path: Path, source: str) -> list[Named]:
+    """The kernels of a PTX file, which was made of ``source``."""
+    symbols = re.findall(r"\.entry (\w+)\(", _text(path))
+    names = demangled(symbols)
+    return [Named(name, symbol, source) for name, symbol in zip(names, symbols, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from records.inputs import included
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = REPOSITORY / "csrc" / "cuda"
@@ -35,22 +36,28 @@ class ToolError(Exception):
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """One instantiation of a kernel on one architecture."""
+class Named:
+    """One instantiation of a kernel."""
 
     name: str  # demangled, without arguments: "mahalanobis_forward<float, 4>"
     symbol: str
     source: str
-    architecture: str
-    registers: int
-    stack: int  # bytes of local memory a thread
-    spilled: int  # bytes of registers stored to it and loaded from it
-    shared: int  # bytes of static shared memory
 
     @property
     def family(self) -> str:
         """The name without template arguments."""
         return self.name.partition("<")[0]
+
+
+@dataclass(frozen=True)
+class Kernel(Named):
+    """One instantiation on one architecture."""
+
+    architecture: str
+    registers: int
+    stack: int  # bytes of local memory a thread
+    spilled: int  # bytes of registers stored to it and loaded from it
+    shared: int  # bytes of static shared memory
 
 
 def nvcc() -> str | None:
@@ -104,23 +111,10 @@ def sources() -> list[Path]:
     return sorted(SOURCES.glob("*.cu"))
 
 
-def _with_includes(source: Path) -> list[Path]:
-    """A source and everything of this repository that it includes, in a fixed order."""
-    found, left = {}, [source]
-    while left:
-        path = left.pop().resolve()
-        if path in found or not path.exists():
-            continue
-        found[path] = None
-        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', path.read_text(), re.M):
-            left.append(path.parent / name)
-    return sorted(found)
-
-
 def _cubin(source: Path, architecture: str) -> Path:
     """Compile, unless that was done before; ptxas's report lies beside the cubin as .log."""
     digest = hashlib.sha256(" ".join((*FLAGS, compiler_version())).encode())
-    for path in _with_includes(source):
+    for path in sorted(included([source])):
         digest.update(path.read_bytes())
     target = BUILD / f"{source.stem}.{architecture}.{digest.hexdigest()[:16]}.cubin"
     if not target.exists():
@@ -137,7 +131,7 @@ def _cubin(source: Path, architecture: str) -> Path:
     return target
 
 
-def _demangled(symbols: list[str]) -> list[str]:
+def demangled(symbols: list[str]) -> list[str]:
     """Names as C++ writes them, without return type, this project's namespaces and arguments."""
     if shutil.which("c++filt") is None:
         raise ToolError("c++filt was not found; it comes with binutils")
@@ -161,10 +155,11 @@ _REPORT = re.compile(
 )
 
 
-def _kernels_of(source: Path, architecture: str) -> list[Kernel]:
+def kernels_of(source: Path, architecture: str) -> list[Kernel]:
+    """Every kernel of one source on one architecture, by name."""
     report = _cubin(source, architecture).with_suffix(".log").read_text()
     entries = list(_REPORT.finditer(report))
-    names = _demangled([entry["symbol"] for entry in entries])
+    names = demangled([entry["symbol"] for entry in entries])
     kernels = []
     for entry, name in zip(entries, names, strict=True):
         shared = re.search(r"(\d+) bytes smem", entry["rest"])
@@ -181,25 +176,6 @@ def _kernels_of(source: Path, architecture: str) -> list[Kernel]:
             )
         )
     return sorted(kernels, key=lambda kernel: kernel.name)
-
-
-def _workers() -> int:
-    if os.environ.get("MAX_JOBS"):
-        return max(1, int(os.environ["MAX_JOBS"]))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-
-
-@cache
-def kernels(architecture: str) -> tuple[Kernel, ...]:
-    """Every kernel of the project on one architecture.
-
-    Raises:
-        ToolError: a tool is missing, or a source does not compile.
-    """
-    compiler_version()
-    with ThreadPoolExecutor(_workers()) as pool:
-        found = pool.map(lambda source: _kernels_of(source, architecture), sources())
-        return tuple(kernel for some in found for kernel in some)
 
 
 @cache

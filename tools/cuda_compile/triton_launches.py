@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Iterable
 from functools import cache
 from types import SimpleNamespace
 
 import torch
 
-from cuda_compile.chips import CHIPS, Chip, occupancy
-from cuda_compile.launches import calls
+from cuda_compile import stems
 from cuda_compile.toolchain import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "triton"))
 
+from compiling import (  # noqa: E402
+    TARGETS,
+    CompileCase,
+    Resources,
+    launches_of,
+    resources,
+)
+
 # Compiling takes seconds for each kernel and chip: one large chip and one small.
-SHOWN = tuple(chip for chip in CHIPS if chip.architecture in ("sm_90", "sm_120"))
-
-
-@cache
-def triton_version() -> str | None:
-    """The installed Triton, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return None
-    import triton
-
-    return triton.__version__
+SHOWN = ("sm_90", "sm_120")
+EVERY = ("sm_90", "gfx942")
+OTHERS = tuple(name for name in TARGETS if name not in EVERY)
 
 
 @cache
@@ -39,36 +36,36 @@ def _ops() -> SimpleNamespace:
     return SimpleNamespace(**{op: triton_kernels.kernel(op) for op in SCHEMAS})
 
 
-def _row(chip: Chip, found: object) -> list[str]:
-    room = occupancy(chip, found.warps * 32, found.registers, found.shared)
+def compiled_cases(stem: str) -> list[tuple[str, str, list[Resources]]]:
+    """What the launches of every compiled case of an op take, by case and target: every case for
+    one GPU of each maker, the first for the others.
+
+    Raises:
+        Exception: of Triton's, where something does not compile.
+    """
     return [
-        chip.name,
-        f"`{found.kernel}`",
-        f"{found.programs} x {found.warps * 32}",
-        f"{found.registers}",
-        f"{found.shared}",
-        f"{room.blocks}, {room.share:.0%}",
-        room.limit,
-        f"{found.spilled}",
-        f"{found.wide_loads}",
+        (case.name, target, [resources(case, launch, target) for launch in launches_of(case)])
+        for case, target in cases(stem)
     ]
 
 
-def rows() -> Iterable[tuple[str, list[list[str]]]]:
-    """For each call its name and a row per chip and launch: chip, kernel, grid, registers, shared
-    memory, occupancy, what limits it, bytes spilled and 16-byte loads."""
-    from compiling import CompileCase, launches_of, resources
+def cases(stem: str) -> list[tuple[CompileCase, str]]:
+    """The cases of an op, each with the targets that it is compiled for."""
+    return [
+        (case, target)
+        for place, case in enumerate(stems.of(stem).compiled())
+        for target in (*EVERY, *(OTHERS if place == 0 else ()))
+    ]
 
+
+def shown_calls(stem: str) -> list[tuple[str, list[Resources]]]:
+    """The same of the calls of docs/kernels.md, on the chips that are shown."""
     with torch.device("meta"):
-        shown = calls()
+        shown = stems.of(stem).launched()
+    found = []
     for call in shown:
         case = CompileCase(call.name, lambda call=call: call.run(_ops()))
         launched = launches_of(case)
-        yield (
-            call.name,
-            [
-                _row(chip, resources(case, launch, chip.architecture))
-                for chip in SHOWN
-                for launch in launched
-            ],
-        )
+        rows = [resources(case, launch, target) for target in SHOWN for launch in launched]
+        found.append((call.name, rows))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _served: Kernels | None = None
 
 
-def compiled(kind: Kind) -> dict[str, Path]:
+def compiled(kind: Kind, ops: Iterable[str] = OPS) -> dict[str, Path]:
     """The libraries of the checkout by op; ops whose kernels are not written yet have none."""
-    return {op: library(sources, kind) for op in OPS if (sources := op_sources(op))}
+    return {op: library(sources, kind) for op in ops if (sources := op_sources(op))}
 
 
-def build(kind: Kind = PLAIN) -> Kernels:
+def build(kind: Kind = PLAIN, ops: Iterable[str] = OPS) -> Kernels:
     """The kernels of the checkout. Sanitized ones load where the sanitizers' runtimes are."""
-    found = {op: Library(path) for op, path in compiled(kind).items()}
+    found = {op: Library(path) for op, path in compiled(kind, ops).items()}
     return Kernels(found, watched=kind is SANITIZED)
 
 

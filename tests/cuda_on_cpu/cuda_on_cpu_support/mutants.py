@@ -44,6 +44,8 @@ _MORE = {
     "mahalanobis": (*_MANY_TILES, ((5, 520, 2, 4), "sliced_channels_last")),
     "warp_affine": tuple(((13, 16, 18, 6), layout) for layout in _LAYOUTS),
 }
+# The kernels as they are, in place of a mutant.
+UNCHANGED = "unchanged"
 ONE_PROCESSOR = Device(1, 99 * 1024)
 
 
@@ -69,6 +71,11 @@ class Mutant:
 
     def __str__(self) -> str:
         return f"{self.op}: {self.kind} ({self.file}, {self.nth})"
+
+    @property
+    def words(self) -> str:
+        """What is done where, in one line that no other mutant has."""
+        return f"{self.file}, {self.nth}: {self.old} -> {self.new}"
 
     def source(self) -> Path:
         """A copy of csrc with the substitution.
@@ -119,7 +126,7 @@ def _checks(op: str) -> Iterator[tuple[Case, Inputs, Schedule]]:
 
 
 def caught(op: str, kernels: Kernels) -> str | None:
-    """What the checks say of these kernels of ``op``, or None if they find nothing."""
+    """Where the checks find something in these kernels of ``op``, or None if nowhere."""
     serve(kernels)
     kernels.library(op).device(ONE_PROCESSOR)
     for case, inputs, schedule in _checks(op):
@@ -128,5 +135,6 @@ def caught(op: str, kernels: Kernels) -> str | None:
             with torch.random.fork_rng():
                 check_case(case, BACKEND, inputs)
         except AssertionError as error:
-            return f"{case}, {inputs.dtype}, {inputs.layout}, {inputs.shape}, {schedule}: {error}"
+            where = f"{case}, {inputs.dtype}, {inputs.layout}, {inputs.shape}, {schedule}"
+            return f"{where}: {type(error).__name__}"
     return None

@@ -13,9 +13,20 @@ from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 
+from cuda_compile.kinds import Call
 from fastalign.ops.schema import STEMS
+
+
+def of(stem: str) -> ModuleType:
+    """The file of an op."""
+    return import_module(f"{__name__}.{stem}")
 
 
 def each() -> Iterator[tuple[str, ModuleType]]:
     """The ops and their files."""
-    return ((stem, import_module(f"{__name__}.{stem}")) for stem in STEMS)
+    return ((stem, of(stem)) for stem in STEMS)
+
+
+def calls() -> list[Call]:
+    """One of each op and direction, in the layouts and dtypes that choose other kernels."""
+    return [call for _, stem in each() for call in stem.launched()]

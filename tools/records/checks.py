@@ -1,0 +1,10 @@
+"""The checks whose findings are kept."""
+
+from __future__ import annotations
+
+from records.cuda import LAUNCHES, MACHINE_CODE, PROOFS
+from records.native import RACES
+from records.simulated import MUTANTS, SANITIZED
+from records.twins import INTERPRETED, TRITON
+
+CHECKS = (MACHINE_CODE, LAUNCHES, PROOFS, TRITON, INTERPRETED, MUTANTS, SANITIZED, RACES)
