@@ -25,7 +25,7 @@ from typing import Any
 
 from fastalign.bench.setting import commit, describe
 from fastalign.engine.environment import versions
-from fastalign.load import POLICY, SETTINGS, average, cores
+from fastalign.load import SETTINGS, SPINS, average, cores, wait_passively
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "fastalign" / "demo_data" / "screw_plate"
@@ -74,9 +74,9 @@ def environment(waiting: str) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     found.pop("OMP_NUM_THREADS", None)
     if waiting == DEFAULT:
-        found["GOMP_SPINCOUNT"] = "300000"
+        found[SPINS] = "300000"
     else:
-        found[POLICY] = "passive"
+        wait_passively(found)
     return found
 
 

@@ -25,7 +25,12 @@ _Result = TypeVar("_Result")
 
 POLICY = "OMP_WAIT_POLICY"
 # What a user can say about waiting: to all runtimes, to GNU's, to Intel's and LLVM's.
-SETTINGS = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+SPINS = "GOMP_SPINCOUNT"
+SETTINGS = (POLICY, SPINS, "KMP_BLOCKTIME", "KMP_LIBRARY")
+# Turns of GNU's waiting loop before a thread sleeps, some 30 microseconds: from one layer to the
+# next it rarely has to be woken, and what it takes from other programs is lost in their shares
+# (benchmarks/busy_machine.py). Without any, an image alone takes a third longer.
+_SHORT = 2000
 # Share of the time in which our threads could run and had no core, above which times mislead.
 _BUSY = 0.1
 # The same share, above which a spinning thread costs more than it saves.
@@ -42,21 +47,22 @@ SPINNING = (
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Let threads sleep while they wait, for a torch that is loaded later and for child processes;
-    whether it was chosen. What the user has set stays, and nothing is set once torch is loaded."""
+    """Let threads sleep that wait for more than a moment, for a torch that is loaded later and for
+    child processes; whether it was chosen. What the user has set stays, and nothing is set once torch is loaded."""
     if "torch" in sys.modules and environment is os.environ:
         return False
     if any(environment.get(name) for name in SETTINGS):
         return False
     environment[POLICY] = "passive"
+    environment[SPINS] = str(_SHORT)
     return True
 
 
 def spins(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Whether the settings let a waiting thread spin for longer than it takes to wake it."""
-    count = environment.get("GOMP_SPINCOUNT", "").strip()
+    count = environment.get(SPINS, "").strip()
     if count:
-        return not count.isdigit() or int(count) > 1000
+        return not count.isdigit() or int(count) > _SHORT
     if environment.get("KMP_BLOCKTIME", "").strip() in ("0", "0ms", "0us"):
         return False
     return environment.get(POLICY, "").strip().lower() != "passive"

@@ -28,9 +28,10 @@ def test_what_the_user_has_set_stays(own):
     assert environment == own
 
 
-def test_without_a_word_of_the_user_threads_sleep():
+def test_without_a_word_of_the_user_threads_sleep_after_a_moment():
     environment = {"OMP_WAIT_POLICY": ""}
-    assert wait_passively(environment) and environment == {"OMP_WAIT_POLICY": "passive"}
+    assert spins(environment) and wait_passively(environment) and not spins(environment)
+    assert environment == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_without_a_word_of_the_user_threads_sleep():
         (False, {"OMP_WAIT_POLICY": " Passive "}),
         (True, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "infinity"}),
         (False, {"GOMP_SPINCOUNT": "0"}),
+        (True, {"GOMP_SPINCOUNT": "300000"}),
         (False, {"KMP_BLOCKTIME": "0"}),
         (True, {"KMP_BLOCKTIME": "200"}),
     ],
