@@ -148,10 +148,15 @@ def recipe() -> tuple[list[str], list[str]]:
 
 
 def tree() -> dict[str, str]:
-    """Path and text of every source file that may name an op."""
+    """Path and code of every source file that may name an op; a comment of C++ is no code."""
     files = [ROOT / "setup.py", *(path for name in FOLDERS for path in (ROOT / name).rglob("*"))]
+
+    def code(path: Path) -> str:
+        text = path.read_text(encoding="utf-8")
+        return text if path.suffix == ".py" else re.sub(r"//.*", "", text)
+
     return {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        path.relative_to(ROOT).as_posix(): code(path)
         for path in files
         if path.suffix in {".py", ".cpp", ".h", ".cu", ".cuh"} and path != Path(__file__)
     }
