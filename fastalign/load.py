@@ -48,7 +48,8 @@ SPINNING = (
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Let threads sleep that wait for more than a moment, for a torch that is loaded later and for
-    child processes; whether it was chosen. What the user has set stays, and nothing is set once torch is loaded."""
+    child processes; whether it was chosen. What the user has set stays, and nothing is set once
+    torch is loaded."""
     if "torch" in sys.modules and environment is os.environ:
         return False
     if any(environment.get(name) for name in SETTINGS):
