@@ -32,6 +32,7 @@ for turn in range(2):
 """
 
 
+@pytest.mark.slow
 def test_timm_is_imported_without_torchvisions_library(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(TORCHVISION)

@@ -452,6 +452,7 @@ def test_the_size_of_the_search(image, size):
 # Searching -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "aspect", "angle", "shift", "degrees", "pixels"),
     [
@@ -675,6 +676,7 @@ def choose(images: Tensor, **options) -> Choice:
         return choose_family(images, encoder, network, **options)
 
 
+@pytest.mark.slow
 def test_parts_that_lie_still_are_left_alone():
     choice = choose(photographs(affine.identity(8), 64, 64))
     assert choice.search is None and choice.summary == "no alignment"
@@ -687,6 +689,7 @@ def test_parts_that_lie_still_are_left_alone():
     assert "has to lower it by 10 %" in choice.reason and "none" in choice.reason
 
 
+@pytest.mark.slow
 def test_shifted_parts_are_aligned_by_translation():
     choice = choose(photographs(poses(8, 0, 0.3), 64, 64))
     assert choice.search.aligner.refiner.family == "translation"
@@ -694,6 +697,7 @@ def test_shifted_parts_are_aligned_by_translation():
     assert choice.shares["translation"] < 0.9 * choice.shares["none"]
 
 
+@pytest.mark.slow
 def test_slightly_turned_parts_are_aligned_by_small_rotations():
     choice = choose(photographs(poses(8, 0.35, 0.2), 64, 64))
     limit = math.degrees(float(choice.search.aligner.bank.angles.max()))
@@ -701,6 +705,7 @@ def test_slightly_turned_parts_are_aligned_by_small_rotations():
     assert choice.search.aligner.bank.angles.abs().max() < math.radians(60)
 
 
+@pytest.mark.slow
 def test_turns_beyond_the_angles_searched_at_first_widen_the_search():
     theta = poses(10, math.radians(70), 0.1)
     images = photographs(theta, 64, 64)
@@ -711,6 +716,7 @@ def test_turns_beyond_the_angles_searched_at_first_widen_the_search():
     assert angle < 3
 
 
+@pytest.mark.slow
 def test_parts_turned_all_around_are_aligned_by_full_turns():
     theta = poses(10, FULL, 0.15)
     choice = choose(photographs(theta, 64, 64))
@@ -720,6 +726,7 @@ def test_parts_turned_all_around_are_aligned_by_full_turns():
     assert angle < 2 and pixels < 1
 
 
+@pytest.mark.slow
 def test_noise_is_left_alone():
     choice = choose(torch.rand(8, 3, 64, 64))
     assert choice.search is None
