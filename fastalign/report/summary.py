@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -113,12 +114,20 @@ def facts(evaluation: Evaluation) -> list[str]:
     found = []
     if written := protocol.get("date"):
         found.append(datetime.fromisoformat(written).strftime("%Y-%m-%d %H:%M %Z").strip())
-    found += [str(protocol[name]) for name in ("data", "model_file") if protocol.get(name)]
+    found += [_place(protocol[name]) for name in ("data", "model_file") if protocol.get(name)]
     versions = protocol.get("versions", {})
     found += [f"{name} {versions[name]}" for name in ("fastalign", "torch") if name in versions]
     if load := protocol.get("load"):
         found.append(Load.from_json(load).describe())
     return found
+
+
+def _place(path: str) -> str:
+    """A path below the working folder as seen from there, else as it is."""
+    try:
+        return Path(path).relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return str(path)
 
 
 def protocol(evaluation: Evaluation) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,9 +130,13 @@ def test_where_alignment_stayed_out_nothing_is_told_of_it(make_evaluation, galle
 def test_when_of_what_and_how_busy(make_evaluation, gallery):
     evaluation = make_evaluation(2)
     load = {"load_average": 3.5, "cores": 2, "waited": 0.4, "busy": True}
-    evaluation.protocol |= {"date": "2026-05-04T10:20:30+02:00", "data": "parts/a", "load": load}
+    # Below the working folder, and elsewhere.
+    places = {"data": str(Path.cwd() / "parts" / "a"), "model_file": "/elsewhere/m.safetensors"}
+    evaluation.protocol |= {"date": "2026-05-04T10:20:30+02:00", "load": load, **places}
     text = Page(render_report(evaluation, gallery)).text
-    for fact in ("2026-05-04 10:20", "parts/a", "load average 3.5 on 2 cores", "was busy"):
+    # Whole in the protocol at the end alone.
+    assert text.count(str(Path.cwd())) == 1 and text.count("parts/a") == 2
+    for fact in ("2026-05-04 10:20", "/elsewhere/m.safe", "load average 3.5 on 2", "was busy"):
         assert fact in text
 
 
