@@ -412,7 +412,7 @@ def test_collapse_is_warned_of_where_all_images_are_one():
 
 def test_a_warp_that_runs_away_is_warned_of():
     options = {**TRAINED, "align": "ica", "teacher": False, "family": "translation"}
-    model = FYD(**options, ica_learning_rate=1e4)
+    model = FYD(**options, ica_learning_rate=1000)
     with pytest.warns(RunawayWarpWarning, match="warp of ica has run to the bound of its shift"):
         model.fit(photographs(6, 0.2))
 
