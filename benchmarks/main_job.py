@@ -87,11 +87,9 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
             for kind in ("unaligned", "aligned")
         ]
         chosen = sorted({run["alignment"] for run in row["runs"]["aligned"]})
-        # Tables may be made again of rows that were measured before these were.
-        shares = [row["aligned"].get(name) for name in MISTAKES]
-        wrong = ", ".join("-" if share is None else f"{100 * share:.0f} %" for share in shares)
+        wrong = ", ".join(f"{100 * row['aligned'][name]:.0f} %" for name in MISTAKES)
         ms = row["ms"]
-        ratio = "-" if ms["align"] < 0.3 else f"{ms['align'] / ms['backbone']:.2f}"
+        ratio = "-" if chosen == ["no alignment"] else f"{ms['align'] / ms['backbone']:.2f}"
         lines.append(
             f"| {row['data']} | {row['jitter']} | {wrong} | {cells[0]} | {cells[1]} | "
             f"{'; '.join(chosen)} | "

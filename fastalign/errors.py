@@ -31,6 +31,10 @@ class InputError(FastalignError):
     exit_code = 3
 
 
+class LargeFileError(InputError):
+    """A file that takes more memory to read than there is."""
+
+
 class ArtifactError(FastalignError):
     """A model or checkpoint file that is truncated, foreign, damaged or of a later version."""
 

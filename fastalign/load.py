@@ -24,12 +24,11 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 POLICY = "OMP_WAIT_POLICY"
-# What a user can say about waiting: to all runtimes, to GNU's, to Intel's and LLVM's.
 SPINS = "GOMP_SPINCOUNT"
+# What a user can say about waiting: to all runtimes, to GNU's, to Intel's and LLVM's.
 SETTINGS = (POLICY, SPINS, "KMP_BLOCKTIME", "KMP_LIBRARY")
-# Turns of GNU's waiting loop before a thread sleeps, some 30 microseconds: from one layer to the
-# next it rarely has to be woken, and what it takes from other programs is lost in their shares
-# (benchmarks/busy_machine.py). Without any, an image alone takes a third longer.
+# Turns of GNU's waiting loop before a thread sleeps: about the pause between two layers, after
+# which it would have to be woken (benchmarks/busy_machine.py measures what this costs and saves).
 _SHORT = 2000
 # Share of the time in which our threads could run and had no core, above which times mislead.
 _BUSY = 0.1

@@ -48,15 +48,15 @@ class Terminated(KeyboardInterrupt):
 
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and message for an error."""
-    from fastalign.errors import FastalignError, InputError
+    from fastalign.errors import FastalignError, LargeFileError
 
     if isinstance(error, KeyboardInterrupt):
         if isinstance(error, Terminated):
             return TERMINATED, str(error) or "terminated"
         return INTERRUPTED, str(error) or "interrupted"
-    # A file that is too large to decode is named by its own error.
-    too_large = isinstance(error, InputError) and "not enough memory" in str(error)
-    if not too_large and any(_is_out_of_memory(one) for one in _chain(error)):
+    # Of a file that is too large its own error says what helps.
+    told = isinstance(error, LargeFileError)
+    if not told and any(_is_out_of_memory(one) for one in _chain(error)):
         return BACKEND, (
             f"error: out of memory ({_first_line(error)}); give --memory-budget less than the "
             "machine has free, or use a smaller --image-size or --batch-size, fewer --channels, "

@@ -155,8 +155,8 @@ class ImageDataset(Dataset[Item]):
             )
         self._keep(kept)
         warnings.warn(
-            f"{part_of(len(self.skipped), len(problems), 'image')} cannot be read and left out; "
-            f"the first: {self.skipped[0].reason}",
+            f"{part_of(len(self.skipped), len(problems), 'image')} left out as unreadable; the "
+            f"first: {self.skipped[0].reason}",
             DataWarning,
             stacklevel=3,
         )

@@ -22,7 +22,7 @@ from fastalign.data.pillow import (
     orientation_of,
     to_picture,
 )
-from fastalign.errors import ConfigError, InputError
+from fastalign.errors import ConfigError, InputError, LargeFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ def decode(path: Path, noun: str) -> Picture:
     except IsADirectoryError as error:
         raise InputError(f"{path}: this is a folder; give the {noun} file itself.") from error
     except MemoryError as error:
-        raise InputError(
+        raise LargeFileError(
             f"{path}: there is not enough memory to decode it; make the {noun} smaller."
         ) from error
     except (Unread, tiff.Unsupported) as error:

@@ -50,7 +50,7 @@ def test_debug_shows_where(capsys):
 
 
 def test_a_file_too_large_for_the_memory_is_named_and_others_are_not_blamed():
-    error = errors.InputError("x.png: there is not enough memory to decode it; make it smaller.")
+    error = errors.LargeFileError("x.png: make it smaller")
     error.__cause__ = MemoryError()
     assert explain(error) == (3, f"error: {error}")
     error = errors.InputError("w.pt: damaged")

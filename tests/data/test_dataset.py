@@ -200,7 +200,7 @@ def test_bad_files_are_left_out_on_request(samples, cache):
     good = collect(ImageDataset(samples, SIZE))
     spoil(samples, 0, 5)
     with pytest.warns(
-        DataWarning, match=r"2 of 9 images cannot be read.*first: .*0\.png"
+        DataWarning, match=r"2 of 9 images left out as unreadable; the first: .*0\.png"
     ) as caught:
         data = ImageDataset(samples, SIZE, skip_bad=True, cache=cache)
     assert len(caught) == 1

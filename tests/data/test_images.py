@@ -11,7 +11,7 @@ from PIL import Image, features
 
 from fastalign.data import IMAGE_SUFFIXES, load_image, load_mask
 from fastalign.data.decode import MAX_PIXELS, decode
-from fastalign.errors import ConfigError, DataWarning, InputError
+from fastalign.errors import ConfigError, DataWarning, InputError, LargeFileError
 
 CODECS = {".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".avif": "avif"}
 
@@ -318,6 +318,16 @@ def test_other_formats_are_named(tmp_path, head, kind):
 
 
 HEIC = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(64)
+
+
+def test_a_file_larger_than_the_memory_names_itself(tmp_path, picture, monkeypatch):
+    def no_room(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("fastalign.data.decode.to_picture", no_room)
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    with pytest.raises(LargeFileError, match=r"x\.png: there is not enough memory"):
+        load_image(tmp_path / "x.png")
 
 
 def test_a_telephones_picture_names_its_library(tmp_path, monkeypatch):
