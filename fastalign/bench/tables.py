@@ -275,7 +275,7 @@ def provenance(document: dict[str, Any]) -> str:
     """Command, commit, and load: before the run, and how many rows were taken under it."""
     parts = []
     if document.get("command"):
-        parts.append(f"`{document['command']}`, commit {document.get('commit') or 'unknown'}")
+        parts.append(f"{document['command']}, commit {document.get('commit') or 'unknown'}")
     if document.get("forced_plans"):
         parts.append(f"launch plans forced: {document['forced_plans']}")
     if document.get("measured"):
