@@ -189,9 +189,9 @@ def pointers_at(place, image):
 
 
 @triton.jit
-def load_at(place, image, exists, POLICY: tl.constexpr = ""):
+def load_at(place, image, exists):
     """A placed tensor's part of an image as it is stored, 0 where it does not exist."""
-    return tl.load(pointers_at(place, image), mask=exists, other=0, eviction_policy=POLICY)
+    return tl.load(pointers_at(place, image), mask=exists, other=0)
 
 
 @triton.jit

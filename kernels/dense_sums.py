@@ -13,14 +13,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastalign.kernels.common import load_at, place_locations, place_map
+from fastalign.kernels.common import load_at, place_locations, place_map, pointers_at
 from fastalign.kernels.dense_parts import image_at, inverse_length
 
 
 @triton.jit
 def unit_at(place, image, inside, POLICY: tl.constexpr):
     """Vectors ``[C,X]`` of an image in float32, and one over their lengths ``[X]``."""
-    vectors = load_at(place, image, inside, POLICY).to(tl.float32)
+    vectors = tl.load(pointers_at(place, image), mask=inside, other=0, eviction_policy=POLICY).to(
+        tl.float32
+    )
     return vectors, inverse_length(tl.sum(vectors * vectors, 0))
 
 

@@ -12,6 +12,7 @@ import pytest
 from compiling import Resources, launches_of, resources
 from cuda_compile import stems, triton_launches
 from records import checks
+from records.oldest import OLDEST
 from records.store import known, made_with
 
 from fastalign.ops.schema import STEMS
@@ -41,6 +42,19 @@ def test_every_case_compiles_within_its_means(op):
     assert set(recorded) == {(case.name, target) for case, target in cases}
     for case, target in cases:
         _check(recorded[case.name, target], case.wide_loads)
+
+
+def test_every_case_compiles_with_the_oldest_triton():
+    """Found on a GPU: a default value of a kernel's part that newer releases alone understand."""
+    recorded = known(checks.OLDEST_TRITON)
+    assert set(recorded) == {*STEMS, "arithmetic"}
+    assert {entry["triton"] for entry in made_with(checks.OLDEST_TRITON).values()} == {OLDEST}
+    for stem in STEMS:
+        cases = stems.of(stem).compiled()
+        assert [entry["case"] for entry in recorded[stem]] == [case.name for case in cases]
+        for case, entry in zip(cases, recorded[stem], strict=True):
+            rows = [dict(zip(FIELDS, row, strict=True)) for row in entry["launches"]]
+            _check(rows, case.wide_loads)
 
 
 @pytest.mark.slow

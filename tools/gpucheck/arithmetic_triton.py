@@ -61,7 +61,7 @@ def _convert(a, b, c, out, count, BLOCK: tl.constexpr):
     tl.store(out + at, tl.load(a + at, inside).to(out.dtype.element_ty), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])  # as in the kernels: 1 is a size like any other
 def _pixel(a, b, c, out, count, size, PADDING: tl.constexpr, ALIGN: tl.constexpr,
            NEAREST: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -71,7 +71,7 @@ def _pixel(a, b, c, out, count, size, PADDING: tl.constexpr, ALIGN: tl.constexpr
     tl.store(out + at, pixel, inside)
 
 
-_KERNELS = {
+KERNELS = {
     "fma_float32": _fma,
     "fma_float64": _fma,
     "divide": _divide,
@@ -90,7 +90,7 @@ def compute(name: str, inputs: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
     a, b, c = inputs
     out = a.new_empty(a.shape, dtype=dtype)
     grid = (triton.cdiv(a.numel(), BLOCK),)
-    _KERNELS[name][grid](a, b, c, out, a.numel(), BLOCK=BLOCK)
+    KERNELS[name][grid](a, b, c, out, a.numel(), BLOCK=BLOCK)
     return out
 
 
