@@ -61,6 +61,10 @@ class LoadWarning(UserWarning):
     """Other work on the machine makes ours many times slower than it has to be."""
 
 
+class GraphWarning(UserWarning):
+    """Work on a GPU could not be recorded as a CUDA graph and is launched call by call."""
+
+
 class CollapseWarning(UserWarning):
     """Training has made features of all images and locations nearly the same direction."""
 

@@ -20,9 +20,8 @@ from fastalign.kernels.dense_parts import image_at, inverse_length
 @triton.jit
 def unit_at(place, image, inside, POLICY: tl.constexpr):
     """Vectors ``[C,X]`` of an image in float32, and one over their lengths ``[X]``."""
-    vectors = tl.load(pointers_at(place, image), mask=inside, other=0, eviction_policy=POLICY).to(
-        tl.float32
-    )
+    pointers = pointers_at(place, image)
+    vectors = tl.load(pointers, mask=inside, other=0, eviction_policy=POLICY).to(tl.float32)
     return vectors, inverse_length(tl.sum(vectors * vectors, 0))
 
 

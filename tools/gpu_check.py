@@ -1,6 +1,7 @@
 """Build for this machine's GPU, check everything that needs one, measure, and write it down.
 
-    python3 tools/gpu_check.py [--out FOLDER] [--archs 90] [--steps NAMES] [--budget SECONDS]
+    python3 tools/gpu_check.py [--out FOLDER] [--archs 90] [--steps NAMES] [--keep]
+                               [--budget SECONDS]
 
 Installs nothing and needs no network: torch, Triton, pytest and (for the CUDA kernels) nvcc have to
 be there, compute-sanitizer is used where it is. Results are written after every step and while
@@ -50,15 +51,24 @@ def without_paths(text: str) -> str:
 class Check:
     """The steps one group after the other, and the document that grows with them."""
 
-    def __init__(self, context: Context, chosen: list[Step], out: Path, name: str) -> None:
+    def __init__(
+        self, context: Context, chosen: list[Step], out: Path, name: str, keep: bool = False
+    ) -> None:
         self.context, self.chosen, self.out, self.name = context, chosen, out, name
         self.document: dict[str, Any] = {
             "environment": context.environment,
             "device": context.device,
             "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
             "finished": False,
-            "steps": {},
+            "steps": self.kept() if keep else {},
         }
+
+    def kept(self) -> dict[str, Any]:
+        """The steps of the report that is there and that are not run again."""
+        path = self.out / f"{self.name}.json"
+        known = json.loads(path.read_text())["steps"] if path.exists() else {}
+        again = {step.name for step in self.chosen}
+        return {name: step for name, step in known.items() if name not in again}
 
     def save(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
@@ -134,6 +144,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help=f"of {','.join(STEPS)}; default all but {','.join(OPTIONAL)}; --steps=+NAME,-NAME "
         "adds to the default and takes from it",
     )
+    parser.add_argument(
+        "--keep", action="store_true", help="steps of the report that is there and not run stay"
+    )
     parser.add_argument("--budget", type=float, default=1200, help="seconds for everything")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--backends", help="of cuda,triton (cpu with --device cpu)")
@@ -181,7 +194,7 @@ def main() -> int:
         environment=found,
     )
     name = slug(found["gpu"].get("name", "")) if options.device == "cuda" else "cpu"
-    return Check(context, chosen, options.out.resolve(), name).run()
+    return Check(context, chosen, options.out.resolve(), name, options.keep).run()
 
 
 if __name__ == "__main__":

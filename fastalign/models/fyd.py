@@ -21,6 +21,7 @@ from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.room_model import RoomModel
 from fastalign.models.rooms import warp
+from fastalign.nn.replay import replayed
 from fastalign.nn.state import captured, in_own_state, made_in_own_state
 from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
 from fastalign.ops import affine
@@ -53,6 +54,7 @@ class FYD(RoomModel):
 
     @watched
     @in_own_state
+    @replayed
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Score images ``[B,3,H,W]`` in 0..1 of the model's image size.
 
@@ -84,6 +86,7 @@ class FYD(RoomModel):
 
     @watched
     @in_own_state
+    @replayed
     def predict_detail(self, images: Tensor) -> Detail:
         """As :meth:`forward`, with everything that was found on the way."""
         images = self.prepare(images)

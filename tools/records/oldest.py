@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from records.depends import TOOLS, stems
+from records.depends import TESTS, TOOLS, stems
 from records.inputs import REPOSITORY, imported
 from records.oldest_triton import ARITHMETIC
 from records.store import Check, Unavailable
@@ -36,7 +36,8 @@ def _release() -> str:
 
 def _compiled(unit: str) -> list[object]:
     _release()
-    path = [str(_FOLDER), str(_PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")]
+    path = [str(_FOLDER), str(_PROGRAM.parents[1]), str(TESTS / "triton"), str(TESTS / "ops")]
+    path.append(os.environ.get("PYTHONPATH", ""))
     ran = subprocess.run(
         [sys.executable, str(_PROGRAM), unit],
         capture_output=True,

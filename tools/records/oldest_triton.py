@@ -49,7 +49,6 @@ def compiled(unit: str) -> list[dict[str, Any]]:
     Raises:
         Exception: of Triton's, where something does not compile.
     """
-    import records.depends  # noqa: F401  (makes the tests' modules importable)
     from compiling import CompileCase, launches_of, resources
     from cuda_compile import stems
 

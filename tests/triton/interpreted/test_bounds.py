@@ -115,10 +115,11 @@ _TILE = replace(_WHOLE, source=dense_sums, kernel="own_tile", host=dense_whole)
 _LOAD = replace(
     _WHOLE,
     source=common,
-    was="mask=exists, other=0, ev",
-    now="ev",
+    was="(place, image), mask=exists, other=0)",
+    now="(place, image))",
     kernel="load_at",
-    host=dense_sums,
+    host=dense_whole,
+    call="dense_similarity_backward(p=1,z=0)",
 )
 _SUMS = replace(_WHOLE, source=dense_sums, kernel="partial_sums_kernel", call=_PLAIN)
 _COLOURS = Mutant(
@@ -140,7 +141,14 @@ MUTANTS = [
         now="gradient, eviction_policy",
     ),
     _LOAD,
-    replace(_LOAD, host=dense_whole, call="dense_similarity_backward(p=1,z=0)"),
+    replace(
+        _WHOLE,
+        source=dense_sums,
+        was="pointers, mask=inside, other=0",
+        now="pointers",
+        kernel="unit_at",
+        host=dense_whole,
+    ),
     replace(_SUMS, was="sums, mask=inside)", now="sums)"),
     replace(_SUMS, was="min(first + chunk, images)", now="first + chunk"),
     replace(

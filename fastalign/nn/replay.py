@@ -1,0 +1,261 @@
+"""What a model does with a batch on a GPU as one launch: recorded CUDA graphs, by shape.
+
+At a batch of one the host takes ten times as long to ask for some hundred small kernels as the GPU
+takes to run them. A CUDA graph asks for all of them at once. What is recorded is a batch's way
+through the model as it is: the same kernels in the same order, so the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fastalign.errors import GraphWarning
+from fastalign.nn.constants import held
+from fastalign.nn.state import captured, transformed
+from fastalign.ops import backends, plain, plans
+
+ENVIRONMENT = "FASTALIGN_CUDA_GRAPHS"
+# Graphs of a model, each with inputs, results and a share of their common memory.
+_MOST = 4
+# Shapes that were seen once: a graph is made for the ones that come again.
+_REMEMBERED = 64
+
+_Results = TypeVar("_Results", bound="tuple[Tensor, ...]")
+_Model = TypeVar("_Model", bound="Replaying")
+Work = Callable[[Tensor], "tuple[Tensor, ...]"]
+
+
+class State:
+    """What a module is made of at one moment: its tensors and parts and, of our own modules, all
+    attributes. In-place changes of tensors leave it as it is, and a graph reads them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        tables: list[dict[str, Any]] = []
+        self._tensors: list[Tensor] = []
+        for part in module.modules():
+            own = type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
+            tables += [table for table in (part._parameters, part._buffers) if own or table]
+            tables += [part._modules, vars(part)] if own else [part._modules]
+            self._tensors += [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        self._tables, self._sizes = tables, list(map(len, tables))
+        # Flat, since it is looked at before each replay: some ten microseconds.
+        self._holders = [table for table in tables for _ in table]
+        self._names = [name for table in tables for name in table]
+        self._values = [value for table in tables for value in table.values()]
+        self._places = list(map(Tensor.data_ptr, self._tensors))
+        self._look_for_hooks()
+
+    def _look_for_hooks(self) -> None:
+        self._hooks = RemovableHandle.next_id
+        self.hooked = any(
+            part._forward_hooks or part._forward_pre_hooks for part in self._module.modules()
+        )
+
+    def holds(self) -> bool:
+        """Whether the module is still the same, and without hooks."""
+        if self._hooks != RemovableHandle.next_id:
+            self._look_for_hooks()
+        return (
+            not self.hooked
+            and self._places == list(map(Tensor.data_ptr, self._tensors))
+            and self._sizes == list(map(len, self._tables))
+            and all(map(operator.is_, map(dict.get, self._holders, self._names), self._values))
+        )
+
+
+class Replaying(Protocol):
+    """A module with graphs of its own."""
+
+    replays: Replays
+
+
+class CudaGraph:
+    """Work recorded for one shape.
+
+    Arguments:
+        work: from a batch to tensors, without a look at values on the way.
+        images: an example; what is recorded reads a copy of it.
+        pool: memory that graphs share which never run at the same time.
+
+    Raises:
+        RuntimeError: it cannot be recorded.
+    """
+
+    def __init__(self, work: Work, images: Tensor, pool: Any) -> None:
+        self._images = images.detach().clone(memory_format=torch.contiguous_format)
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(images.device)
+        stream.wait_stream(torch.cuda.current_stream(images.device))
+        # A stream brings its device with it.
+        with torch.cuda.stream(stream), held() as self._constants:
+            # What libraries and this one make at a first call must not be part of it.
+            work(self._images)
+            stream.synchronize()
+            with torch.cuda.graph(
+                self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                self._results = work(self._images)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The results for a batch, which the next call overwrites."""
+        with torch.cuda.device(images.device):
+            self._images.copy_(images)
+            self._graph.replay()
+        return self._results
+
+
+class Replays:
+    """The graphs of one module: the least recently used goes when there are too many.
+
+    The first batch of a shape runs as ever, the second one is recorded, and from then on it is
+    replayed. A graph goes when the module is not what it was. Calls may come from several threads
+    and streams; the graphs share their memory and run one after the other. Results are copies.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[Work, Tensor, Any], Callable[[Tensor], tuple[Tensor, ...]]] = CudaGraph,
+        kind: str = "cuda",
+    ) -> None:
+        self._record, self._kind = record, kind
+        self._lock = threading.RLock()
+        self._graphs: OrderedDict[tuple[Any, ...], Callable[[Tensor], tuple[Tensor, ...]] | None]
+        self._graphs = OrderedDict()
+        self._state: State | None = None
+        self._stream: Any = None
+        self._pool: Any = None
+        self._refused = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of the module, in memory or elsewhere, records its own.
+        return type(self), (self._record, self._kind)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Replays:
+        return type(self)(self._record, self._kind)
+
+    def serves(self, images: Tensor) -> bool:
+        """Whether a batch may be replayed: on a GPU, without gradients, and nothing looks on."""
+        return (
+            type(images) is Tensor
+            and images.device.type == self._kind
+            and not self._refused
+            and not torch.is_grad_enabled()
+            and os.environ.get(ENVIRONMENT, "1") != "0"
+            and len(images) > 0
+            and not captured()
+            and not transformed()
+            and not plain.active()
+            and not (self._kind == "cuda" and torch.cuda.is_current_stream_capturing())
+        )
+
+    def __call__(self, module: Any, name: str, work: Work, images: Tensor) -> Any:
+        """``work(images)``, where ``name`` and ``module`` stand for all that it depends on."""
+        with self._lock:
+            if self._state is not None and not self._state.holds():
+                self.forget()
+            key = (name, *_setting(), images.device, images.dtype, tuple(images.shape))
+            graph = self._graphs.get(key)
+            if graph is None:
+                if key in self._graphs:
+                    graph = self._recorded(module, work, images)
+                if graph is None:
+                    self._keep(key, None)
+                    return work(images)
+                self._keep(key, graph)
+            self._graphs.move_to_end(key)
+            self._follow(images.device)
+            # Outside inference mode: what is recorded lives on, and modes come and go.
+            with torch.inference_mode(False), torch.no_grad():
+                results = graph(images)
+            # In the mode of the caller, as the results of any other call.
+            copies = [result.clone() for result in results]
+        return type(results)(*copies) if hasattr(results, "_fields") else tuple(copies)
+
+    def forget(self) -> None:
+        """Let all graphs go."""
+        with self._lock:
+            self._graphs.clear()
+            self._state = None
+
+    def _recorded(
+        self, module: nn.Module, work: Work, images: Tensor
+    ) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
+        state = self._state or State(module)
+        if state.hooked:
+            return None
+        if self._pool is None and self._kind == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+        self._follow(images.device)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                graph = self._record(work, images, self._pool)
+        except RuntimeError as error:
+            self._refused = True
+            self.forget()
+            warnings.warn(
+                "scoring on this GPU could not be recorded as a CUDA graph and goes on call by "
+                f"call, which is slower ({str(error).splitlines()[0]}); {ENVIRONMENT}=0 does "
+                "without graphs and without this line.",
+                GraphWarning,
+                stacklevel=5,
+            )
+            return None
+        # After the first work, which may settle what is settled late.
+        self._state = State(module)
+        return graph
+
+    def _keep(self, key: tuple[Any, ...], graph: Any) -> None:
+        self._graphs[key] = graph
+        made = [key for key, kept in self._graphs.items() if kept is not None]
+        once = [key for key, kept in self._graphs.items() if kept is None]
+        for old in (*made[:-_MOST], *once[:-_REMEMBERED]):
+            del self._graphs[old]
+
+    def _follow(self, device: torch.device) -> None:
+        """Let the current stream wait for the one that the last call came on: they share memory."""
+        if self._kind != "cuda":
+            return
+        stream = torch.cuda.current_stream(device)
+        if self._stream is not None and self._stream != stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
+
+
+def _setting() -> tuple[Any, ...]:
+    """What kernels are chosen by, besides their tensors."""
+    return (
+        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+        os.environ.get(backends.ENVIRONMENT),
+        repr(plans.forced_plans()),
+    )
+
+
+def replayed(
+    method: Callable[[_Model, Tensor], _Results],
+) -> Callable[[_Model, Tensor], _Results]:
+    """A method from images to tensors, replayed where the model's ``replays`` serve them."""
+
+    @functools.wraps(method)
+    def run(self: _Model, images: Tensor) -> _Results:
+        replays: Replays = self.replays
+        if not isinstance(images, Tensor) or not replays.serves(images):
+            return method(self, images)
+        found: _Results = replays(self, method.__name__, functools.partial(method, self), images)
+        return found
+
+    return run
