@@ -236,7 +236,7 @@ class Replays:
 def _setting() -> tuple[Any, ...]:
     """What kernels are chosen by, besides their tensors."""
     return (
-        torch.backends.cudnn.conv.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
         torch.backends.cuda.matmul.fp32_precision,
         torch.backends.cudnn.benchmark,
         torch.are_deterministic_algorithms_enabled(),
