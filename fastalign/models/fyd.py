@@ -66,6 +66,8 @@ class FYD(RoomModel):
             the same bits as without it. :func:`fastalign.verdict.judge` compares a score with a
             threshold.
 
+        On CUDA without gradients a batch is one launch of a recorded graph (``replays``).
+
         Raises:
             ValueError: images of another shape, or on another device than the model.
             InputError: images of whole numbers, or far outside 0..1, such as in 0..255. On a GPU,
@@ -162,6 +164,8 @@ class FYD(RoomModel):
         self.features.require_free(budget)
         plan = plan_scoring(self.rooms, budget, images)
         self.features.limit_memory(plan.pass_bytes, budget)
+        # Recorded graphs hold memory for themselves.
+        self.replays.allow(budget is None)
         return plan
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -174,6 +178,8 @@ class FYD(RoomModel):
             ConfigError: :meth:`limit_memory` has set a budget.
         """
         self.features.compile(*args, **kwargs)
+        # What is compiled may record graphs of its own.
+        self.replays.allow(False)
 
     # Fitting ---------------------------------------------------------------------------------
 

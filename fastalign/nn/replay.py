@@ -122,6 +122,9 @@ class Replays:
     The first batch of a shape runs as ever, the second one is recorded, and from then on it is
     replayed. A graph goes when the module is not what it was. Calls may come from several threads
     and streams; the graphs share their memory and run one after the other. Results are copies.
+
+    Attributes:
+        allowed: False: nothing is recorded or replayed.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Replays:
         kind: str = "cuda",
     ) -> None:
         self._record, self._kind = record, kind
+        self.allowed = True
         self._lock = threading.RLock()
         self._graphs: OrderedDict[tuple[Any, ...], Callable[[Tensor], tuple[Tensor, ...]] | None]
         self._graphs = OrderedDict()
@@ -148,7 +152,8 @@ class Replays:
     def serves(self, images: Tensor) -> bool:
         """Whether a batch may be replayed: on a GPU, without gradients, and nothing looks on."""
         return (
-            type(images) is Tensor
+            self.allowed
+            and type(images) is Tensor
             and images.device.type == self._kind
             and not self._refused
             and not torch.is_grad_enabled()
@@ -182,6 +187,11 @@ class Replays:
             # In the mode of the caller, as the results of any other call.
             copies = [result.clone() for result in results]
         return type(results)(*copies) if hasattr(results, "_fields") else tuple(copies)
+
+    def allow(self, allowed: bool) -> None:
+        """Record and replay, or let all graphs go and do neither."""
+        self.forget()
+        self.allowed = allowed
 
     def forget(self) -> None:
         """Let all graphs go."""

@@ -30,6 +30,16 @@ def graphs(model):
     return found
 
 
+def test_compiled_or_within_a_budget_nothing_is_recorded(model):
+    assert model.replays.allowed
+    model.limit_memory(1 << 30)
+    assert not model.replays.allowed
+    model.limit_memory(None)
+    assert model.replays.allowed
+    model.compile(backend="eager")
+    assert not model.replays.allowed
+
+
 def test_compiled_it_scores_the_same(model, graphs):
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():

@@ -289,6 +289,11 @@ def _has_weights() -> bool:
     return importlib.util.find_spec(_WEIGHTS) is not None
 
 
+def _going(job: Job) -> bool:
+    """Nothing has failed yet."""
+    return job.running or bool(job.stopped) or job.status == 0
+
+
 def _model_tests(context: Context, limit: float) -> list[Job]:
     if context.device != "cuda" or not _has_weights():
         return []
@@ -301,7 +306,7 @@ def _model_tested(context: Context, jobs: list[Job]) -> Found:
     if not jobs:
         return {"state": SKIPPED, "note": f"a CUDA device or the package {_WEIGHTS} is missing"}
     (job,) = jobs
-    found: Found = {"state": _state(jobs, job.running or job.stopped or job.status == 0)}
+    found: Found = {"state": _state(jobs, _going(job))}
     if not job.running:
         text = job.tail(20_000)
         counts = [line for line in text.splitlines() if re.search(r"\d (passed|failed)", line)]
@@ -330,7 +335,7 @@ def _model_measured(context: Context, jobs: list[Job]) -> Found:
     if not jobs:
         return {"state": SKIPPED, "note": f"the package {_WEIGHTS} is missing"}
     path = context.scratch / "model_on_gpu.json"
-    found: Found = {"state": _state(jobs, jobs[0].running or jobs[0].status == 0)}
+    found: Found = {"state": _state(jobs, _going(jobs[0]))}
     if path.exists():
         found["document"] = json.loads(path.read_text())
         found["note"] = f"{len(found['document']['rows'])} batches"
@@ -405,7 +410,7 @@ STEPS = {
         Step("model_tests", 3, 150, 40, _model_tests, _model_tested),
         Step("prepare", 3, 150, 30, _prepare, _prepared),
         Step("benchmarks", 4, 150, 80, _benchmarks, _measured),
-        Step("model", 5, 120, 60, _model, _model_measured),
+        Step("model", 5, 150, 90, _model, _model_measured),
         Step("sanitizer", 6, 150, 45, _sanitizer, _watched),
         Step("demo", 7, 300, 30, _demo, _shown),
     )
