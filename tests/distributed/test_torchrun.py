@@ -17,9 +17,11 @@ from fastalign.data import ImageDataset, collect, open_category
 from fastalign.engine import fit_category
 from fastalign.models.config import FYDConfig
 
+# Of poses, translations alone: a search for turns is most of the time of so small a fit.
 OPTIONS = {"image_size": (32, 32), "channels": 8, "epochs": 3, "batch_size": 4}
+OPTIONS["family"] = "translation"
 FLAGS = ["--image-size", "32", "--channels", "8", "--epochs", "3", "--batch-size", "4"]
-FLAGS += ["--validation-fraction", "0.2", "--threads", "1"]
+FLAGS += ["--validation-fraction", "0.2", "--threads", "1", "--family", "translation"]
 
 # The second process ends itself once the second checkpoint is there, the first time it runs.
 KILLED = """

@@ -1,14 +1,37 @@
-"""Of the CUDA kernels on the CPU: mutants, and the sanitizers."""
+"""Of the CUDA kernels on the CPU: the ops' tests, mutants, and the sanitizers."""
 
 from __future__ import annotations
 
 from dataclasses import astuple
 from pathlib import Path
 
-from records.depends import SUPPORT, host_compiler, on_cpu, stems
+from records.depends import ON_CPU, SUPPORT, host_compiler, on_cpu, stems
 from records.store import Check, Unavailable
 
 OWN = Path(__file__).resolve()  # what it does with findings counts too
+
+
+def _simulated(_: str) -> dict[str, int]:
+    from cuda_on_cpu_support import simulating
+
+    return {"passed": simulating.run()}
+
+
+def _simulated_inputs(_: str) -> set[Path]:
+    from cuda_on_cpu_support.simulating import FILES
+
+    own = [*FILES, ON_CPU / "conftest.py", SUPPORT / "simulating.py"]
+    return {OWN}.union(*(on_cpu(op, *own) for op in stems()))
+
+
+# Together, since the last of them asks which kernels the others launched.
+SIMULATED = Check(
+    "simulated",
+    units=lambda: ["ops"],
+    inputs=_simulated_inputs,
+    find=_simulated,
+    made_with=lambda: {"compiler": host_compiler()},
+)
 
 
 def _mutants(op: str) -> dict[str, str | None]:
