@@ -196,6 +196,16 @@ class FeatureExtractor(nn.Module):
             raise ConfigError(f"compile: limit_memory was given {self._budget}: {_WHOLE}")
         self._compiled = torch.compile(self.extract, *args, **kwargs)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget is not None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether :meth:`compile` was called."""
+        return self._compiled is not None
+
     def __getstate__(self) -> dict[str, Any]:
         # As torch does with compiled modules.
         return {**super().__getstate__(), "_compiled": None}

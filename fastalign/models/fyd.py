@@ -164,8 +164,7 @@ class FYD(RoomModel):
         self.features.require_free(budget)
         plan = plan_scoring(self.rooms, budget, images)
         self.features.limit_memory(plan.pass_bytes, budget)
-        # Recorded graphs hold memory for themselves.
-        self.replays.allow(budget is None)
+        self.replays.forget()
         return plan
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -178,8 +177,13 @@ class FYD(RoomModel):
             ConfigError: :meth:`limit_memory` has set a budget.
         """
         self.features.compile(*args, **kwargs)
-        # What is compiled may record graphs of its own.
-        self.replays.allow(False)
+        self.replays.forget()
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a GPU may score by recorded graphs: they would hold memory beside a budget, and
+        what is compiled may record graphs of its own."""
+        return not (self.features.bounded or self.features.compiled)
 
     # Fitting ---------------------------------------------------------------------------------
 

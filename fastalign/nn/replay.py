@@ -76,9 +76,12 @@ class State:
 
 
 class Replaying(Protocol):
-    """A module with graphs of its own."""
+    """A module with graphs of its own, while it may be replayed."""
 
     replays: Replays
+
+    @property
+    def replayable(self) -> bool: ...
 
 
 class CudaGraph:
@@ -122,9 +125,6 @@ class Replays:
     The first batch of a shape runs as ever, the second one is recorded, and from then on it is
     replayed. A graph goes when the module is not what it was. Calls may come from several threads
     and streams; the graphs share their memory and run one after the other. Results are copies.
-
-    Attributes:
-        allowed: False: nothing is recorded or replayed.
     """
 
     def __init__(
@@ -133,7 +133,6 @@ class Replays:
         kind: str = "cuda",
     ) -> None:
         self._record, self._kind = record, kind
-        self.allowed = True
         self._lock = threading.RLock()
         self._graphs: OrderedDict[tuple[Any, ...], Callable[[Tensor], tuple[Tensor, ...]] | None]
         self._graphs = OrderedDict()
@@ -152,8 +151,7 @@ class Replays:
     def serves(self, images: Tensor) -> bool:
         """Whether a batch may be replayed: on a GPU, without gradients, and nothing looks on."""
         return (
-            self.allowed
-            and type(images) is Tensor
+            type(images) is Tensor
             and images.device.type == self._kind
             and not self._refused
             and not torch.is_grad_enabled()
@@ -187,11 +185,6 @@ class Replays:
             # In the mode of the caller, as the results of any other call.
             copies = [result.clone() for result in results]
         return type(results)(*copies) if hasattr(results, "_fields") else tuple(copies)
-
-    def allow(self, allowed: bool) -> None:
-        """Record and replay, or let all graphs go and do neither."""
-        self.forget()
-        self.allowed = allowed
 
     def forget(self) -> None:
         """Let all graphs go."""
@@ -263,7 +256,7 @@ def replayed(
     @functools.wraps(method)
     def run(self: _Model, images: Tensor) -> _Results:
         replays: Replays = self.replays
-        if not isinstance(images, Tensor) or not replays.serves(images):
+        if not (isinstance(images, Tensor) and self.replayable and replays.serves(images)):
             return method(self, images)
         found: _Results = replays(self, method.__name__, functools.partial(method, self), images)
         return found

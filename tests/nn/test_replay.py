@@ -48,7 +48,7 @@ class Model(nn.Module):
         self.register_buffer("factor", torch.ones(1))
         self.replays = Replays(record, kind="cpu")
         self.runs = []
-        self.inner[1].__dict__["told"] = self.runs
+        self.replayable = True
 
     @replayed
     def forward(self, images):
@@ -182,7 +182,9 @@ def test_each_method_has_its_own(model):
     assert torch.equal(found, given + 1) and Recorded.made == 2
 
 
-@pytest.mark.parametrize("case", ["gradients", "switch", "plain", "export", "vmap", "empty"])
+@pytest.mark.parametrize(
+    "case", ["gradients", "switch", "module", "plain", "export", "vmap", "empty"]
+)
 def test_it_is_left_alone(model, case, monkeypatch):
     given = images()
 
@@ -195,6 +197,8 @@ def test_it_is_left_alone(model, case, monkeypatch):
             return torch.func.vmap(lambda x: model(x[None]))(given)
         return model(given)
 
+    if case == "module":
+        model.replayable = False
     if case == "switch":
         monkeypatch.setenv(ENVIRONMENT, "0")
     with torch.set_grad_enabled(case == "gradients"):
