@@ -8,7 +8,6 @@ through the model as it is: the same kernels in the same order, so the same bits
 from __future__ import annotations
 
 import functools
-import operator
 import os
 import threading
 import warnings
@@ -18,10 +17,10 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fastalign.errors import GraphWarning
 from fastalign.nn.constants import held
+from fastalign.nn.module_state import ModuleState
 from fastalign.nn.state import captured, transformed
 from fastalign.ops import backends, plain, plans
 
@@ -34,45 +33,6 @@ _REMEMBERED = 64
 _Results = TypeVar("_Results", bound="tuple[Tensor, ...]")
 _Model = TypeVar("_Model", bound="Replaying")
 Work = Callable[[Tensor], "tuple[Tensor, ...]"]
-
-
-class State:
-    """What a module is made of at one moment: its tensors and parts and, of our own modules, all
-    attributes. In-place changes of tensors leave it as it is, and a graph reads them."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        tables: list[dict[str, Any]] = []
-        self._tensors: list[Tensor] = []
-        for part in module.modules():
-            own = type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
-            tables += [table for table in (part._parameters, part._buffers) if own or table]
-            tables += [part._modules, vars(part)] if own else [part._modules]
-            self._tensors += [*part.parameters(recurse=False), *part.buffers(recurse=False)]
-        self._tables, self._sizes = tables, list(map(len, tables))
-        # Flat, since it is looked at before each replay: some ten microseconds.
-        self._holders = [table for table in tables for _ in table]
-        self._names = [name for table in tables for name in table]
-        self._values = [value for table in tables for value in table.values()]
-        self._places = list(map(Tensor.data_ptr, self._tensors))
-        self._look_for_hooks()
-
-    def _look_for_hooks(self) -> None:
-        self._hooks = RemovableHandle.next_id
-        self.hooked = any(
-            part._forward_hooks or part._forward_pre_hooks for part in self._module.modules()
-        )
-
-    def holds(self) -> bool:
-        """Whether the module is still the same, and without hooks."""
-        if self._hooks != RemovableHandle.next_id:
-            self._look_for_hooks()
-        return (
-            not self.hooked
-            and self._places == list(map(Tensor.data_ptr, self._tensors))
-            and self._sizes == list(map(len, self._tables))
-            and all(map(operator.is_, map(dict.get, self._holders, self._names), self._values))
-        )
 
 
 class Replaying(Protocol):
@@ -136,7 +96,7 @@ class Replays:
         self._lock = threading.RLock()
         self._graphs: OrderedDict[tuple[Any, ...], Callable[[Tensor], tuple[Tensor, ...]] | None]
         self._graphs = OrderedDict()
-        self._state: State | None = None
+        self._state: ModuleState | None = None
         self._stream: Any = None
         self._pool: Any = None
         self._refused = False
@@ -195,7 +155,7 @@ class Replays:
     def _recorded(
         self, module: nn.Module, work: Work, images: Tensor
     ) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
-        state = self._state or State(module)
+        state = self._state or ModuleState(module)
         if state.hooked:
             return None
         if self._pool is None and self._kind == "cuda":
@@ -216,7 +176,7 @@ class Replays:
             )
             return None
         # After the first work, which may settle what is settled late.
-        self._state = State(module)
+        self._state = ModuleState(module)
         return graph
 
     def _keep(self, key: tuple[Any, ...], graph: Any) -> None:

@@ -15,7 +15,8 @@ from torch import nn
 from fastalign import ops
 from fastalign.errors import GraphWarning
 from fastalign.export import plain_ops
-from fastalign.nn.replay import ENVIRONMENT, Replays, State, replayed
+from fastalign.nn.module_state import ModuleState
+from fastalign.nn.replay import ENVIRONMENT, Replays, replayed
 
 Pair = namedtuple("Pair", "total maps")
 
@@ -144,7 +145,7 @@ def test_an_attribute_of_our_own_modules_counts():
     from fastalign.nn import SpatialAlign
 
     module = SpatialAlign(3, "rotation", grid=8)
-    state = State(module)
+    state = ModuleState(module)
     assert state.holds()
     module.aspect = 1.25
     assert not state.holds()
