@@ -13,16 +13,16 @@ from torch import Tensor
 from fastalign.load import watched
 from fastalign.models import fitting
 from fastalign.models.detail import Detail
-from fastalign.models.images import checked, judgeable
+from fastalign.models.images import checked, is_empty, judgeable, one_for
 from fastalign.models.maps import where_known
 from fastalign.models.memory import MemoryPlan, plan_scoring
+from fastalign.models.persistence import PersistentModel
 from fastalign.models.photographs import Photographs, Scored, tensors
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
-from fastalign.models.room_model import RoomModel
-from fastalign.models.rooms import warp
+from fastalign.models.rooms import or_identity, warp
 from fastalign.nn.replay import replayed
-from fastalign.nn.state import captured, in_own_state, made_in_own_state
+from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
 from fastalign.ops import affine
 from fastalign.verdict import judge
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastalign.data import ImageDataset
 
 
-class FYD(RoomModel):
+class FYD(PersistentModel):
     """Focus Your Distribution (Zheng et al., ICME 2022, arXiv 2110.04538).
 
     ``fit`` it on images of good parts, then call it: ``score, map = model(images)``.
@@ -75,8 +75,8 @@ class FYD(RoomModel):
             ConfigError: not fitted.
         """
         images = self.prepare(images)
-        if _none(images):
-            score, maps = self.forward(_one_for(images))
+        if is_empty(images):
+            score, maps = self.forward(one_for(images))
             return score[:0], maps[:0]
         theta = self.pose(images)
         stages, theta = self.features(warp(images, theta), theta)
@@ -92,8 +92,8 @@ class FYD(RoomModel):
     def predict_detail(self, images: Tensor) -> Detail:
         """As :meth:`forward`, with everything that was found on the way."""
         images = self.prepare(images)
-        if _none(images):
-            return Detail(*(found[:0] for found in self.predict_detail(_one_for(images))))
+        if is_empty(images):
+            return Detail(*(found[:0] for found in self.predict_detail(one_for(images))))
         pose = self.pose(images)
         aligned = warp(images, pose)
         stages, theta = self.features(aligned, pose)
@@ -101,7 +101,7 @@ class FYD(RoomModel):
         score, maps = self.maps(distance, theta, support, judgeable(images))
         judged = score.isfinite()
         before, after = (where_known(judged, r) for r in self.pose.residuals(images, pose))
-        theta = where_known(judged, _or_identity(theta, images))
+        theta = where_known(judged, or_identity(theta, images))
         valid = self.maps.valid(theta)
         assert valid is not None
         magnitude = affine.magnitude(theta, self.aspect)
@@ -111,9 +111,9 @@ class FYD(RoomModel):
     def align(self, images: Tensor) -> Tensor:
         """theta ``[B,2,3]`` of the image-level alignment, the identity where there is none."""
         images = self.prepare(images)
-        if _none(images):
+        if is_empty(images):
             return affine.identity(0, device=images.device)
-        return where_known(judgeable(images), _or_identity(self.pose(images), images))
+        return where_known(judgeable(images), or_identity(self.pose(images), images))
 
     def predict(self, source: Photographs) -> list[Scored]:
         """Score photographs as they are: a file, a folder, a pattern, an array, or several.
@@ -250,18 +250,3 @@ class FYD(RoomModel):
                 memory_budget=memory_budget,
             )
         return self
-
-
-def _none(images: Tensor) -> bool:
-    """Whether a batch is empty, for which libraries below have no plans."""
-    return not captured() and len(images) == 0
-
-
-def _one_for(images: Tensor) -> Tensor:
-    """An image in the place of an empty batch: what it gives has the right shapes and dtypes."""
-    return images.new_zeros(1, *images.shape[1:])
-
-
-def _or_identity(theta: Tensor | None, images: Tensor) -> Tensor:
-    """theta ``[B,2,3]``, the identity where it is None."""
-    return affine.identity(len(images), device=images.device) if theta is None else theta

@@ -68,6 +68,16 @@ def judgeable(images: Tensor) -> Tensor:
     return finite & in_range(images)
 
 
+def is_empty(images: Tensor) -> bool:
+    """Whether a batch is empty, for which libraries below have no plans."""
+    return not captured() and len(images) == 0
+
+
+def one_for(images: Tensor) -> Tensor:
+    """An image in the place of an empty batch: what it gives has the right shapes and dtypes."""
+    return images.new_zeros(1, *images.shape[1:])
+
+
 def in_range(images: Tensor) -> Tensor:
     """Which images ``[B,...]`` are not far outside 0..1, bool ``[B]``."""
     flat = images.flatten(1)

@@ -17,7 +17,7 @@ from fastalign.models.maps import AnomalyMaps
 from fastalign.models.pose import PoseEstimator
 from fastalign.nn.registration.aligner import search_size
 from fastalign.nn.weights import EMBEDDED_NETWORK
-from fastalign.ops import warp_affine
+from fastalign.ops import affine, warp_affine
 from fastalign.storage.layout import DENSITY, FEATURES, MAPS, POSE
 from fastalign.storage.layout import Rooms as Tensors
 
@@ -45,6 +45,11 @@ def warp(images: Tensor, theta: Tensor | None) -> Tensor:
     """Images ``[B,3,H,W]`` aligned by theta ``[B,2,3]``, None: as they are; what lies outside is
     continued from the border."""
     return images if theta is None else warp_affine(images, theta, padding_mode="border")
+
+
+def or_identity(theta: Tensor | None, images: Tensor) -> Tensor:
+    """theta ``[B,2,3]``, the identity where it is None."""
+    return affine.identity(len(images), device=images.device) if theta is None else theta
 
 
 def default_weights(config: FYDConfig) -> str | Path | None:
