@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from fastalign.data import Depth
+from fastalign.data import Depth, prepare
 from fastalign.engine.results import Alignment
 from fastalign.numeric import real_number
 from fastalign.verdict import Verdict, judge, judge_each
@@ -145,3 +145,10 @@ def map_at(scores: torch.Tensor, size: tuple[int, int]) -> npt.NDArray[np.float3
     if tuple(scores.shape) != tuple(size):
         scores = F.interpolate(scores[None, None], size, mode="bilinear", align_corners=False)[0, 0]
     return scores.cpu().numpy()
+
+
+def score_images(model: FYD, images: list[npt.NDArray[np.uint8]]) -> Detail:
+    """What the model says of images uint8 ``[h,w,3]`` of any size."""
+    batch = torch.stack([prepare(image, model.config.image_size) for image in images])
+    with torch.inference_mode():
+        return model.predict_detail(batch.to(model.image_threshold.device))

@@ -21,8 +21,7 @@ from fastalign.engine.environment import open_device
 from fastalign.engine.inputs import Input
 from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import OUTPUTS, PictureWriter
-from fastalign.engine.predict import score_images
-from fastalign.engine.scoring import stored_depth
+from fastalign.engine.scoring import score_images, stored_depth
 from fastalign.engine.table import Row as ImageRow
 from fastalign.errors import ArtifactError, InputError
 from fastalign.integrations.ray.attempts import DEATHS, Attempts
