@@ -193,7 +193,8 @@ def fit(
     from fastalign.data import parse_depth
     from fastalign.distributed import launched
     from fastalign.engine import fit_category
-    from fastalign.engine.fit import build_config, checkpoint_path
+    from fastalign.engine.fit import build_config
+    from fastalign.engine.fit_output import checkpoint_path
     from fastalign.models.memory import parse_bytes
 
     set_threads(threads)

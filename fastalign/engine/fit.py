@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,39 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastalign import storage
-from fastalign.data import (
-    Depth,
-    ImageDataset,
-    Sample,
-    SkippedFile,
-    fingerprint,
-    group_twins,
-    is_image_file,
-    open_category,
-    settle_depth,
-    split_validation,
-)
+from fastalign.data import Depth, fingerprint, is_image_file, open_category
 from fastalign.engine.environment import open_device
-from fastalign.engine.results import FitOutcome, Skipped
+from fastalign.engine.fit_images import open_fit_images
+from fastalign.engine.fit_output import checkpoint_path, goes_on, reserve_output
+from fastalign.engine.results import FitOutcome
 from fastalign.engine.scoring import NO_THRESHOLD, thresholds
-from fastalign.errors import ArtifactError, ConfigError, InputError
-from fastalign.io import check_writable, unwritable
-from fastalign.locks import hold
+from fastalign.errors import ConfigError, InputError
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import real_number, seed_number
 
 if TYPE_CHECKING:
-    from fastalign.distributed import World
     from fastalign.models.config import FYDConfig
-
-_CACHE_BYTES = 1 << 28
-
-
-def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Where the checkpoint of a fit to ``out`` lies while it runs."""
-    out = Path(out)
-    return out.with_name(out.name + ".ckpt")
 
 
 def build_config(**options: Any) -> FYDConfig:
@@ -130,7 +107,7 @@ def fit_category(
     out = Path(out)
     progress = progress or NoProgress()
     with ExitStack() as stack:
-        own = partial(_reserve, stack, out, progress, resume)
+        own = partial(reserve_output, stack, out, progress, resume)
         current().once(own, "looking at the output")
         return _fit(
             directory,
@@ -145,30 +122,6 @@ def fit_category(
             memory_budget=memory_budget,
             depth=depth,
             progress=progress,
-        )
-
-
-def _reserve(stack: ExitStack, out: Path, progress: Progress, resume: bool) -> None:
-    """Keep the model file for this fit, and say what it will replace."""
-
-    def refusal(who: str) -> InputError:
-        return InputError(
-            f"{out}: another fit writes this model ({who}); wait for its end, or give another "
-            "--out."
-        )
-
-    check_writable(out)
-    try:
-        stack.enter_context(hold(out.with_name(f".{out.name}.fit"), refusal))
-    except OSError as error:
-        raise unwritable(out, error) from error
-    if out.exists():
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(out.stat().st_mtime))
-        progress.note(f"{out}: a model of {when} is there, which this fit replaces in the end")
-    elif checkpoint_path(out).exists() and not resume:
-        progress.note(
-            f"{checkpoint_path(out)}: the checkpoint of an interrupted fit is there, which this "
-            "one replaces; --resume goes on from it"
         )
 
 
@@ -210,22 +163,18 @@ def _fit(
             f"{directory}: no good training images (layout {category.layout}); put photographs of "
             "good parts into train/good, or give a folder that has them in good/."
         )
-    training, validation = list(category.train), list(category.validation or ())
-    if depth is None:
-        photographs = [sample.path for sample in (*training, *validation)]
-        depth = world.once(lambda: settle_depth(photographs), "looking at the depth of samples")
-    # Where prepared images are read more than once or twice they are kept, if that takes little.
-    held = 3 * math.prod(config.image_size) * len(training)
-    often = config.align != "none" and config.epochs > 0
-    cache = (often or memory_budget is None) and held <= _CACHE_BYTES
-    every = open_samples(world, training, config.image_size, skip_bad, cache, depth)
-    train_set, validation_set = every, None
-    if validation:
-        validation_set = open_samples(world, validation, config.image_size, skip_bad, depth=depth)
-    elif validation_fraction:
-        apart = partial(keep_apart, every, validation_fraction, seed, progress)
-        kept, held_out = world.once(apart, "keeping images apart")
-        train_set, validation_set = every.subset(kept), every.subset(held_out) if held_out else None
+    images = open_fit_images(
+        world,
+        category,
+        config,
+        seed=seed,
+        skip_bad=skip_bad,
+        validation_fraction=validation_fraction,
+        kept=memory_budget is None,
+        depth=depth,
+        progress=progress,
+    )
+    train_set, validation_set, depth = images.training, images.validation, images.depth
     training_files, validation_files = world.once(
         lambda: tuple(
             fingerprint([sample.path for sample in dataset.samples] if dataset else [])
@@ -244,8 +193,8 @@ def _fit(
         "validation images": validation_files,
     }
     checkpoint = checkpoint_path(out)
-    goes_on = partial(_goes_on, checkpoint, settings, resume=resume, restarted=restarted())
-    resumed = world.once(goes_on, "looking at the checkpoint")
+    again = partial(goes_on, checkpoint, settings, resume=resume, restarted=restarted())
+    resumed = world.once(again, "looking at the checkpoint")
     model = FYD(config).to(target)
     model.fit(
         train_set,
@@ -263,12 +212,6 @@ def _fit(
         checkpoint.unlink(missing_ok=True)
 
     world.once(write, "writing the model")
-    skipped = [
-        Skipped(str(item.path), item.reason)
-        for dataset in (every, validation_set)
-        if dataset is not None
-        for item in dataset.skipped
-    ]
     limits = thresholds(model)
     details = model.extra_metadata()
     warnings = [*category.notes, *details["warnings"]]
@@ -285,67 +228,7 @@ def _fit(
         seconds=time.perf_counter() - began,
         resumed=resumed,
         depth=None if depth.bits is None else depth.describe(),
-        skipped=skipped,
+        skipped=images.skipped,
         warnings=warnings,
         details=details,
     )
-
-
-def keep_apart(
-    dataset: ImageDataset, fraction: float, seed: int, progress: Progress
-) -> tuple[list[int], list[int]]:
-    """Positions of the training and the validation images that :func:`split_validation` makes of a
-    data set, twins together."""
-    if dataset.unseen:
-        progress.start("looking at the photographs", dataset.unseen)
-    groups = group_twins(dataset.glances(progress.advance))
-    parts = split_validation(dataset.samples, fraction, seed, groups)
-    place = {sample.path: index for index, sample in enumerate(dataset.samples)}
-    train, validation = ([place[sample.path] for sample in part] for part in parts)
-    return train, validation
-
-
-def open_samples(
-    world: World,
-    samples: Sequence[Sample],
-    size: tuple[int, int],
-    skip_bad: bool,
-    cache: bool = False,
-    depth: Depth | None = None,
-) -> ImageDataset:
-    """The samples as a data set, the same on all processes whatever one of them cannot read."""
-    skipped: list[SkippedFile] = []
-    if skip_bad:
-
-        def look() -> tuple[list[Sample], list[SkippedFile]]:
-            looked = ImageDataset(samples, size, skip_bad=True, depth=depth)
-            return looked.samples, looked.skipped
-
-        samples, skipped = world.once(look, "looking for unreadable images")
-    dataset = ImageDataset(samples, size, cache=cache, depth=depth)
-    dataset.skipped = skipped
-    return dataset
-
-
-def _goes_on(checkpoint: Path, settings: dict[str, Any], *, resume: bool, restarted: bool) -> bool:
-    """Whether there is a checkpoint to go on from; other settings are refused where the user asked
-    for it, and mean a new beginning where a launcher did."""
-    if not (resume or restarted) or not checkpoint.exists():
-        return False
-    differing = _other_settings(checkpoint, settings)
-    if differing and resume:
-        raise ConfigError(
-            f"{checkpoint}: belongs to a run with other settings: {'; '.join(differing)}. Give the "
-            "same settings to continue it, or fit without --resume to start from the beginning."
-        )
-    return not differing
-
-
-def _other_settings(checkpoint: Path, settings: dict[str, Any]) -> list[str]:
-    saved = storage.read_metadata(checkpoint).get("meta", {}).get("settings")
-    if not isinstance(saved, dict):
-        raise ArtifactError(
-            f"{checkpoint}: the checkpoint does not say which settings it belongs to; "
-            "fit without --resume to start from the beginning."
-        )
-    return storage.differing_settings(saved, settings)

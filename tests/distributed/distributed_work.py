@@ -24,7 +24,7 @@ from fastalign.distributed import (
     pairwise_distance_loss,
     share_density,
 )
-from fastalign.engine.fit import open_samples
+from fastalign.engine.fit_images import open_samples
 from fastalign.errors import ConfigError, InputError, ProcessError
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.training import Trainer
