@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from fastalign.data import ImageDataset, open_category
-from fastalign.engine.evaluate import evaluate_category, roc_curve
+from fastalign.engine.evaluate import evaluate_category
+from fastalign.engine.evaluation_figures import roc_curve
 from fastalign.engine.results import METRICS
 from fastalign.engine.table import COLUMNS
 from fastalign.errors import ConfigError, InputError
