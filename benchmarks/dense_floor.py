@@ -38,7 +38,7 @@ import torch
 
 from fastalign.bench import timing
 from fastalign.bench.cases import SIMILARITY_SHAPES, Case
-from fastalign.bench.works import LOSS
+from fastalign.bench.modes import LOSS
 
 OUT = Path(__file__).parent / "results" / "cpu" / "dense_similarity.md"
 SMALL = tuple((b, c, h // 4, w // 4) for b, c, h, w in SIMILARITY_SHAPES)

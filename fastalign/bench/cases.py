@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from fastalign.bench.modes import BACKWARD, BOTH, FORWARD, LOSS, MODES, Results, Work
 from fastalign.bench.problem import CHANNELS_LAST, CONTIGUOUS, FORMATS, Problem
-from fastalign.bench.works import BACKWARD, BOTH, FORWARD, KINDS, LOSS, MODES, Results, Work
+from fastalign.bench.works import KINDS
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastalign.bench.cases import Case
-from fastalign.bench.works import Results
+from fastalign.bench.modes import Results
 
 _SMALL = {torch.float32: 2e-6, torch.float64: 1e-14}
 BASELINE_SLACK = 100

@@ -19,8 +19,8 @@ from fastalign.bench import gate, libraries, memory, plans, timing
 from fastalign.bench.budget import Clock, Share
 from fastalign.bench.cases import Case
 from fastalign.bench.libraries import Absent
+from fastalign.bench.modes import Results
 from fastalign.bench.problem import short
-from fastalign.bench.works import Results
 from fastalign.load import Load, LoadMeter
 from fastalign.ops.plans import Plan
 

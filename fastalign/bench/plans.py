@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fastalign.bench.cases import Case
-from fastalign.bench.works import FORWARD, Results, Work
+from fastalign.bench.modes import FORWARD, Results, Work
 from fastalign.errors import ConfigError
 from fastalign.ops import forced_plan
 from fastalign.ops.plans import Plan, describe, sweep
