@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from fastalign.bench import oprun, plans, setting, tables
+from fastalign.bench import oprun, plans, setting, summary
 from fastalign.bench.cases import CASES, GRID, Case
 from fastalign.bench.measure import prepare
 from fastalign.errors import ConfigError
@@ -52,15 +52,15 @@ def kept_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def run(options: argparse.Namespace, document: dict[str, Any], backends: list[str]) -> None:
     def done(row: dict[str, Any]) -> None:
-        tables.write(document, options.out, options.name)
-        print(tables.line(row, document["copy_bytes_per_second"]), flush=True)
+        summary.write(document, options.out, options.name)
+        print(summary.line(row, document["copy_bytes_per_second"]), flush=True)
 
     cases, seconds, budget = chosen(options), options.seconds, options.budget
     forced = options.forced
     oprun.run_cases(
         document, cases, GRID, backends, seconds, budget, done, forced=forced, alone=options.alone
     )
-    tables.write(document, options.out, options.name)
+    summary.write(document, options.out, options.name)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from fastalign.bench import charts, rows, setting, tables
+from fastalign.bench import charts, outcomes, rows, setting, summary
 from fastalign.bench.measure import OURS
 
 _PARTS = {
@@ -36,12 +36,12 @@ def render(document: dict[str, Any]) -> str:
             style=style + own.joinpath("page.css").read_text(encoding="utf-8"),
             bars=charts.ratio_bars(ratios(document["rows"])),
             lines=list(rows.flat(document)),
-            failed=tables.failures(document["rows"]) + _failed_models(document["models"]),
+            failed=outcomes.failures(document["rows"]) + _failed_models(document["models"]),
             absent=_absent(document),
-            late=tables.out_of_time(document["rows"]) + document["left_out"],
+            late=outcomes.out_of_time(document["rows"]) + document["left_out"],
             loaded=[line for row in _all(document) if (line := _loaded(row))],
-            provenance=tables.provenance(document),
-            copy_speed=tables.copy_speed(document),
+            provenance=summary.provenance(document),
+            copy_speed=summary.copy_speed(document),
             parts=[part for name in _PARTS if (part := _part(document, name))],
             backends=sorted(document["absent"].items()),
             versions=document["versions"],
@@ -53,7 +53,7 @@ def ratios(of_rows: list[dict[str, Any]]) -> list[tuple[str, float, str]]:
     """For each case our first backend beside the fastest of the others that computes the same."""
     found = []
     for row in of_rows:
-        ours = next((entry for _, entry in tables.ours(row) if "ms" in entry), None)
+        ours = next((entry for _, entry in outcomes.ours(row) if "ms" in entry), None)
         others = {
             name: entry["ms"]
             for name, entry in row["contestants"].items()
@@ -97,7 +97,7 @@ def _failed_models(of_models: list[dict[str, Any]]) -> list[str]:
 
 def _absent(document: dict[str, Any]) -> list[str]:
     models = {f"{r['contestant']}: {r['absent']}" for r in document["models"] if "absent" in r}
-    return tables.absences(document["rows"]) + sorted(models)
+    return outcomes.absences(document["rows"]) + sorted(models)
 
 
 def _digits(value: float) -> str:

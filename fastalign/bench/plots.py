@@ -8,7 +8,7 @@ from typing import Any
 
 from fastalign.bench import rows
 from fastalign.bench.page import ratios
-from fastalign.bench.tables import provenance
+from fastalign.bench.summary import provenance
 
 _MODELS = (("fit_s", "fit, s"), ("latency_p50_ms", "one image, ms"), ("image_auroc", "AUROC"))
 _OURS, _OTHER, _SLOWER = "#0072b2", "#8a94a3", "#d55e00"

@@ -15,12 +15,13 @@ from fastalign.bench import (
     interleave,
     models,
     oprun,
+    outcomes,
     page,
     plans,
     plots,
     rows,
     setting,
-    tables,
+    summary,
 )
 from fastalign.bench.cases import GRID, QUICK, Case
 from fastalign.errors import ConfigError, InputError
@@ -128,14 +129,14 @@ def run(
 
     def done(row: dict[str, Any]) -> None:
         write(document, out, pages=False)
-        note(tables.line(row, document["copy_bytes_per_second"]))
+        note(summary.line(row, document["copy_bytes_per_second"]))
 
     if cases and baseline is not None and earlier is None:
         document["comparison"] = _interleaved(baseline, cases, device, threads, note)
 
     def modelled(job: models.Job, row: dict[str, Any]) -> None:
         write(document, out, pages=False)
-        note(f"{job.name}: {rows.verdict(row)}{_figures(row)}{tables.remark(row)}")
+        note(f"{job.name}: {rows.verdict(row)}{_figures(row)}{outcomes.remark(row)}")
 
     def in_child(job: models.Job, limit: float) -> dict[str, Any]:
         return models.in_child(job, data, limit)

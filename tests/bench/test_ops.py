@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastalign.bench import gate, rows, tables, timing, works
+from fastalign.bench import gate, outcomes, rows, summary, tables, timing, works
 from fastalign.bench.cases import CASES, CONTIGUOUS, GOALS, GRID, QUICK, Case
 from fastalign.bench.libraries import Absent
 from fastalign.bench.measure import contestants, measure
@@ -81,7 +81,7 @@ def test_a_library_that_is_missing_is_named_and_is_no_failure(monkeypatch):
         case.baselines()["kornia"](*case.inputs("cpu"))
     row = measure(case, "cpu", ["reference"], 0.001, repeats=0)
     assert row["contestants"]["kornia"] == {"absent": "kornia is not installed: pip install kornia"}
-    assert tables.failures([row]) == [] and len(tables.absences([row])) == 1
+    assert outcomes.failures([row]) == [] and len(outcomes.absences([row])) == 1
 
 
 def test_a_wrong_result_gets_no_time(monkeypatch):
@@ -142,7 +142,7 @@ def test_a_case_on_the_cpu_from_inputs_to_tables(tmp_path, monkeypatch):
     )
     assert "Triton" in broken["contestants"]["fastalign/triton"]["failed"]
     run = document(row, broken)
-    tables.write(run, tmp_path, "ops")
+    summary.write(run, tmp_path, "ops")
     assert json.loads((tmp_path / "ops.json").read_text()) == run
     text = (tmp_path / "ops.md").read_text()
     assert text.index("## Without a figure") < text.index("## Times")
@@ -189,7 +189,7 @@ def test_both_gpu_backends_are_compared():
     case = CASES[0]
     rows = [row_of(case, fastalign_cuda=1.0, fastalign_triton=1.5, compiled=3.0)]
     document = {"device": "x", "device_type": "cuda", "versions": {}, "rows": rows}
-    text = tables.markdown(document)
+    text = summary.markdown(document)
     assert "triton takes 1.50x the time of cuda" in text and "3x" in text and "2x" in text
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fastalign import ops
-from fastalign.bench import measure, plans, rows, setting, tables
+from fastalign.bench import measure, plans, rows, setting, summary
 from fastalign.bench.cases import QUICK
 from fastalign.errors import ConfigError
 from fastalign.ops import native
@@ -56,7 +56,7 @@ def test_plans_are_gated_timed_and_shown():
     }
     assert {line["backend"] for line in lines.values()} == {"cpu"}
     assert lines[names[3]]["plan"] == "mahalanobis.cpu: threads=1, width=8"
-    text = tables.markdown(document | {"command": "bench"})
+    text = summary.markdown(document | {"command": "bench"})
     assert "launch plans forced: x.cpu: y=1" in text
     assert text.partition("## Times")[2].count("mahalanobis, forward") == 1
     table = text.partition("## Forced plans")[2].partition("\n## ")[0]

@@ -11,7 +11,18 @@ from itertools import product
 
 import pytest
 
-from fastalign.bench import budget, measure, models, oprun, run, setting, tables, timing
+from fastalign.bench import (
+    budget,
+    measure,
+    models,
+    oprun,
+    outcomes,
+    run,
+    setting,
+    summary,
+    tables,
+    timing,
+)
 from fastalign.bench.cases import QUICK
 from fastalign.load import Load
 
@@ -128,7 +139,7 @@ def test_rows_under_load_are_marked_on_every_page(tmp_path, monkeypatch):
         lines = list(csv.DictReader(io.StringIO((tmp_path / name).read_text())))
         assert lines and {line["under_load"] for line in lines} == {"yes"}
         assert {line["command"] for line in lines} == {document["command"]}
-    page, text = (tmp_path / "report.html").read_text(), tables.markdown(document)
+    page, text = (tmp_path / "report.html").read_text(), summary.markdown(document)
     count = len(QUICK) + len(models.QUICK)
     for words in (page, text):
         assert "(under load)" in words and f"{count} of {count} rows taken under load" in words
@@ -205,8 +216,8 @@ def test_a_slow_contestant_has_fewer_samples_or_none_and_the_others_theirs(monke
     assert len(works["kornia"].calls) == 1 and "ms" not in found["kornia"]
     # What compiling takes says nothing of a call.
     assert found["compiled"]["ms"] == pytest.approx(2) and len(found["compiled"]["samples"]) > 20
-    assert "kornia: out of time" not in tables.failures([row])
-    assert tables.out_of_time([row]) and "out of time: kornia" in tables.line(row, None)
+    assert "kornia: out of time" not in outcomes.failures([row])
+    assert outcomes.out_of_time([row]) and "out of time: kornia" in summary.line(row, None)
 
 
 def test_small_maps_have_one_figure(monkeypatch):
