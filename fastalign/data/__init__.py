@@ -24,15 +24,9 @@ from fastalign.data.sources import Photographs, Source, find_photographs
 from fastalign.data.split import split_validation, validation_indices
 
 if TYPE_CHECKING:
-    from fastalign.data.dataset import (
-        Batch,
-        ImageDataset,
-        Item,
-        SkippedFile,
-        collect,
-        iterate_batches,
-        prepare,
-    )
+    from fastalign.data.batches import Batch, Item, collect, iterate_batches
+    from fastalign.data.dataset import ImageDataset, SkippedFile
+    from fastalign.data.tensors import prepare
     from fastalign.data.twins import glance, group_twins
 
 __all__ = [
@@ -76,24 +70,19 @@ __all__ = [
     "validation_indices",
 ]
 
-_DATASET = (
-    "Batch",
-    "ImageDataset",
-    "Item",
-    "SkippedFile",
-    "collect",
-    "iterate_batches",
-    "prepare",
-)
-
-_TWINS = ("glance", "group_twins")
+# Where the names lie that need torch.
+_WITH_TORCH = {
+    "batches": ("Batch", "Item", "collect", "iterate_batches"),
+    "dataset": ("ImageDataset", "SkippedFile"),
+    "tensors": ("prepare",),
+    "twins": ("glance", "group_twins"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _TWINS:
-        return getattr(importlib.import_module("fastalign.data.twins"), name)
-    if name in _DATASET:
-        return getattr(importlib.import_module("fastalign.data.dataset"), name)
+    for module, names in _WITH_TORCH.items():
+        if name in names:
+            return getattr(importlib.import_module(f"fastalign.data.{module}"), name)
     raise AttributeError(f"module 'fastalign.data' has no attribute {name!r}")
 
 
