@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastalign.data.camera import from_camera
 from fastalign.data.decode import deeper_than_8_bits
-from fastalign.data.depth import Depth, parse_depth, settle_depth
+from fastalign.data.depth import Depth, parse_depth
+from fastalign.data.depth_survey import settle_depth
 from fastalign.data.files import IMAGE_SUFFIXES, is_image_file
 from fastalign.data.fingerprint import fingerprint
 from fastalign.data.images import load_image, load_mask, resize_mask

@@ -1,29 +1,20 @@
-"""How many bits of a 16-bit sample a camera uses, settled once for a set of photographs."""
+"""How many bits of a 16-bit sample a camera uses, and how the files of one depth are read."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import or_
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fastalign.data.decode import decode, states_no_depth
+from fastalign.data.bits import apparent_bits, free_bits
 from fastalign.data.picture import Picture, fits_unscaled
 from fastalign.errors import ConfigError, DataWarning, InputError
-from fastalign.numeric import MOST_THREADS, whole_number
-from fastalign.words import count
+from fastalign.numeric import whole_number
 
-CHOICES = (8, 10, 12, 14, 16)
-"""Depths that cameras have, in bits; what a set uses is rounded up to one of them."""
-
-_WORKERS = max(1, min(4, os.cpu_count() or 1))
 _FROM_OPTION = "given"
 # An image whose values stay below these parts of the range is warned about, and refused.
 _DIM = 4
@@ -204,87 +195,11 @@ def parse_depth(text: str) -> Depth | None:
     return Depth(int(number), place == "left", _FROM_OPTION)
 
 
-def settle_depth(paths: Sequence[str | os.PathLike[str]], *, workers: int | None = None) -> Depth:
-    """The depth of the 16-bit files among photographs, from all of them together.
-
-    Files that state their depth need none of this. Of the others the bits are collected that any
-    sample has set: the highest one, rounded up to 8, 10, 12, 14 or 16, is the depth; free bits
-    below say that samples are left-aligned. Files that cannot be read are passed over here.
-
-    Args:
-        paths: the photographs; those of 8 bits cost the reading of their headers alone.
-        workers: threads for reading; the default is up to 4.
-    """
-
-    def look(path: str | os.PathLike[str]) -> _Use | None:
-        path = Path(path)
-        try:
-            if not states_no_depth(path):
-                return None
-            picture = decode(path, "image")
-        except InputError:
-            return None
-        if not picture.is_deep or picture.peak != 0xFFFF:
-            return None
-        return _Use(picture.claim, picture.scaled, picture.used, picture.largest)
-
-    workers = _WORKERS if workers is None else whole_number("workers", workers, 1, MOST_THREADS)
-    with ThreadPoolExecutor(workers) as pool:
-        found = [use for use in pool.map(look, paths) if use is not None]
-    silent = [use for use in found if use.claim is None]
-    used = reduce(or_, (use.used for use in silent or found), 0)
-    if not silent:
-        claims = {(use.claim, use.scaled) for use in found}
-        if len(claims) != 1:
-            return Depth(None, source="no 16-bit file that states no depth")
-        claim, scaled = claims.pop()
-        assert claim is not None
-        return Depth(claim, scaled and not fits_unscaled(used, claim), "stated by the files")
-    bits, left = alignment(used)
-    largest = max(use.largest for use in silent)
-    number = len(silent)
-    files = f"{count(number, 'file')} that {'states' if number == 1 else 'state'}"
-    return Depth(bits, left, f"largest value {largest} of {files} no depth", free_bits(used))
-
-
-class _Use(NamedTuple):
-    """What the samples of one 16-bit file use: see :class:`Picture`."""
-
-    claim: int | None
-    scaled: bool
-    used: int
-    largest: int
-
-
-def free_bits(used: int) -> int:
-    """Lowest bits that are not among those ``used``; 0 for a black picture."""
-    return (used & -used).bit_length() - 1 if used else 0
-
-
 def _has_content(picture: Picture) -> bool:
     """Whether samples differ enough for their lowest bits to say something."""
     values = picture.values.reshape(-1)
     some = values[:: max(1, len(values) // _LOOKED_AT)]
     return len(np.unique(some)) >= _DIFFERENT
-
-
-def apparent_bits(used: int) -> int:
-    """The camera's depth by the highest bit that is set in ``used``."""
-    return next((bits for bits in CHOICES if used < 1 << bits), CHOICES[-1])
-
-
-def alignment(used: int) -> tuple[int, bool]:
-    """Depth and left alignment by the bits ``used`` that any sample of a set has set.
-
-    Left-aligned samples of k bits leave the 16 - k lowest bits free. That counts as evidence where
-    right-aligned ones would have to be deeper than 12 bits; a set that fills no more is taken as
-    right-aligned, as it would be nearly black otherwise.
-    """
-    apparent = apparent_bits(used)
-    free = free_bits(used)
-    if apparent > 12 and free >= 2:
-        return next(bits for bits in CHOICES if bits >= max(16 - free, 8)), True
-    return (apparent if used else 16), False
 
 
 def _remedy(bits: int) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from tiff_files import pack, tiff_file
 
 from fastalign.data import Depth, load_image, parse_depth, settle_depth
-from fastalign.data.depth import alignment
+from fastalign.data.bits import alignment
 from fastalign.errors import ConfigError, DataWarning, InputError
 
 RAMP = np.linspace(0, 1, 48).reshape(4, 12)
