@@ -17,7 +17,8 @@ from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, thresholds
 from fastalign.errors import ConfigError
 from fastalign.integrations.ray.cluster import Pool, running
 from fastalign.integrations.ray.collection import list_collection
-from fastalign.integrations.ray.job import Job, Options, default_part_size, digest, open_job
+from fastalign.integrations.ray.job import Job, Options, default_part_size, digest
+from fastalign.integrations.ray.job_folder import open_job
 from fastalign.integrations.ray.parts import SCORES, Counts
 from fastalign.integrations.ray.requirements import require
 from fastalign.load import SETTINGS, wait_passively

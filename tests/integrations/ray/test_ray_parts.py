@@ -25,12 +25,8 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from fastalign.integrations.ray.attempts import DEATHS, Attempts  # noqa: E402
 from fastalign.integrations.ray.collection import list_collection  # noqa: E402
-from fastalign.integrations.ray.job import (  # noqa: E402
-    Options,
-    default_part_size,
-    digest,
-    open_job,
-)
+from fastalign.integrations.ray.job import Options, default_part_size, digest  # noqa: E402
+from fastalign.integrations.ray.job_folder import open_job  # noqa: E402
 from fastalign.integrations.ray.parts import Counts, part_path  # noqa: E402
 from fastalign.integrations.ray.worker import PartScorer  # noqa: E402
 
