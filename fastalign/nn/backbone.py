@@ -16,35 +16,18 @@ from fastalign.errors import ConfigError, FastalignError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
 from fastalign.nn.stages import (
+    Normalise,
     chain_of,
     create_network,
-    features_network,
     own_size,
     resolve_layers,
     sample_size,
     split,
+    with_outputs,
 )
 from fastalign.nn.state import captured, made_in_own_state, require_beside, require_unmapped
 from fastalign.nn.tiling import Tiler, peak_bytes
 from fastalign.ops import checks
-
-
-class Normalise(nn.Module):
-    """``(images - mean) / std`` by channel, for images in 0..1."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-    if TYPE_CHECKING:  # nn.Module types calls as Any
-        __call__ = forward
 
 
 class FeatureBackbone(nn.Module):
@@ -110,20 +93,8 @@ class FeatureBackbone(nn.Module):
         if chain is not None:
             self._stages = split(chain, self.layers, Normalise(mean, std))
         else:
-            indices = [list(available).index(layer) for layer in self.layers]
-            with torch.random.fork_rng(devices=[]):
-                state = network.state_dict()
-                network = features_network(name, out_indices=indices)
-                try:
-                    network.load_state_dict(state, strict=False)
-                except RuntimeError as error:
-                    raise ConfigError(
-                        f"backbone {name} cannot give the layers {', '.join(self.layers)} alone "
-                        f"({str(error).splitlines()[-1].strip()}); choose other layers or another "
-                        "network"
-                    ) from error
             self._normalise = Normalise(mean, std)
-            self._whole = network
+            self._whole = with_outputs(name, network, available, self.layers)
         if not trainable:
             self.requires_grad_(False)
         if channels_last:

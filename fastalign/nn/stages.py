@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fastalign.errors import ConfigError, InputError
 from fastalign.nn import weights as weight_files
@@ -15,6 +16,24 @@ from fastalign.nn.networks import load_timm
 
 # Defaults take the last output at each of these strides: the three PaDiM uses.
 _STRIDES = (4, 8, 16)
+
+
+class Normalise(nn.Module):
+    """``(images - mean) / std`` by channel, for images in 0..1."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    if TYPE_CHECKING:  # nn.Module types calls as Any
+        __call__ = forward
 
 
 def features_network(name: str, **options: Any) -> Any:
@@ -152,3 +171,25 @@ def split(chain: dict[str, nn.Module], ends: Sequence[str], first: nn.Module) ->
         if len(stages) == len(ends):
             break
     return stages
+
+
+def with_outputs(
+    name: str, network: Any, available: Mapping[str, Any], layers: Sequence[str]
+) -> Any:
+    """timm's network ``name`` with the weights of ``network`` and these outputs alone.
+
+    Raises:
+        ConfigError: it cannot give them.
+    """
+    indices = [list(available).index(layer) for layer in layers]
+    # Weights that are replaced at once must not use up the caller's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        ending = features_network(name, out_indices=indices)
+        try:
+            ending.load_state_dict(network.state_dict(), strict=False)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"backbone {name} cannot give the layers {', '.join(layers)} alone "
+                f"({str(error).splitlines()[-1].strip()}); choose other layers or another network"
+            ) from error
+    return ending
