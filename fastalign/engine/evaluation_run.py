@@ -18,13 +18,7 @@ from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.engine.judging import Judging
 from fastalign.engine.results import ImageResult, Skipped
-from fastalign.engine.scoring import (
-    NOT_JUDGED,
-    Thresholds,
-    aligned_picture,
-    map_at,
-    stored_depth,
-)
+from fastalign.engine.scoring import NOT_JUDGED, Thresholds, aligned_picture, map_at, stored_depth
 from fastalign.errors import InputError
 from fastalign.metrics import PixelMetrics
 from fastalign.report.gallery import Gallery
