@@ -7,21 +7,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fastalign.data import tiff
+from fastalign.data import npy, tiff
 from fastalign.data.deep import another_follows, look, read_deep
 from fastalign.data.intact import check_intact
 from fastalign.data.picture import Picture, narrow
 from fastalign.data.pillow import (
     DECODING_ERRORS,
-    NoImage,
     Unread,
     frames,
     open_image,
     orientation_of,
     to_picture,
 )
+from fastalign.data.unreadable import explain
 from fastalign.errors import ConfigError, InputError, LargeFileError
 
 if TYPE_CHECKING:
@@ -31,26 +29,6 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 1 << 28
 """Pixels that an image may have, unless FASTALIGN_MAX_PIXELS says otherwise."""
-
-_UNREAD_KINDS = (
-    (b"\xff\xd8\xff\xf7", "JPEG-LS"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"II\xbc", "JPEG XR"),
-    (b"\xff\x10\xff\x50", "JPEG XS"),
-    (b"P7\n", "PAM"),
-    (b"v/1\x01", "OpenEXR"),
-    (b"#?RADIANCE", "Radiance HDR"),
-    (b"SIMPLE  =", "FITS"),
-    (b"%PDF", "PDF"),
-    (b"%!PS", "PostScript"),
-    (b"version https://git-lfs", "a pointer of Git LFS, whose content was not fetched"),
-)
-_NUMPY = b"\x93NUMPY"
-_NPY_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def decode(path: Path, noun: str) -> Picture:
@@ -79,8 +57,8 @@ def decode(path: Path, noun: str) -> Picture:
     try:
         with open(path, "rb") as file:
             head = file.read(12)
-        if head.startswith(_NUMPY):
-            picture = _read_array(path, check_size)
+        if head.startswith(npy.SIGNATURE):
+            picture = npy.read_npy(path, check_size)
         elif head.startswith(tiff.SIGNATURES):
             picture = _read_tiff(path, check_size)
         else:
@@ -100,7 +78,7 @@ def decode(path: Path, noun: str) -> Picture:
     except (Unread, tiff.Unsupported) as error:
         raise InputError(f"{path}: the {noun} cannot be used: {error} (--skip-bad).") from error
     except DECODING_ERRORS as error:
-        raise InputError(f"{path}: {_explain(path, noun, error)}") from error
+        raise InputError(f"{path}: {explain(path, noun, error)}") from error
     if noun == "image":
         picture.values = narrow(path, picture.values)
     return picture
@@ -112,7 +90,7 @@ def states_no_depth(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(12)
-            if head.startswith(_NUMPY):
+            if head.startswith(npy.SIGNATURE):
                 return True
             if not head.startswith(tiff.SIGNATURES):
                 file.seek(0)
@@ -189,73 +167,3 @@ def _decoded(data: bytes) -> Image:
     image = open_image(io.BytesIO(data))
     image.load()
     return image
-
-
-def _read_array(path: Path, check_size: Callable[[int, int], None]) -> Picture:
-    """An array in NumPy's format: ``[H,W]``, ``[H,W,1]``, RGB ``[H,W,3]`` or RGBA ``[H,W,4]``."""
-    # Read and not mapped: whoever cuts a mapped file short ends the process.
-    with path.open("rb") as file:
-        read_header = _NPY_HEADERS[np.lib.format.read_magic(file)]
-        shape, _, dtype = read_header(file)
-        if len(shape) == 3 and shape[2] == 1:
-            shape = shape[:2]
-        if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
-            raise Unread(
-                f"its array has the shape {list(shape)}; store grey [H, W] or RGB [H, W, 3], "
-                "or turn a camera's buffer into it with fastalign.data.from_camera"
-            )
-        if dtype.kind not in "biuf":
-            raise Unread(f"its array has the type {dtype}; store uint8, uint16 or float32")
-        check_size(shape[1], shape[0])
-        file.seek(0)
-        values = np.lib.format.read_array(file, allow_pickle=False).reshape(shape)
-    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8) * np.uint8(255)
-    alpha = None
-    if values.ndim == 3 and values.shape[2] == 4:
-        if values.dtype != np.uint8:
-            raise Unread("four channels are read as RGBA, of uint8 only; leave the fourth out")
-        values, alpha = values[..., :3], values[..., 3]
-    peak = 255 if values.dtype.itemsize == 1 else 0xFFFF
-    return Picture(values, alpha, peak, kind="NPY")
-
-
-def _explain(path: Path, noun: str, error: Exception) -> str:
-    """Why a file could not be decoded, and what to do."""
-    again = f"replace it by an intact {noun} or leave it out (--skip-bad)."
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError as cause:
-        return f"cannot be read: {cause.strerror}; {again}"
-    if not head:
-        return f"the file is empty; {again}"
-    if "truncated" in str(error).lower() or "failed to read" in str(error):
-        return f"the {noun} is truncated ({error}); {again}"
-    if (kind := _kind_of(head)) is not None:
-        return (
-            f"the {noun} is of a kind that is not read ({kind}); convert it to PNG or TIFF, "
-            "or leave it out (--skip-bad)."
-        )
-    if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
-        return f"this is a text file in the place of the {noun}; {again}"
-    if isinstance(error, NoImage):
-        return f"this is no image of a format that can be read; {again}"
-    reason = str(error) or type(error).__name__
-    if _names_a_kind(reason):
-        return (
-            f"the {noun} is of a kind that is not read ({reason}); convert it to PNG or TIFF of 8 "
-            "or 16 bits per sample, grey or RGB, or leave it out (--skip-bad)."
-        )
-    return f"the {noun} is damaged ({type(error).__name__}: {reason}); {again}"
-
-
-def _kind_of(head: bytes) -> str | None:
-    """The name of a format that a file's first bytes show, of those that are not read."""
-    return next((name for start, name in _UNREAD_KINDS if head.startswith(start)), None)
-
-
-def _names_a_kind(reason: str) -> bool:
-    words = ("unsupported", "not supported", "not implemented", "cannot handle", "not available")
-    return any(word in reason.lower() for word in (*words, "unknown pixel mode", "compression."))
