@@ -179,12 +179,6 @@ class FYD(PersistentModel):
         self.features.compile(*args, **kwargs)
         self.replays.forget()
 
-    @property
-    def replayable(self) -> bool:
-        """Whether a GPU may score by recorded graphs: they would hold memory beside a budget, and
-        what is compiled may record graphs of its own."""
-        return not (self.features.bounded or self.features.compiled)
-
     # Fitting ---------------------------------------------------------------------------------
 
     @made_in_own_state

@@ -104,6 +104,12 @@ class RoomModel(nn.Module):
         return Rooms(self.config, self.pose, self.features, self.density, self.maps)
 
     @property
+    def replayable(self) -> bool:
+        """Whether a GPU may score by recorded graphs: they would hold memory beside a budget, and
+        what is compiled may record graphs of its own."""
+        return not (self.features.bounded or self.features.compiled)
+
+    @property
     def image_threshold(self) -> Tensor:
         """Scores above it are anomalies; NaN: there is none."""
         return self.maps.image_threshold
