@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -23,6 +24,9 @@ BARE = {"align": "none", "storage": "float16", "thresholds": False}
 # Poses make the graph five times as long and torch compile it for minutes.
 AOT_ALIGN = "none"
 CASES = {"full": (FULL, "float32"), "bare": (BARE, "uint8")}
+# Each step of a refinement is written out: two of them, a first and a later one, are all kinds of
+# nodes. test_plain_model.py holds more steps against the library's.
+STEPS = 2
 if os.environ.get("FASTALIGN_TEST_EXPORTS") == "all":
     CASES |= {name: (options, "float32") for name, options in OPTIONS.items()}
     AOT_ALIGN = "ica"
@@ -76,13 +80,38 @@ def _check_contract(text: str, model, dtype: str) -> None:
 
 @pytest.fixture(scope="module", params=list(CASES))
 def case(request, fitted):
-    """A model and the input of its file."""
+    """A model and the input of its file; a copy, since others test the whole refinement."""
     options, dtype = CASES[request.param]
-    return fitted(**options), dtype
+    model = copy.deepcopy(fitted(**options))
+    if model.pose.aligner is not None:
+        model.pose.aligner.refiner.iterations = STEPS
+    return model, dtype
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """All formats begin with the same graph, which takes longest to make."""
+    programs, trace = {}, Scorer.trace
+
+    def trace_once(scorer):
+        key = scorer.model, scorer.input_dtype
+        if key not in programs:
+            programs[key] = trace(scorer)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "trace", trace_once)
+        yield
 
 
 @pytest.fixture(scope="module")
-def onnx_file(case, tmp_path_factory):
+def scored_before(case, batch):
+    """What the library gave before the model was traced."""
+    return _library(case[0], batch)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(case, scored_before, tmp_path_factory):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra export)")
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     assert export_model(case[0], path, "onnx", input_dtype=case[1]) == [path]
@@ -181,7 +210,7 @@ def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 
-def test_torch_export(case, batch, tmp_path):
+def test_torch_export(case, scored_before, batch, tmp_path):
     path = tmp_path / "model.pt2"
     export_model(case[0], path, "torch", input_dtype=case[1])
     extra = {"fastalign": ""}
@@ -215,12 +244,10 @@ def test_aotinductor(fitted, batch, tmp_path, monkeypatch):
     _check_contract(package.get_metadata()["fastalign"], model, "float32")
 
 
-def test_tracing_leaves_the_model_as_it_was(fitted, batch):
+def test_tracing_leaves_the_model_as_it_was(case, scored_before, batch):
     """Nothing that was made while tracing may be kept for later calls."""
-    model = fitted(**FULL)
-    before = _library(model, batch)
-    Scorer(model).trace()
-    for old, new in zip(before, _library(model, batch), strict=True):
+    Scorer(*case).trace()
+    for old, new in zip(scored_before, _library(case[0], batch), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
