@@ -292,9 +292,11 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
     assert [name for name in files_below(tmp_path / "out") if "." in name] == kept
 
 
-def small_file_system(options, size_kb=16):
-    """A shell line that runs its arguments with a file system of its own on $1, or None."""
-    line = f'mount -t tmpfs -o size={size_kb}k,{options} tmpfs "$1" && shift && exec "$@"'
+def small_file_systems(options, size_kb=16):
+    """A shell line that runs its arguments with a file system of its own on each folder below $1,
+    or None."""
+    mounted = f'mount -t tmpfs -o size={size_kb}k,{options} tmpfs "$disk" || exit 99'
+    line = f'for disk in "$1"/*; do {mounted}; done; shift; exec "$@"'
     probe = 'mount -t tmpfs tmpfs "$1"'
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -304,28 +306,52 @@ def small_file_system(options, size_kb=16):
     return [*command, line, "sh"] if probed.returncode == 0 else None
 
 
+# One process for all commands, since most of its time goes to imports.
+EACH_COMMAND = """
+import contextlib, io, json, os, sys
+from fastalign.cli import app
+outcomes = []
+for arguments in json.load(sys.stdin):
+    disk, err = arguments.pop(0), io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        try:
+            app(arguments, prog_name="fastalign")
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    left = [os.path.join(place, name) for place, _, names in os.walk(disk) for name in names]
+    outcomes.append((code, err.getvalue(), left))
+print(json.dumps(outcomes))
+"""
+
+
 @pytest.mark.parametrize(("options", "word"), [("ro", "read-only"), ("rw", "no space left")])
-@pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
 def test_a_real_read_only_and_a_real_full_disk(
-    fitted, whole_ring, tmp_path, fit_options, command, options, word
+    fitted, whole_ring, tmp_path, fit_options, options, word
 ):
-    shell = small_file_system(options)
+    shell = small_file_systems(options)
     if shell is None:
         pytest.skip("this system does not let unshare mount a tmpfs")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    out = disk / "m.safetensors" if command == "fit" else disk / "out"
-    more = fit_options if command == "fit" else ("--model", fitted)
-    inspect = '; code=$?; find "$0" -type f; exit $code'
-    source = whole_ring / "test" if command == "predict" else whole_ring
-    arguments = [sys.executable, "-m", "fastalign", command, source, "--out", out, *more]
-    wrapped = ["sh", "-c", f'"$@"{inspect}', disk, *arguments]
+    disks = {name: tmp_path / "disks" / name for name in ("evaluate", "fit", "predict")}
+    calls = []
+    for command, disk in disks.items():
+        disk.mkdir(parents=True)
+        out = disk / "m.safetensors" if command == "fit" else disk / "out"
+        more = fit_options if command == "fit" else ("--model", fitted)
+        source = whole_ring / "test" if command == "predict" else whole_ring
+        calls.append([str(item) for item in (disk, command, source, "--out", out, *more)])
     result = subprocess.run(
-        [*shell, disk, *map(str, wrapped)], capture_output=True, text=True, timeout=300
+        [*shell, str(tmp_path / "disks"), sys.executable, "-c", EACH_COMMAND],
+        input=json.dumps(calls),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert result.returncode == 3, result.stderr
-    assert word in result.stderr and str(disk) in result.stderr
-    assert "Traceback" not in result.stderr
-    left = [line for line in result.stdout.splitlines() if line.startswith(str(disk))]
-    whole = (".tiff", ".png", ".jpg", "scores.csv") if command == "predict" else ()
-    assert [line for line in left if not line.endswith(whole or "\0")] == []
+    assert result.returncode == 0, result.stderr
+    outcomes = dict(zip(disks, json.loads(result.stdout.splitlines()[-1]), strict=True))
+    for command, (code, err, left) in outcomes.items():
+        assert code == 3, err
+        assert word in err and str(disks[command]) in err
+        assert "Traceback" not in err
+        whole = (".tiff", ".png", ".jpg", "scores.csv") if command == "predict" else ()
+        assert [name for name in left if not name.endswith(whole or "\0")] == []
