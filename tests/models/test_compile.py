@@ -10,11 +10,16 @@ from fastalign.errors import ConfigError
 from fastalign.export import export_model
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(scope="module")
+def fitted():
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    options = {"image_size": (64, 64), "channels": 12, "epochs": 1, "skip": False}
+    options = {"image_size": (64, 64), "channels": 12, "epochs": 1, "skip": False, "layers": (1,)}
     return FYD(align="ica+fca", teacher=False, **options).fit(images)
+
+
+@pytest.fixture
+def model(fitted):
+    return copy.deepcopy(fitted)
 
 
 @pytest.fixture
