@@ -53,7 +53,7 @@ def unoptimised(folder: Path) -> dict[str, str]:
     the files, names and symbols of the distributions, which are the same."""
     # One GPU architecture: machine code of all of them is recorded by tests/records.
     quick = {"FASTALIGN_BUILD_CUDA": "auto", "TORCH_CUDA_ARCH_LIST": "9.0"}
-    quick["NVCC_APPEND_FLAGS"] = "-Xcicc -O1 -Xptxas -O0"
+    quick["NVCC_APPEND_FLAGS"] = "-Ofc max -Xcicc -O1 -Xptxas -O0 -Xcompiler -O0"
     named = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     compiler = next((name for name in named if shutil.which(shlex.split(name)[0])), None)
     if compiler is not None and os.name == "posix":

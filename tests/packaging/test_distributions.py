@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -77,7 +76,7 @@ def elsewhere(distributions, tmp_path_factory) -> Path:
     # A path in a .pth file is searched, but .pth files inside it are not read: the editable
     # installation of this checkout stays out of sight.
     (site,) = folder.glob("lib/python*/site-packages")
-    borrowed = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (site / "borrowed.pth").write_text("\n".join(borrowed))
     return folder
 
