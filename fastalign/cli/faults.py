@@ -18,6 +18,7 @@ _NO_MEMORY = (
     "cannot allocate memory",
     "could not allocate",
     "failed to allocate",
+    "failed to map segment from shared object",
     "not enough memory",
     "out of memory",
     "std::bad_alloc",
@@ -113,7 +114,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, FastalignError):
         return False
     text = str(error).lower()
-    return any(word in text for word in _NO_MEMORY)
+    # A folder mounted without the right to execute ends in the same words, with the reason.
+    return any(word in text for word in _NO_MEMORY) and "not permitted" not in text
 
 
 def _first_line(error: BaseException) -> str:

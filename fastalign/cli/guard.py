@@ -74,4 +74,6 @@ def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
 
 def warn(message: str) -> None:
     """A warning on standard error."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    # One write: readers of images warn from threads.
+    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.flush()

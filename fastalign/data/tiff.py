@@ -20,6 +20,8 @@ SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _LOSSY = (6, 7, 50001)
 _OLD_JPEG = 6
 _JPEG = 7
+# Compressions in which libtiff knows YCbCr: none, LZW, deflate, PackBits, LZMA, Zstandard, JPEG.
+_CODECS_OF_YCBCR = (1, 5, _OLD_JPEG, _JPEG, 8, 32773, 32946, 34925, 50000)
 # Photometric interpretations.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _NAMES = {
@@ -109,6 +111,9 @@ def _check_samples(page: Any) -> None:
         raise Unsupported(f"it has {bits} bits per sample; save it with 8 or 16")
     if int(page.photometric) == _YCBCR and bits != 8:
         raise Unsupported(f"it holds YCbCr colours of {bits} bits; save it as RGB")
+    if int(page.photometric) == _YCBCR and int(page.compression) not in _CODECS_OF_YCBCR:
+        codec = getattr(page.compression, "name", page.compression)
+        raise Unsupported(f"it holds YCbCr colours compressed as {codec}; save it as RGB")
 
 
 def _check_single(file: Any, pages: list[Any]) -> None:

@@ -163,6 +163,14 @@ class FeatureBackbone(nn.Module):
             ]
         return self._tilers
 
+    def keeps(self, height: int, width: int, pass_bytes: float) -> bool:
+        """Whether images of this size can go through the stages in passes of about ``pass_bytes``;
+        not where a stage that looks at the whole image takes more."""
+        for tiler, stride in zip(self.tilers(), (1, *self.reductions), strict=False):
+            if not tiler.keeps(math.ceil(height / stride), math.ceil(width / stride), pass_bytes):
+                return False
+        return True
+
     def image_bytes(self, height: int, width: int) -> int:
         """Memory of one image's pass, the features included, without any limit."""
         if self._stages is None:

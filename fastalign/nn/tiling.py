@@ -96,6 +96,17 @@ class Tiler:
         rest = length % reach.stride
         return self._measured(axis, rest) if rest else reach
 
+    def keeps(self, height: int, width: int, limit: float) -> bool:
+        """Whether maps of this size can be run in passes of about ``limit`` bytes."""
+        if height * width * self.bytes_per_pixel <= limit:
+            return True
+        if not self._cannot_be_cut:
+            try:
+                self.reach(2, height), self.reach(3, width)
+            except ConfigError:
+                self._cannot_be_cut = True
+        return not self._cannot_be_cut
+
     def _measured(self, axis: int, rest: int) -> Reach:
         if (axis, rest) not in self._reaches:
             self._reaches[axis, rest] = self._measure(axis, rest)

@@ -1,13 +1,15 @@
 import errno
 import os
 import signal
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import typer
 
 from fastalign import errors
-from fastalign.cli.guard import explain, guarded
+from fastalign.cli.guard import explain, guarded, warn
 
 
 def command(error):
@@ -87,6 +89,7 @@ def raised_from(error, cause):
         torch_runs_out_of_memory(),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("std::bad_alloc"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
         RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("can't start new thread"),
@@ -99,6 +102,18 @@ def test_full_memory_is_no_fault_and_says_what_takes_less(error):
     code, message = explain(error)
     assert code == 5 and "out of memory" in message and "--memory-budget" in message
     assert "fault of fastalign" not in message
+
+
+def test_a_library_that_may_not_be_mapped_is_no_lack_of_memory():
+    text = "x.so: failed to map segment from shared object: Operation not permitted"
+    assert "out of memory" not in explain(ImportError(text))[1]
+
+
+def test_warnings_of_threads_do_not_share_a_line(monkeypatch):
+    written = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    warn("x.png: every pixel has the same value")
+    assert written == ["warning: x.png: every pixel has the same value\n"]
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ def test_a_fourth_channel(tmp_path, kind):
         (basic(2, 1, 32, WHITE_IS_ZERO, t339=("H", [3])), "0 is white.*float32"),
         (basic(2, 1, 24, BLACK_IS_ZERO), "24 bits per sample"),
         (basic(2, 1, 16, YCBCR, 3), "YCbCr colours of 16 bits"),
+        (basic(2, 1, 8, YCBCR, 3, t259=("H", [34712])), "YCbCr colours compressed as JPEG2000"),
         (basic(2, 1, 8, RGB, 3, t258=("H", [5, 6, 5])), "5-6-5 bits"),
         (basic(2, 1, 8, BLACK_IS_ZERO, t259=("H", [34676])), "COMPRESSION.*not supported"),
         (basic(2, 1, 64, BLACK_IS_ZERO, t339=("H", [6])), "complex numbers"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,6 +18,7 @@ from fastalign import FYD
 from fastalign.errors import ConfigError
 from fastalign.models.fitting import course
 from fastalign.models.memory import MB, parse_bytes, plan_fitting, plan_scoring
+from fastalign.models.memory import plan as plan_module
 from fastalign.models.pieces import feature_bands, split_rows
 from fastalign.ops import affine, warp_affine
 
@@ -135,6 +138,22 @@ def test_a_smaller_budget_means_smaller_steps_and_in_the_end_an_error():
     assert seen == sorted(seen) and len(set(seen)) > 3
     assert "storage=bfloat16" in needed and f"memory budget {budget / MB:.0f} MB" in needed
     assert "Gaussians" in needed
+
+
+def test_a_network_that_cannot_be_cut_is_run_whole_where_the_budget_holds_it(tmp_path, monkeypatch):
+    """Squeeze-and-excitation looks at the whole image, whose pass takes more than one is given."""
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
+    options = {"weights": str(tmp_path / "weights.pth"), "align": "none", "channels": 4}
+    monkeypatch.setattr(plan_module, "PASS_BYTES", MB)
+    model = FYD(backbone="test_efficientnet", image_size=512, **options)
+    whole = plan_scoring(model.rooms, 100_000 * MB, images=2)
+    assert math.isinf(whole.pass_bytes) and "pieces" not in whole.describe()
+    assert whole.parts["images and maps"] > model.features.backbone.image_bytes(512, 512)
+    assert math.isinf(plan_fitting(model.rooms, 4, 0, 4, 100_000 * MB).pass_bytes)
+    with pytest.raises(ConfigError, match=r"needs at least .*since this one is not run in pieces"):
+        plan_scoring(model.rooms, 50 * MB)
+    small = FYD(backbone="test_efficientnet", image_size=64, **options)
+    assert math.isfinite(plan_scoring(small.rooms, 100_000 * MB).pass_bytes)
 
 
 def test_scoring_plans_count_what_is_loaded_once():

@@ -61,6 +61,11 @@ class Needs:
         self.whole_pass = features.backbone.image_bytes(height, width) - stages
         self.search = self._searching() if config.uses("ica") and config.teacher else 0
 
+    def keeps(self, pass_bytes: float) -> bool:
+        """Whether no pass of the backbone has to take more, if images go one by one."""
+        backbone = self._rooms.features.backbone
+        return not self.pieces or backbone.keeps(*self._rooms.config.image_size, pass_bytes)
+
     def _searching(self) -> int:
         """Descriptors, spectra and edges of the images on which poses are searched."""
         height, width = self._rooms.pose.search_size

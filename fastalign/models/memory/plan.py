@@ -191,9 +191,11 @@ def _ways(needs: Needs, images: int, budget: int | None) -> list[tuple[int, floa
     counts = [images]
     while counts[-1] > 1:
         counts.append(counts[-1] // 2)
+    if not needs.keeps(PASS_BYTES):
+        return [(count, math.inf) for count in counts]
     ways = [(count, float(PASS_BYTES)) for count in counts]
     pass_bytes = PASS_BYTES // 2
-    while pass_bytes >= _LEAST_PASS_BYTES:
+    while pass_bytes >= _LEAST_PASS_BYTES and needs.keeps(pass_bytes):
         ways.append((1, float(pass_bytes)))
         pass_bytes //= 2
     return ways
@@ -218,8 +220,10 @@ def _too_little(plan: MemoryPlan, what: str) -> ConfigError:
     assert plan.budget is not None
     largest = sorted(plan.parts, key=lambda name: -plan.parts[name])[:3]
     shares = ", ".join(f"{name} {plan.parts[name] / MB:.0f} MB" for name in largest)
+    whole = ", or a purely convolutional backbone, since this one is not run in pieces"
     return ConfigError(
         f"memory budget {plan.budget / MB:.0f} MB: {what} needs at least {plan.total / MB:.0f} MB "
         f"({shares}); allow that much, or use a smaller image size, fewer channels or "
-        "storage=bfloat16, which halves the Gaussians."
+        "storage=bfloat16, which halves the Gaussians"
+        f"{whole if math.isinf(plan.pass_bytes) else ''}."
     )
