@@ -114,6 +114,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, FastalignError):
         return False
     text = str(error).lower()
+    # oneDNN's word where its code finds no room; one that it cannot do lacks a descriptor.
+    if text.splitlines()[:1] in (["could not create a primitive"], ["could not create a memory"]):
+        return True
     # A folder mounted without the right to execute ends in the same words, with the reason.
     return any(word in text for word in _NO_MEMORY) and "not permitted" not in text
 

@@ -89,6 +89,7 @@ def raised_from(error, cause):
         torch_runs_out_of_memory(),
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
         RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -104,9 +105,11 @@ def test_full_memory_is_no_fault_and_says_what_takes_less(error):
     assert "fault of fastalign" not in message
 
 
-def test_a_library_that_may_not_be_mapped_is_no_lack_of_memory():
+def test_what_is_not_permitted_or_not_implemented_is_no_lack_of_memory():
     text = "x.so: failed to map segment from shared object: Operation not permitted"
     assert "out of memory" not in explain(ImportError(text))[1]
+    refused = "could not create a primitive descriptor for a convolution forward primitive"
+    assert "out of memory" not in explain(RuntimeError(refused))[1]
 
 
 def test_warnings_of_threads_do_not_share_a_line(monkeypatch):
