@@ -242,7 +242,7 @@ def fit(
     if world.rank:
         return
     for skipped in result.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
+        warn(f"left out {skipped.reason}")
     for message in result.warnings:
         # The fit has warned of some itself, before it took its time.
         if message not in result.details["warnings"]:
