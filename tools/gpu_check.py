@@ -78,7 +78,8 @@ class Check:
         replace_text(Path(f"{stem}.md"), without_paths(text.removesuffix("\n")))
         table = self.context.scratch / "ops.csv"
         if table.exists() and "benchmarks" in self.document["steps"]:
-            replace_text(Path(f"{stem}.csv"), table.read_text())
+            text = table.read_text().removesuffix("\n")
+            replace_text(Path(f"{stem}.csv"), without_paths(text))
         logs = sorted(self.context.scratch.glob("*.log"))
         text = "".join(f"=== {log.stem}\n{log.read_text(errors='replace')}\n" for log in logs)
         replace_text(Path(f"{stem}.log"), text[-8_000_000:])

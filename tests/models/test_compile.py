@@ -37,7 +37,7 @@ def graphs(model):
 
 def test_compiled_or_within_a_budget_nothing_is_recorded(model):
     assert model.replayable
-    model.limit_memory(1 << 30)
+    model.limit_memory(1 << 40)
     assert not model.replayable and not copy.deepcopy(model).replayable
     model.limit_memory(None)
     assert model.replayable

@@ -266,3 +266,22 @@ def test_the_whole_check_without_a_gpu(tmp_path):
     assert document["finished"] and set(document["steps"]) == {"backends"}
     assert document["steps"]["backends"]["state"] in done.stdout
     assert (tmp_path / "cpu.md").read_text().startswith("# GPU check")
+
+
+def test_no_result_says_where_the_checkout_lies_and_kept_steps_stay(tmp_path):
+    where = f"python {gpu_check.inplace.ROOT}/benchmarks/ops.py"
+    (tmp_path / "ops.csv").write_text(f"command\n{where}\n")
+    (tmp_path / "ops.md").write_text(where)
+    kept = {"model": {"state": "passed", "text": f"## The model\n\n{where}"}}
+    (tmp_path / "x.json").write_text(json.dumps({"steps": kept | {"suite": {"state": "passed"}}}))
+    chosen = gpu_check.choose("suite,benchmarks")
+    check = gpu_check.Check(context(tmp_path, 60.0), chosen, tmp_path, "x", keep=True)
+    assert check.document["steps"] == kept
+    check.document["steps"]["benchmarks"] = {"state": "passed", "cases": 1}
+    check.save()
+    # The log is not committed.
+    for end in ("csv", "md", "json"):
+        text = (tmp_path / f"x.{end}").read_text()
+        assert "./benchmarks/ops.py" in text
+        assert str(gpu_check.inplace.ROOT) not in text
+    assert "## The model" in (tmp_path / "x.md").read_text()
