@@ -85,8 +85,8 @@ BitDepth = Annotated[
     str,
     typer.Option(
         "--bit-depth",
-        help="Bits used in 16-bit files that state no depth: auto, or 8 to 16, with -left (12-left) "
-        "where they are the upper ones; auto: as all training images show.",
+        help="Bits used in 16-bit files that state no depth: auto, or 8 to 16, with -left "
+        "(12-left) where they are the upper ones; auto: as all training images show.",
         metavar="BITS",
     ),
 ]

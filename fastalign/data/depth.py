@@ -189,8 +189,8 @@ def parse_depth(text: str) -> Depth | None:
         return None
     if not number.isdecimal() or not 8 <= int(number) <= 16 or place not in ("", "left", "right"):
         raise ConfigError(
-            f"--bit-depth {text!r}: use auto, or how many bits a sample of a 16-bit file uses, 8 to "
-            "16, with -left where they are the upper ones (12-left)."
+            f"--bit-depth {text!r}: use auto, or how many bits a sample of a 16-bit file uses, 8 "
+            "to 16, with -left where they are the upper ones (12-left)."
         )
     return Depth(int(number), place == "left", _FROM_OPTION)
 
