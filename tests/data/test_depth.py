@@ -45,7 +45,7 @@ def png(values, sbit=None):
     data = b"".join(b"\0" + row.tobytes() for row in rows)
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2 * (channels == 3), 0, 0, 0))]
     if sbit is not None:
-        chunks.append((b"sBIT", bytes([sbit] * channels)))
+        chunks.append((b"sBIT", bytes([sbit] * channels if isinstance(sbit, int) else sbit)))
     chunks += [(b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -111,6 +111,13 @@ def test_significant_bits_of_png(tmp_path, bits, scaled):
     assert (depth.bits, depth.left) == (bits, scaled)
     for known in (None, depth):
         assert np.abs(load_image(path, depth=known) - expected(False).astype(int)).max() <= 1
+
+
+def test_of_colours_with_different_significant_bits_the_most_count(tmp_path):
+    path = save(tmp_path / "x.png", picture(12, colour=True), sbit=(8, 12, 10))
+    assert settle_depth([path]).bits == 12
+    path = save(tmp_path / "y.png", picture(10), sbit=(10, 16, 16))  # grey: one byte counts
+    assert settle_depth([path]).bits == 10
 
 
 @pytest.mark.parametrize("tag", [281, 341])

@@ -502,6 +502,13 @@ def test_shifted_parts_are_aligned_by_translations_alone(shifted):
     assert len(found.aligner.bank.angles) == 1
 
 
+def test_templates_are_means_where_images_are_in_sight(shifted):
+    """Of vectors of length 1, and so as long at a border that few images cover as elsewhere."""
+    _, _, found = shifted
+    lengths = torch.linalg.vector_norm(found.aligner.bank.templates, dim=1)
+    assert lengths.max() <= 1 + 1e-5 and lengths.median() > 0.5
+
+
 def test_the_frame_is_that_of_the_mean_pose(shifted):
     theta, _, found = shifted
     assert found.theta[..., 2].mean(0).abs().max() < 0.03

@@ -248,6 +248,11 @@ def test_parameters_of_16_bits_are_taken_up():
             ValueError,
             "theta has shape [1, 3, 2], expected [..., 2, 3]",
         ),
+        (
+            lambda: affine.magnitude(torch.zeros(1, 3, 2)),
+            ValueError,
+            "theta has shape [1, 3, 2], expected [..., 2, 3]",
+        ),
     ],
 )
 def test_wrong_arguments(call, error, parts):
