@@ -81,10 +81,10 @@ class Plain(nn.Module):
 
 
 class Bench:
-    """What is measured on one device, with the document that grows."""
+    """How calls are measured on one device."""
 
-    def __init__(self, device: str, rounds: int, document: dict[str, Any]) -> None:
-        self.device, self.rounds, self.document = torch.device(device), rounds, document
+    def __init__(self, device: str, rounds: int) -> None:
+        self.device, self.rounds = torch.device(device), rounds
 
     @property
     def on_gpu(self) -> bool:
@@ -221,7 +221,7 @@ def parity(bench: Bench, model: FYD, images: Tensor) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace, document: dict[str, Any], save: Callable[[], None]) -> None:
-    bench = Bench(options.device, options.rounds, document)
+    bench = Bench(options.device, options.rounds)
     with demo_category(options.data) as category:
         images = read_category(category, (SIZE, SIZE), Jitter(), 0)
     given = images.train.to(bench.device)
@@ -289,7 +289,7 @@ def markdown(document: dict[str, Any]) -> str:
         lines += [
             "",
             "| size | batch | kernels | synchronisations and copies from the host | GPU busy, ms | "
-            "graphs and inputs hold, MB | pose, ms | warp | features | density | maps |",
+            "reserved meanwhile, MB | pose, ms | warp | features | density | maps |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
     for row in counted:

@@ -24,14 +24,20 @@ def ratio(row: Row, entry: dict[str, Any], baseline: str, key: str = "ms") -> fl
     return theirs / entry[key] if theirs and entry.get(key) else None
 
 
-def failures(rows: list[Row]) -> list[str]:
-    """Every contestant without a figure, and why."""
+def _reasons(rows: list[Row], outcome: str) -> list[str]:
+    """Case, contestant and why, of every contestant with this outcome."""
     return [
-        f"{row['case']}: {name}: {entry['failed']}"
+        f"{row['case']}: {name}: {entry[outcome]}"
         for row in rows
         for name, entry in row["contestants"].items()
-        if "failed" in entry
-    ] + [f"{row['case']}: {row['failed']}" for row in rows if "failed" in row]
+        if outcome in entry
+    ]
+
+
+def failures(rows: list[Row]) -> list[str]:
+    """Every contestant without a figure, and why."""
+    whole = [f"{row['case']}: {row['failed']}" for row in rows if "failed" in row]
+    return _reasons(rows, "failed") + whole
 
 
 def absences(rows: list[Row]) -> list[str]:
@@ -47,12 +53,7 @@ def absences(rows: list[Row]) -> list[str]:
 
 def out_of_time(rows: list[Row]) -> list[str]:
     """Contestants that there was no time for, and why."""
-    return [
-        f"{row['case']}: {name}: {entry['out_of_time']}"
-        for row in rows
-        for name, entry in row["contestants"].items()
-        if "out_of_time" in entry
-    ]
+    return _reasons(rows, "out_of_time")
 
 
 def remark(row: Row) -> str:

@@ -99,7 +99,7 @@ class Replays:
         self._state: ModuleState | None = None
         self._stream: Any = None
         self._pool: Any = None
-        self._refused = False
+        self._refused: set[tuple[Any, ...]] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of the module, in memory or elsewhere, records its own.
@@ -113,7 +113,6 @@ class Replays:
         return (
             type(images) is Tensor
             and images.device.type == self._kind
-            and not self._refused
             and not torch.is_grad_enabled()
             and os.environ.get(ENVIRONMENT, "1") != "0"
             and len(images) > 0
@@ -131,8 +130,8 @@ class Replays:
             key = (name, *_setting(), images.device, images.dtype, tuple(images.shape))
             graph = self._graphs.get(key)
             if graph is None:
-                if key in self._graphs:
-                    graph = self._recorded(module, work, images)
+                if key in self._graphs and key not in self._refused:
+                    graph = self._recorded(module, key, work, images)
                 if graph is None:
                     self._keep(key, None)
                     return work(images)
@@ -150,10 +149,11 @@ class Replays:
         """Let all graphs go."""
         with self._lock:
             self._graphs.clear()
-            self._state = None
+            # A pool ends with the last graph in it.
+            self._state = self._pool = None
 
     def _recorded(
-        self, module: nn.Module, work: Work, images: Tensor
+        self, module: nn.Module, key: tuple[Any, ...], work: Work, images: Tensor
     ) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
         state = self._state or ModuleState(module)
         if state.hooked:
@@ -165,15 +165,18 @@ class Replays:
             with torch.inference_mode(False), torch.no_grad():
                 graph = self._record(work, images, self._pool)
         except RuntimeError as error:
-            self._refused = True
+            # Of this shape alone: another one may need less memory, and room is made for it.
             self.forget()
-            warnings.warn(
-                "scoring on this GPU could not be recorded as a CUDA graph and goes on call by "
-                f"call, which is slower ({str(error).splitlines()[0]}); {ENVIRONMENT}=0 does "
-                "without graphs and without this line.",
-                GraphWarning,
-                stacklevel=5,
-            )
+            if not self._refused:
+                why = str(error).partition("\n")[0]
+                warnings.warn(
+                    f"a batch of {len(images)} could not be recorded as a CUDA graph ({why}) and "
+                    f"is scored call by call, which is slower; {ENVIRONMENT}=0 does without graphs "
+                    "and without this line.",
+                    GraphWarning,
+                    stacklevel=5,
+                )
+            self._refused.add(key)
             return None
         # After the first work, which may settle what is settled late.
         self._state = ModuleState(module)

@@ -233,12 +233,32 @@ def test_kernels_that_are_chosen_otherwise_are_recorded_again(model, monkeypatch
 def test_what_cannot_be_recorded_runs_as_ever_and_is_told_once():
     model = Model(Broken)
     given = images()
-    with pytest.warns(GraphWarning, match=f"operation not permitted.*{ENVIRONMENT}=0"):
+    with pytest.warns(GraphWarning, match=f"batch of 2 .*operation not permitted.*{ENVIRONMENT}=0"):
         found = twice(model, given)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = twice(model, given)
+        twice(model, images(batch=3))
     assert torch.equal(found.maps, again.maps)
+
+
+def test_a_shape_that_is_too_large_keeps_no_other_from_being_recorded():
+    class Small(Recorded):
+        tried: list[int] = []
+
+        def __init__(self, work, images, pool):
+            self.tried.append(len(images))
+            if len(images) > 4:
+                raise RuntimeError("out of memory")
+            super().__init__(work, images, pool)
+
+    Small.made = 0
+    model = Model(Small)
+    with pytest.warns(GraphWarning, match="batch of 5 .*out of memory"):
+        twice(model, images(batch=5))
+    twice(model, images(batch=5))
+    twice(model, images(batch=1))
+    assert Small.tried == [5, 1] and Small.made == 1
 
 
 @pytest.mark.parametrize("make", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
