@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastalign.cli.guard import guarded, warn
+from fastalign.cli.numbers import flag
 from fastalign.cli.options import (
     BitDepth,
     Category,
@@ -49,6 +50,14 @@ def evaluate(
     device: Device = "cpu",
     threads: Threads = None,
     skip_bad: SkipBad = False,
+    keep_seen: Annotated[
+        bool,
+        flag(
+            "--keep-seen",
+            "Let test images that the model was fitted on count in the figures; by default they "
+            "are named and left out.",
+        ),
+    ] = False,
     bit_depth: BitDepth = "auto",
     details: Details = False,
     debug: Debug = False,
@@ -79,6 +88,7 @@ def evaluate(
             eval_size=eval_size,
             gallery_images=gallery,
             skip_bad=skip_bad,
+            keep_seen=keep_seen,
             depth=parse_depth(bit_depth),
             model_name=Path(model).name,
             progress=progress,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastalign.data.batches import Batch, Item, collect, iterate_batches
     from fastalign.data.dataset import ImageDataset, SkippedFile
     from fastalign.data.tensors import prepare
-    from fastalign.data.twins import glance, group_twins
+    from fastalign.data.twins import digest, glance, group_twins
 
 __all__ = [
     "ANOMALY",
@@ -49,6 +49,7 @@ __all__ = [
     "Source",
     "collect",
     "deeper_than_8_bits",
+    "digest",
     "find_photographs",
     "fingerprint",
     "from_camera",
@@ -76,7 +77,7 @@ _WITH_TORCH = {
     "batches": ("Batch", "Item", "collect", "iterate_batches"),
     "dataset": ("ImageDataset", "SkippedFile"),
     "tensors": ("prepare",),
-    "twins": ("glance", "group_twins"),
+    "twins": ("digest", "glance", "group_twins"),
 }
 
 

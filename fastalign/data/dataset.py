@@ -20,7 +20,7 @@ from fastalign.data.images import load_image
 from fastalign.data.resize import check_size
 from fastalign.data.samples import Sample
 from fastalign.data.tensors import resized, to_float
-from fastalign.data.twins import glance
+from fastalign.data.twins import digest, glance
 from fastalign.errors import DataWarning, InputError
 from fastalign.numeric import MOST_THREADS, whole_number
 from fastalign.words import count, none_of, part_of
@@ -74,6 +74,7 @@ class ImageDataset(Dataset[Item]):
         self.skipped: list[SkippedFile] = []
         self._cache: list[Tensor | None] | None = [None] * len(self.samples) if cache else None
         self._glances: list[Tensor | None] = [None] * len(self.samples)
+        self._digests: list[str] = [""] * len(self.samples)
         self.sizes: dict[Path, tuple[int, int]] = {}
         if not self.samples:
             raise InputError("no images: an image dataset needs at least one sample.")
@@ -120,6 +121,7 @@ class ImageDataset(Dataset[Item]):
     def _keep(self, indices: Sequence[int]) -> None:
         self.samples = [self.samples[index] for index in indices]
         self._glances = [self._glances[index] for index in indices]
+        self._digests = [self._digests[index] for index in indices]
         if self._cache is not None:
             self._cache = [self._cache[index] for index in indices]
 
@@ -138,11 +140,23 @@ class ImageDataset(Dataset[Item]):
         Raises:
             InputError: an image cannot be read.
         """
+        self._read_unseen(advance)
+        return torch.stack([seen for seen in self._glances if seen is not None])
+
+    def digests(self) -> list[str]:
+        """:func:`fastalign.data.digest` of each image; those not read so far are read.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        self._read_unseen(None)
+        return list(self._digests)
+
+    def _read_unseen(self, advance: Callable[[], None] | None) -> None:
         missing = [index for index, seen in enumerate(self._glances) if seen is None]
         for _ in iterate_batches(self, 1, indices=missing, ahead=WORKERS):
             if advance is not None:
                 advance()
-        return torch.stack([seen for seen in self._glances if seen is not None])
 
     @property
     def unseen(self) -> int:
@@ -167,6 +181,7 @@ class ImageDataset(Dataset[Item]):
         self.sizes[path] = (image.shape[1], image.shape[0])
         pixels = resized(image, self.image_size)
         if self._glances[index] is None:
+            self._digests[index] = digest(pixels)
             self._glances[index] = glance(to_float(pixels)[None])[0]
         if self._cache is not None:
             self._cache[index] = pixels

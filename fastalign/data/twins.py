@@ -8,6 +8,7 @@ moves makes no twins of different parts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,18 @@ def glance(images: Tensor) -> Tensor:
     images = images.float()
     grey = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), SIDE).flatten(1)
     return torch.cat([grey, images.flatten(1).std(1, unbiased=False)[:, None]], 1)
+
+
+def digest(image: Tensor) -> str:
+    """16 hexadecimal digits of SHA-256 of the pixels of an image ``[3,H,W]`` as a model sees them:
+    resized, in 8 bits. ``image`` is uint8, or floating point in 0..1, which is rounded.
+
+    Files that decode to the same pixels have the same, whatever their format, name or metadata.
+    """
+    if image.is_floating_point():
+        image = image.detach().float().mul(255).round().clamp(0, 255).to(torch.uint8)
+    pixels = image.detach().cpu().contiguous().numpy().tobytes()
+    return hashlib.sha256(pixels).hexdigest()[:16]
 
 
 def pictures(glances: Tensor) -> Tensor:
@@ -81,8 +94,14 @@ def group_twins(glances: Tensor) -> list[int]:
     some_move = len(grey) > 1 and bool((distances(grey[:1], grey) >= STILL).any())
     leaders, scenes = torch.empty_like(small), torch.empty_like(grey)
     groups: list[int] = []
+    # Copies stay together, whoever has come to lead a group between them.
+    known: dict[bytes, int] = {}
     count = 0
-    for picture, scene in zip(small, grey, strict=True):
+    for picture, scene, whole in zip(small, grey, glances, strict=True):
+        same = whole.cpu().contiguous().numpy().tobytes()
+        if same in known:
+            groups.append(known[same])
+            continue
         found = -1
         for start in range(0, count, _BLOCK):
             rows = slice(start, min(count, start + _BLOCK))
@@ -98,6 +117,7 @@ def group_twins(glances: Tensor) -> list[int]:
             leaders[count], scenes[count] = picture, scene
             found, count = count, count + 1
         groups.append(found)
+        known[same] = found
     return groups
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from fastalign.data import Depth, open_category
 from fastalign.engine.evaluation_figures import conclude
 from fastalign.engine.evaluation_run import EvaluationRun
-from fastalign.engine.leakage import find_seen, tell_seen
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.results import Evaluation
 from fastalign.engine.runfolder import earlier_evaluation, reserve
@@ -37,6 +36,7 @@ def evaluate_category(
     eval_size: str | int = "model",
     gallery_images: int = 120,
     skip_bad: bool = False,
+    keep_seen: bool = False,
     model_name: str = "",
     depth: Depth | None = None,
     progress: Progress | None = None,
@@ -55,6 +55,8 @@ def evaluate_category(
             bilinearly, masks by nearest.
         gallery_images: pictures in the report at most, worst first.
         skip_bad: leave bad files out, with a warning and a count, where the default is an error.
+        keep_seen: let test images that the model was fitted on count in the figures, where the
+            default is to leave them out (:class:`fastalign.engine.leakage.SeenImages` says which).
         model_name: name of the model's file, for the protocol.
         depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
@@ -83,7 +85,7 @@ def evaluate_category(
                 progress.note(f"{out}: holds {earlier}, which this one replaces in the end")
         gallery = Gallery(Path(scratch), limits.pixel_or_nan)
         run = EvaluationRun(
-            model, Path(directory), category.test, size, limits, gallery, skip_bad, depth
+            model, Path(directory), category.test, size, limits, gallery, skip_bad, depth, keep_seen
         )
         meter = LoadMeter()
         for sample in category.test:
@@ -91,7 +93,7 @@ def evaluate_category(
             progress.advance()
         load = meter.read()
         evaluation = conclude(run, category.name)
-        tell_seen(evaluation, find_seen(model, run.images, run.glances))
+        run.seen.tell(evaluation)
         evaluation.warnings[:0] = [*category.notes, *run.masks.notes()]
         evaluation.alignment = describe_alignment(model, run.images)
         evaluation.protocol = {
@@ -100,6 +102,7 @@ def evaluate_category(
             "layout": category.layout,
             "model_file": model_name,
             **describe_protocol(model, size, evaluation.counts, len(run.times)),
+            "images_trained_on": run.seen.policy,
             "load": load.to_json(),
         }
         if out is not None:

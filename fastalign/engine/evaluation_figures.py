@@ -32,11 +32,16 @@ def conclude(run: EvaluationRun, category: str) -> Evaluation:
             f"{run.directory}: {none_of(len(run.samples), 'test image', 'could be read')}; "
             f"the first: {run.skipped[0].reason}"
         )
-    labelled = [item for item in images if item.label >= 0]
+    counted = [item for item in images if item.counted]
+    labelled = [item for item in counted if item.label >= 0]
     scores = np.array([item.score for item in labelled], dtype=np.float64)
     labels = np.array([item.label for item in labelled], dtype=np.int64)
     good, anomalous = int((labels == 0).sum()), int((labels == 1).sum())
     figures = image_metrics(scores, labels, [item.path for item in labelled])
+    if len(counted) < len(images):
+        figures.reasons.update(
+            {name: f"{why} that were not trained on" for name, why in figures.reasons.items()}
+        )
     curves: dict[str, Any] = {}
     if good and anomalous:
         curves["roc"] = roc_curve(scores, labels)
@@ -47,7 +52,7 @@ def conclude(run: EvaluationRun, category: str) -> Evaluation:
     curves |= pixel_figures.curves
     metrics = {**figures, **pixel_figures}
     reasons = {**figures.reasons, **pixel_figures.reasons}
-    made, fewest = count_mistakes(images, run.limits.image), fewest_mistakes(images)
+    made, fewest = count_mistakes(counted, run.limits.image), fewest_mistakes(counted)
     peak, peak_source = peak_rss_mb()
     if peak is None:
         reasons["peak_rss_mb"] = peak_source
@@ -64,7 +69,8 @@ def conclude(run: EvaluationRun, category: str) -> Evaluation:
             "images": len(images),
             "good": good,
             "anomalous": anomalous,
-            "unlabelled": len(images) - len(labelled),
+            "unlabelled": len(counted) - len(labelled),
+            "trained_on": len(images) - len(counted),
             "left_out": len(run.skipped),
             "left_out_of_pixel_figures": len(run.unmasked),
         },

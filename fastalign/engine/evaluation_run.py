@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Depth, Sample, glance, load_image, load_masks, prepare
+from fastalign.data import Depth, Sample, load_image, load_masks, prepare
 from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.engine.judging import Judging
+from fastalign.engine.leakage import SeenImages
 from fastalign.engine.results import ImageResult, Skipped
 from fastalign.engine.scoring import NOT_JUDGED, Thresholds, aligned_picture, map_at, stored_depth
 from fastalign.errors import InputError
@@ -36,10 +37,10 @@ class EvaluationRun:
     """What an evaluation has found so far.
 
     Attributes:
-        images: those that were scored; ``paths`` and ``glances`` are theirs.
+        images: those that were scored; ``paths`` are theirs.
         skipped: files that were left out. unmasked: images left out of the pixel figures.
         times, alignment_times: milliseconds of the model and of its alignment, of the first images.
-        masks, judging, pixels: what has looked at every image, for its notes and figures.
+        masks, judging, pixels, seen: what has looked at every image, for its notes and figures.
         has_masks: an anomalous image has a mask.
     """
 
@@ -51,18 +52,19 @@ class EvaluationRun:
     gallery: Gallery
     skip_bad: bool
     depth: Depth | None
+    keep_seen: bool = False
     images: list[ImageResult] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     unmasked: list[Skipped] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     alignment_times: list[float] = field(default_factory=list)
-    glances: list[torch.Tensor] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
         self.masks = MaskCheck()
         self.judging = Judging(self.model, self.limits)
+        self.seen = SeenImages(self.model, self.keep_seen)
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
@@ -97,8 +99,9 @@ class EvaluationRun:
                 raise InputError(problem)
             self.skipped.append(Skipped(name, problem))
             return
-        self.glances.append(glance(batch).cpu())
-        if self.has_masks and truth is not None:
+        seen = self.seen.look(name, sample.label, batch)
+        counted = seen is None or seen.counted
+        if self.has_masks and truth is not None and counted:
             at_mask = map_at(scores, image.shape[:2]) if self.size is None else scores.float()
             self.pixels.update(at_mask, truth, name)
         aligned, covered = aligned_picture(detail, 0)
@@ -117,7 +120,9 @@ class EvaluationRun:
                 score=score,
                 predicted=self.limits.label(score),
                 alignment=row.alignment,
-                reason=row.reason,
+                reason="; ".join(filter(None, (row.reason, seen.remark if seen else ""))),
+                trained_on=seen.known.name if seen else "",
+                counted=counted,
             )
         )
 

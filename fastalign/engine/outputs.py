@@ -61,6 +61,7 @@ def scores_table(evaluation: Evaluation) -> str:
             reason=item.reason,
             truth=item.label,
             defect=item.defect,
+            trained_on=item.trained_on,
             alignment=item.alignment,
         )
         for item in evaluation.images

@@ -52,6 +52,8 @@ class ImageResult:
 
     ``predicted`` is 1 when the score exceeds the model's threshold, 0 when not, None when the
     model has no threshold. ``reason``: what speaks against a verdict; empty: nothing.
+    ``trained_on``: the image of the fit that it is, or nearly is; empty: none. ``counted``: it has
+    a part in the figures.
     """
 
     path: str
@@ -61,6 +63,13 @@ class ImageResult:
     predicted: int | None
     alignment: Alignment
     reason: str = ""
+    trained_on: str = ""
+    counted: bool = True
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has a score."""
+        return math.isfinite(self.score)
 
     @property
     def wrong(self) -> bool:
@@ -94,10 +103,11 @@ class FitOutcome:
 class Evaluation:
     """A finished ``evaluate``; a metric that is None has its reason in ``reasons``.
 
-    ``seen_in_training``: test images that the model was fitted on, with their names there;
-    ``without_seen``: the figures of images without them. ``mistakes``: at the stored threshold,
-    ``fewest_mistakes``: at the one with the fewest on these images, which was chosen by looking at
-    them.
+    ``seen_in_training``: test images that the model was fitted on, each with ``path``,
+    ``training_image``, ``same_pixels`` (else nearly) and whether it counts ``in_figures``;
+    ``with_seen`` and ``without_seen``: the figures of images either way. ``mistakes``: at the
+    stored threshold, ``fewest_mistakes``: at the one with the fewest on these images, which was
+    chosen by looking at them.
     """
 
     category: str
@@ -115,7 +125,8 @@ class Evaluation:
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     curves: dict[str, Any] = field(default_factory=dict)
-    seen_in_training: list[tuple[str, str]] = field(default_factory=list)
+    seen_in_training: list[dict[str, Any]] = field(default_factory=list)
+    with_seen: dict[str, float | None] = field(default_factory=dict)
     without_seen: dict[str, float | None] = field(default_factory=dict)
     mistakes: dict[str, Any] | None = None
     fewest_mistakes: dict[str, Any] | None = None
@@ -137,9 +148,8 @@ class Evaluation:
             "counts": self.counts,
             "alignment": self.alignment,
             "protocol": self.protocol,
-            "seen_in_training": [
-                {"path": path, "training_image": name} for path, name in self.seen_in_training
-            ],
+            "seen_in_training": self.seen_in_training,
+            "with_seen": self.with_seen,
             "without_seen": self.without_seen,
             "fewest_mistakes_on_these_images": self.fewest_mistakes,
             "skipped": [asdict(item) for item in self.skipped],

@@ -27,6 +27,7 @@ COLUMNS = (
     "reason",
     "truth",
     "defect",
+    "trained_on",
     *_ALIGNMENT,
     *FILES,
 )
@@ -46,6 +47,7 @@ class Row:
         reason: why it was not judged, or what speaks against the verdict; empty without such.
         truth: 0 good, 1 anomaly, None or -1 where it is not known.
         defect: kind of defect, where it is known.
+        trained_on: the image of the fit that it is, or nearly is; empty: none, or not looked for.
         alignment: how it was aligned; None where it was not read.
         files: pictures written for it by kind, relative to the folder of the table.
     """
@@ -57,6 +59,7 @@ class Row:
     reason: str = ""
     truth: int | None = None
     defect: str = ""
+    trained_on: str = ""
     alignment: Alignment | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -72,6 +75,7 @@ class Row:
             "reason": self.reason or None,
             "truth": None if self.truth is None else _TRUTH.get(self.truth),
             "defect": self.defect or None,
+            "trained_on": self.trained_on or None,
         }
         for name in _ALIGNMENT:
             values[name] = None if self.alignment is None else getattr(self.alignment, name)

@@ -61,7 +61,8 @@ class FitRecord:
         normal_whole: ``distance``, the largest distance of a whole normal image that the density
             has not seen, and ``residual``, the largest of their alignment, where there is any.
         warnings: what the user has to know, in sentences.
-        known_images: by which images of the fit are known again.
+        known_images: by which images of the fit are known again, the record of
+            :class:`fastalign.models.known.KnownImages`.
         photographs: ``typical``, the most frequent size in words, and the ranges of ``width`` in
             pixels and ``aspect``, width over height; None for tensors.
         depth: of 16-bit photographs whose files state none, as its record.

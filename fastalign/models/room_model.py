@@ -182,7 +182,7 @@ class RoomModel(nn.Module):
         ``threshold_source`` in words, ``least_covered`` by each normal image of the aligned frame,
         ``normal_whole`` (``distance`` and ``residual``, see :class:`FitRecord`), ``warnings`` in
         sentences, and ``known_images``, by which
-        :func:`fastalign.models.fitting.survey.known_images` knows the images of the fit again."""
+        :class:`fastalign.models.known.KnownImages` knows the images of the fit again."""
         return self.record.metadata()
 
 

@@ -85,7 +85,8 @@ def templates() -> Environment:
 
 
 def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
-    images, threshold = evaluation.images, evaluation.image_threshold
+    images = [item for item in evaluation.images if item.counted]
+    threshold = evaluation.image_threshold
     kinds = [_kind(item, labelled) for item in images]
     good = [item.score for item, kind in zip(images, kinds, strict=True) if kind != "anomaly"]
     anomalous = [item.score for item, kind in zip(images, kinds, strict=True) if kind == "anomaly"]

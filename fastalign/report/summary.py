@@ -56,6 +56,9 @@ def verdicts(evaluation: Evaluation, labelled: bool) -> list[Tile]:
     if unjudged:
         total = len(images) + unread
         tiles.append(Tile("Not judged", f"{unjudged} of {total}", "neither good nor anomalous"))
+    if left := sum(not item.counted for item in images):
+        hint = "images that the model was fitted on, in no figure"
+        tiles.append(Tile("Trained on", f"{left} of {len(images)}", hint, "bad"))
     source = str(evaluation.protocol.get("threshold_source", ""))
     tiles.append(Tile("Image threshold", f"{threshold:.4g}", source))
     return tiles
@@ -67,7 +70,11 @@ def _mistakes(images: list[ImageResult]) -> list[Tile]:
         (1, "Missed", "anomalous images called good"),
         (0, "False alarms", "good images called anomalous"),
     ):
-        judged = [item for item in images if item.label == label and item.predicted is not None]
+        judged = [
+            item
+            for item in images
+            if item.label == label and item.predicted is not None and item.counted
+        ]
         wrong = sum(item.wrong for item in judged)
         if judged:
             tiles.append(Tile(name, f"{wrong} of {len(judged)}", hint, "bad" if wrong else ""))

@@ -228,7 +228,7 @@ def test_roc_curve_equals_sklearn_with_ties():
 def test_test_images_that_were_trained_on_are_named(
     tmp_path, model, category, make_photo, save_image
 ):
-    """In another format under other names; the figures keep them and are given without them too."""
+    """In another format under other names: they are in no figure, unless that is asked for."""
     save_image(category / "test/good/2.png", make_photo(64, 64, (30, 30, 20, 20)))
     for name, photograph in (("a.png", "good/2.png"), ("b.png", "scratch/0.png")):
         image = Image.open(category / "test" / photograph)
@@ -237,20 +237,65 @@ def test_test_images_that_were_trained_on_are_named(
         image.save(category / "test" / photograph.replace(".png", ".bmp"))
     samples = [sample for sample in open_category(category).train if sample.path.stem in "ab"]
     source = ImageSource(ImageDataset(samples, (32, 48)), (32, 48), torch.device("cpu"))
-    record = look_at(source, None, NoProgress()).record()
+    record = look_at(source, None, NoProgress()).known.record()
     model.extra_metadata = lambda: {"known_images": record}
     result = evaluate_category(category, model, tmp_path / "out")
-    assert result.seen_in_training == [
+    assert [(item["path"], item["training_image"]) for item in result.seen_in_training] == [
         ("test/good/2.bmp", "a.png"),
         ("test/scratch/0.bmp", "b.png"),
     ]
+    assert not any(item["in_figures"] for item in result.seen_in_training)
     told = result.warnings[0]
-    assert told.startswith("2 test images") and "test/good/2.bmp = a.png" in told
-    assert "without them the image AUROC is 1.0000" in told
-    assert len(result.images) == 6 and result.metrics["image_auroc"] < 1
+    assert told.startswith("2 test images show what the model was fitted on, pixel by pixel")
+    assert "test/good/2.bmp = a.png" in told and "2 of them are left out" in told
+    assert len(result.images) == 6 and result.metrics["image_auroc"] == 1.0
+    assert result.counts["good"] == result.counts["anomalous"] == 2
+    assert result.counts["trained_on"] == 2 and result.mistakes["good"] == 2
     found = document(tmp_path / "out")
-    assert {"path": "test/scratch/0.bmp", "training_image": "b.png"} in found["seen_in_training"]
-    assert found["without_seen"]["image_auroc"] == 1.0 and told in found["warnings"]
+    assert found["with_seen"]["image_auroc"] < 1 and told in found["warnings"]
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert rows["test/good/2.bmp"]["trained_on"] == "a.png"
+    assert "left out of the figures" in rows["test/good/2.bmp"]["reason"]
+    assert rows["test/good/0.png"]["trained_on"] == ""
+    assert "Trained on" in (tmp_path / "out/report.html").read_text()
+    kept = evaluate_category(category, model, keep_seen=True)
+    assert kept.metrics["image_auroc"] == found["with_seen"]["image_auroc"]
+    assert kept.without_seen["image_auroc"] == 1.0 and kept.counts["trained_on"] == 0
+    assert kept.metrics["pixel_auroc"] != result.metrics["pixel_auroc"]
+
+
+def test_nearly_a_training_image_is_left_out_unless_a_defect_may_be_the_difference(
+    tmp_path, model, demo_data
+):
+    """Encoded again, in another size; a file of an earlier version knows such alone."""
+    plates = tmp_path / "plates"
+    for kind, number in (("train/good", 12), ("test/good", 2), ("test/missing_screw", 2)):
+        (plates / kind).mkdir(parents=True)
+        for path in sorted((demo_data / kind).iterdir())[:number]:
+            shutil.copy(path, plates / kind)
+    samples = open_category(plates).train
+    source = ImageSource(ImageDataset(samples, (32, 48)), (32, 48), torch.device("cpu"))
+    record = look_at(source, None, NoProgress()).known.record()
+    photograph = Image.open(samples[0].path)
+    photograph.save(plates / "test/good/again.jpg", quality=60)
+    smaller = photograph.resize((photograph.width // 2, photograph.height // 2))
+    smaller.save(plates / "test/missing_screw/small.jpg")
+    for digests in (record["digests"], []):
+        model.extra_metadata = lambda kept=digests: {"known_images": {**record, "digests": kept}}
+        result = evaluate_category(plates, model)
+        assert {item["path"]: item["in_figures"] for item in result.seen_in_training} == {
+            "test/good/again.jpg": False,
+            "test/missing_screw/small.jpg": True,
+        }
+        assert not any(item["same_pixels"] for item in result.seen_in_training)
+        assert any("1 labelled as an anomaly counts" in text for text in result.warnings)
+
+
+def test_a_model_that_does_not_know_its_images_says_so(model, category):
+    result = evaluate_category(category, model)
+    assert any("does not say which images" in text for text in result.warnings)
+    assert result.protocol["images_trained_on"] in result.warnings
 
 
 def test_images_that_alignment_covers_less_than_any_normal_one_are_named(model, category):

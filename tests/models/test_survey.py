@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fastalign import FYD
-from fastalign.data import glance
+from fastalign.data import digest, glance
 from fastalign.errors import ArtifactError, DataWarning, InputError
 from fastalign.models.fitting.source import ImageSource
-from fastalign.models.fitting.survey import Survey, few_images, known_images, look_at
+from fastalign.models.fitting.survey import Survey, few_images, look_at
 from fastalign.models.fitting.thresholds import turns
+from fastalign.models.known import KnownImages
 from fastalign.models.progress import NoProgress
 from fastalign.verdict import Verdict, judge
 
@@ -161,13 +162,29 @@ def test_who_takes_turns():
 
 def test_images_are_known_again_by_the_record():
     train, validation = parts(12, 1), parts(4, 2)
-    record = json.loads(json.dumps(survey(train, validation).record()))
+    record = json.loads(json.dumps(survey(train, validation).known.record()))
     others = torch.cat([noisy(train[5:6], 0), validation[2:3], parts(6, 3)])
-    assert known_images(record, glance(others)) == [
-        "training image 5",
-        "validation image 2",
-        *[None] * 6,
-    ]
+    # A file of an earlier version has no digests, and knows images by their small pictures.
+    for version, same in ((record, True), ({**record, "digests": None}, False)):
+        known = KnownImages.from_record(version)
+        assert [known.find(digest(image), glance(image[None])) for image in others] == [
+            ("training image 5", False),
+            ("validation image 2", same),
+            *[None] * 6,
+        ]
+
+
+def test_copies_are_named_apart_from_what_is_nearly_one():
+    images = torch.cat([parts(8, 1), parts(8, 1)[2:4], noisy(parts(8, 1)[5:6], 0)])
+    copies, nearly = survey(images).warnings
+    assert copies.startswith(
+        "2 of 11 images are copies of others, pixel by pixel: training image 2"
+    )
+    assert "training image 3 = training image 9" in copies
+    assert (
+        nearly.startswith("1 of 11 images is nearly what others show")
+        and "5 = training image 10" in nearly
+    )
 
 
 def test_images_that_are_no_tensors_are_named():

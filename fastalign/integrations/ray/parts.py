@@ -18,7 +18,7 @@ from fastalign.verdict import Verdict
 SCORES = "scores"
 _KEY = b"fastalign"
 # All columns of a table of scores but those that take labels, and those of its pictures.
-_COLUMNS = tuple(name for name in COLUMNS if name not in ("truth", "defect", *FILES))
+_COLUMNS = tuple(name for name in COLUMNS if name not in ("truth", "defect", "trained_on", *FILES))
 
 
 @dataclass(frozen=True)

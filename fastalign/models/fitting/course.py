@@ -107,7 +107,7 @@ def fit(
         least_covered=threshold.least_covered,
         normal_whole=threshold.whole,
         warnings=[*warned, *threshold.warnings],
-        known_images=setting.survey.record(),
+        known_images=setting.survey.known.record(),
         photographs=photographs,
         depth=setting.train.depth,
     )

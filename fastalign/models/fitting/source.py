@@ -110,6 +110,14 @@ class ImageSource:
             progress.start("looking at the photographs", self._dataset.unseen)
         return self._dataset.glances(progress.advance)
 
+    def digests(self) -> list[str]:
+        """:func:`fastalign.data.digest` of each image."""
+        from fastalign.data import digest
+
+        if self._dataset is None:
+            return [digest(image) for image in self._tensors]
+        return self._dataset.digests()
+
     def sizes(self) -> list[tuple[int, int]]:
         """Width and height of the photographs that were read; of tensors nothing is known."""
         return [] if self._dataset is None else list(self._dataset.sizes.values())

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastalign.data import group_twins
 from fastalign.data.twins import (
-    NEAR,
     NO_CONTENT,
     STILL,
     distances,
@@ -22,12 +20,14 @@ from fastalign.data.twins import (
 )
 from fastalign.errors import InputError
 from fastalign.models.fitting.source import ImageSource
+from fastalign.models.known import KnownImages
 from fastalign.models.progress import Progress
 from fastalign.words import agree, count, part_of
 
 # With fewer photographs than this, all limits of the normal are guesses.
 FEW = 20
 _NAMED = 3
+_GROUPS = 10
 # Images that are compared with all others, to see whether most show one still scene.
 _LOOKED_AT = 64
 
@@ -40,17 +40,13 @@ class Survey:
         train: number of training images; the others are validation images.
         groups: the number of each image's group of twins.
         warnings: what the user has to know, in sentences.
-        signatures: small pictures ``[N,D]`` float16, by which an image is known again.
-        typical: how far the pictures of different images lie apart.
-        names: of the images, without their folders.
+        known: what is kept of the images, by which they are known again.
     """
 
     train: int
     groups: list[int]
     warnings: list[str]
-    signatures: Tensor
-    typical: float
-    names: list[str]
+    known: KnownImages
 
     def distinct(self, end: int | None = None) -> int:
         """How many of the images (up to ``end``) are no twins of each other."""
@@ -65,16 +61,6 @@ class Survey:
         """Positions of the validation images that are no twins of a training image."""
         learned = set(self.groups[: self.train])
         return [p for p in range(self.train, len(self.groups)) if self.groups[p] not in learned]
-
-    def record(self) -> dict[str, Any]:
-        """The part of a model's metadata by which images are known again, JSON-able; see
-        :func:`known_images`."""
-        data = self.signatures.contiguous().numpy().tobytes()
-        return {
-            "names": self.names,
-            "typical": self.typical,
-            "pictures": base64.b64encode(data).decode("ascii"),
-        }
 
 
 def look_at(train: ImageSource, validation: ImageSource | None, progress: Progress) -> Survey:
@@ -97,9 +83,21 @@ def look_at(train: ImageSource, validation: ImageSource | None, progress: Progre
     small = pictures(glances)
     first = {group: position for position, group in reversed(list(enumerate(groups)))}
     typical = typical_distance(small[sorted(first.values())])
-    names = [path.replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
-    warnings += _about_twins(names, groups)
-    return Survey(len(train), groups, warnings, small.half(), typical, names)
+    names = _without_common(paths)
+    digests = [digest for source in sources for digest in source.digests()]
+    warnings += [*_about_copies(names, digests), *_about_twins(names, groups, digests)]
+    known = KnownImages(names, digests, small.half(), typical)
+    return Survey(len(train), groups, warnings, known)
+
+
+def _without_common(paths: list[str]) -> list[str]:
+    """The paths without the folder that all of them have in common."""
+    places = [path.replace("\\", "/") for path in paths]
+    folders = [place.rpartition("/")[0] for place in places]
+    if not all(folders):
+        return places
+    common = os.path.commonpath(folders).replace("\\", "/")
+    return [place[len(common) :].lstrip("/") for place in places]
 
 
 def _check_content(paths: list[str], train: Tensor, glances: Tensor) -> list[str]:
@@ -146,19 +144,38 @@ def _still_scene(glances: Tensor) -> Tensor:
     return close[close.sum(1).argmax()]
 
 
-def _about_twins(names: list[str], groups: list[int]) -> list[str]:
-    several = members(groups)
-    if not several:
+def _about_copies(names: list[str], digests: list[str]) -> list[str]:
+    """What to say of images whose pixels are the same."""
+    number = {digest: place for place, digest in enumerate(dict.fromkeys(digests))}
+    several = members([number[digest] for digest in digests])
+    copies = sum(len(group) - 1 for group in several)
+    return _about(copies, "copies of others, pixel by pixel", names, several)
+
+
+def _about_twins(names: list[str], groups: list[int], digests: list[str]) -> list[str]:
+    """What to say of images that are nearly copies."""
+    several = [group for group in members(groups) if len({digests[at] for at in group}) > 1]
+    return _about(len(set(digests)) - len(set(groups)), "nearly what others show", names, several)
+
+
+def _about(number: int, what: str, names: list[str], groups: list[list[int]]) -> list[str]:
+    if not number:
         return []
-    distinct = len(set(groups))
-    examples = [" = ".join(names[p] for p in group[:_NAMED]) for group in several[:_NAMED]]
-    more = "" if len(several) <= _NAMED else f"; and {count(len(several) - _NAMED, 'more group')}"
     return [
-        f"{part_of(len(names) - distinct, len(names), 'image', 'are')} copies or nearly copies of "
-        f"others, so {count(distinct, 'different one')} in all ({'; '.join(examples)}{more}). They "
+        f"{part_of(number, len(names), 'image', 'are')} {what}: {_examples(names, groups)}. They "
         "count as one where the thresholds are set; take them out, since the model cannot learn "
         "from them."
     ]
+
+
+def _examples(names: list[str], groups: list[list[int]]) -> str:
+    """Names of the images of some groups, and how many more there are."""
+    shown = []
+    for group in groups[:_GROUPS]:
+        more = "" if len(group) <= _NAMED else f" and {len(group) - _NAMED} more"
+        shown.append(" = ".join(names[place] for place in group[:_NAMED]) + more)
+    left = "" if len(groups) <= _GROUPS else f"; and {count(len(groups) - _GROUPS, 'more group')}"
+    return "; ".join(shown) + left
 
 
 def few_images(distinct: int, scores: int) -> str | None:
@@ -175,21 +192,6 @@ def few_images(distinct: int, scores: int) -> str | None:
         f"{count(distinct, 'different image')} of good parts only, fewer than {FEW}: {meaning}. "
         f"Give {FEW} or more, and look at the scores of some defects before you rely on a verdict."
     )
-
-
-def known_images(record: dict[str, Any], glances: Tensor) -> list[str | None]:
-    """For each glance ``[N,D]`` of other images the name of the image that :meth:`Survey.record`
-    was made of and whose twin it is, or None."""
-    names: Sequence[str] = record["names"]
-    data = bytearray(base64.b64decode(record["pictures"]))
-    known = torch.frombuffer(data, dtype=torch.float16).view(len(names), -1).float()
-    gaps, where = distances(pictures(glances), known).min(1)
-    # Half precision keeps 11 bits; of one image there is no typical distance.
-    near = max(NEAR * float(record["typical"]), 1e-3)
-    return [
-        names[place] if gap <= near else None
-        for gap, place in zip(gaps.tolist(), where.tolist(), strict=True)
-    ]
 
 
 def _listed(paths: Sequence[str]) -> str:
