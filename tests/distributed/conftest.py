@@ -35,28 +35,33 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     returns on each of the first n of five processes."""
     store = tmp_path_factory.mktemp("processes") / "store"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    requests, results = [os.pipe() for _ in range(NUMBER)], [os.pipe() for _ in range(NUMBER)]
+    theirs = [(read, write) for (read, _), (_, write) in zip(requests, results, strict=True)]
+    parent = subprocess.Popen(
+        [sys.executable, HERE / "server.py", store, *(f"{read},{write}" for read, write in theirs)],
+        pass_fds=[number for pair in theirs for number in pair],
+        env=environment,
+    )
+    for pair in theirs:
+        for number in pair:
+            os.close(number)
     servers = [
-        subprocess.Popen(
-            [sys.executable, HERE / "server.py", str(rank), str(NUMBER), store],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        for rank in range(NUMBER)
+        (open(write, "wb"), open(read, "rb"))
+        for (_, write), (read, _) in zip(requests, results, strict=True)
     ]
 
     def run(number: int, name: str, /, **options: Any) -> list[Any]:
-        for server in servers:
-            pickle.dump((number, name, options), server.stdin)
-            server.stdin.flush()
-        answers = [pickle.load(server.stdout) for server in servers][:number]
+        for asked, _ in servers:
+            pickle.dump((number, name, options), asked)
+            asked.flush()
+        answers = [pickle.load(said) for _, said in servers][:number]
         problems = [text for fine, text in answers if not fine]
         assert not problems, "\n".join(problems)
         return [result for _, result in answers]
 
     yield run
-    for server in servers:
-        server.stdin.close()
-    for server in servers:
-        server.wait(30)
-        server.stdout.close()
+    for asked, _ in servers:
+        asked.close()
+    parent.wait(30)
+    for _, said in servers:
+        said.close()

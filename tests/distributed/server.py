@@ -1,7 +1,8 @@
-"""One of several processes that do the work of distributed_work.py, for as long as asked.
+"""Several processes that do the work of distributed_work.py, for as long as asked.
 
-Started once for all tests: importing torch takes longer than the tests do. Requests come in on
-standard input and results go out on standard output, as pickles.
+Started once for all tests, and as copies of one that has imported everything: importing takes
+longer than the tests do. Requests come in and results go out on a pair of pipes for each, as
+pickles.
 """
 
 from __future__ import annotations
@@ -11,36 +12,62 @@ import pickle
 import sys
 import traceback
 from datetime import timedelta
+from typing import BinaryIO
 
 import distributed_work as work
+import timm  # noqa: F401  models import it when they are made
 import torch
 import torch.distributed as dist
 
 from fastalign.distributed import World
 
-rank, size, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-requests, results = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-os.dup2(2, 1)
-torch.set_num_threads(1)
-dist.init_process_group(
-    "gloo",
-    init_method=f"file://{store}",
-    rank=rank,
-    world_size=size,
-    timeout=timedelta(seconds=60),
-)
-groups = {number: dist.new_group(list(range(number))) for number in range(2, size + 1)}
-while True:
-    try:
-        processes, name, options = pickle.load(requests)
-    except EOFError:
-        break
-    answer = None
-    if rank < processes:
-        world = World(rank, processes, groups[processes])
+
+def serve(rank: int, size: int, store: str, requests: BinaryIO, results: BinaryIO) -> None:
+    """Do the work of process ``rank`` until nobody asks any more."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=60),
+    )
+    groups = {number: dist.new_group(list(range(number))) for number in range(2, size + 1)}
+    while True:
         try:
-            answer = (True, getattr(work, name)(world, **options))
-        except Exception:
-            answer = (False, f"process {rank}: {traceback.format_exc()}")
-    pickle.dump(answer, results)
-    results.flush()
+            processes, name, options = pickle.load(requests)
+        except EOFError:
+            return
+        answer = None
+        if rank < processes:
+            world = World(rank, processes, groups[processes])
+            try:
+                answer = (True, getattr(work, name)(world, **options))
+            except Exception:
+                answer = (False, f"process {rank}: {traceback.format_exc()}")
+        pickle.dump(answer, results)
+        results.flush()
+
+
+def main(store: str, *descriptors: str) -> None:
+    """One process for each ``requests,results``, two numbers of open files."""
+    torch.set_num_threads(1)
+    pipes = [tuple(map(int, pair.split(","))) for pair in descriptors]
+    children = []
+    for rank, own in enumerate(pipes):
+        child = os.fork()
+        if child == 0:
+            # A pipe ends when nobody holds it: not the other processes either.
+            for number in {number for pair in pipes for number in pair} - set(own):
+                os.close(number)
+            with open(own[0], "rb") as requests, open(own[1], "wb") as results:
+                serve(rank, len(pipes), store, requests, results)
+            return
+        children.append(child)
+    for number in (number for pair in pipes for number in pair):
+        os.close(number)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
