@@ -5,7 +5,7 @@
 Milliseconds of ``model(images)`` in inference mode, medians of calls in turns between two
 synchronisations, at 256 x 256 with the default options, aligned and not, launch by launch and as
 the recorded CUDA graph that is the default; kernels, synchronisations and copies from the host of a
-call; how far scores are from the CPU's with each precision of convolutions. PaDiM is its formula on
+call; how far scores are from the CPU's with each precision of the network. PaDiM is its formula on
 the same backbone in plain PyTorch: 100 channels, nearest upsampling, mean and whole inverse
 covariance by ``matmul``, bilinear upsampling, Gaussian smoothing, maximum; as it is and as a graph.
 Writes ``model_on_gpu.json`` and ``.md``. ``--device cpu`` tries the script itself.
@@ -35,6 +35,7 @@ from fastalign.bench.rows import write_texts
 from fastalign.engine.demo import demo_category
 from fastalign.models.rooms import warp
 from fastalign.nn import FeatureBackbone, gaussian_matrix
+from fastalign.nn.precision import PRECISIONS
 from fastalign.nn.replay import ENVIRONMENT
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
@@ -204,9 +205,8 @@ def parity(bench: Bench, model: FYD, images: Tensor) -> dict[str, Any]:
     wanted = torch.cat([at_home(part)[0] for part in images.split(8)])
     limit = float(at_home.image_threshold)
     found = {}
-    before = torch.backends.cudnn.conv.fp32_precision
-    for precision in ("ieee", "tf32") if bench.on_gpu else ("ieee",):
-        torch.backends.cudnn.conv.fp32_precision = precision
+    for precision in PRECISIONS if bench.on_gpu else ("float32",):
+        model.set_precision(precision)
         scores = torch.cat([model(part.to(bench.device))[0].cpu() for part in images.split(8)])
         apart = (scores - wanted).abs() / wanted.abs()
         changed = int(((scores > limit) != (wanted > limit)).sum())
@@ -216,7 +216,7 @@ def parity(bench: Bench, model: FYD, images: Tensor) -> dict[str, Any]:
             "verdicts_changed": changed,
             "images": len(images),
         }
-    torch.backends.cudnn.conv.fp32_precision = before
+    model.set_precision(None)
     return found
 
 
@@ -305,7 +305,7 @@ def markdown(document: dict[str, Any]) -> str:
     lines.append("")
     for precision, found in document.get("parity", {}).items():
         lines.append(
-            f"- Convolutions in {precision}: a score is at most {100 * found['largest']:.2g} % "
+            f"- In {precision}: a score is at most {100 * found['largest']:.2g} % "
             f"from the CPU's, in the median {100 * found['median']:.2g} %; "
             f"{found['verdicts_changed']} of {found['images']} verdicts changed."
         )

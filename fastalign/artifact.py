@@ -30,7 +30,11 @@ def save(model: FYD, path: str | os.PathLike[str]) -> None:
 
 
 def load(
-    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, mapped: bool = False
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    *,
+    mapped: bool = False,
+    precision: str | None = None,
 ) -> FYD:
     """Read a model; see :meth:`fastalign.FYD.load`."""
-    return FYD.load(path, device, mapped=mapped)
+    return FYD.load(path, device, mapped=mapped, precision=precision)

@@ -19,6 +19,7 @@ from fastalign.cli.options import (
     Layout,
     MemoryBudget,
     ModelFile,
+    Precision,
     SkipBad,
     Threads,
     one_folder,
@@ -48,6 +49,7 @@ def evaluate(
     memory_budget: MemoryBudget = None,
     layout: Layout = "auto",
     device: Device = "cpu",
+    precision: Precision = None,
     threads: Threads = None,
     skip_bad: SkipBad = False,
     keep_seen: Annotated[
@@ -77,7 +79,7 @@ def evaluate(
     target = open_device(device)
     check_writable(Path(out) / "results.json")
     budget = None if memory_budget is None else parse_bytes(memory_budget)
-    fitted = artifact.load(model, target)
+    fitted = artifact.load(model, target, precision=precision)
     with make_progress(details=details) as progress:
         progress.detail(fitted.limit_memory(budget).describe())
         result = evaluate_category(

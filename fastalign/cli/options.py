@@ -56,6 +56,16 @@ class OverlayFormat(str, enum.Enum):
 Device = Annotated[
     str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1, ...", metavar="NAME")
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="What the network computes in: float32, tf32 and float16 on GPUs, bfloat16 also on "
+        "some processors. Poses and distances are float32.",
+        metavar="NAME",
+        show_default="tf32 on NVIDIA's GPUs, else float32",
+    ),
+]
 Threads = Annotated[
     int | None, whole("--threads", "CPU threads.", 1, MOST_THREADS, default="torch's choice")
 ]

@@ -19,6 +19,7 @@ from fastalign.cli.options import (
     MemoryBudget,
     ModelFile,
     OverlayFormat,
+    Precision,
     SkipBad,
     Threads,
     set_threads,
@@ -98,6 +99,7 @@ def predict(
     batch_size: Annotated[int, whole("--batch-size", "Images per forward pass.", 1)] = 1,
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
+    precision: Precision = None,
     threads: Threads = None,
     skip_bad: SkipBad = False,
     engine: Annotated[
@@ -190,7 +192,14 @@ def predict(
             given["threads"] = threads
         given["bit_depth"] = bit_depth
         _predict_with_ray(
-            model, sources, out, device=device, batch_size=batch_size, **common, **given
+            model,
+            sources,
+            out,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            **common,
+            **given,
         )
     elif engine == LOCAL:
         if given:
@@ -200,7 +209,7 @@ def predict(
         common["depth"] = parse_depth(bit_depth)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         common |= {"skip_bad": skip_bad, "overwrite": overwrite, "gallery_images": gallery}
-        _predict_here(model, sources, out, device, budget, batch_size, details, **common)
+        _predict_here(model, sources, out, device, precision, budget, batch_size, details, **common)
     else:
         raise ConfigError(f"--engine {engine!r}: use {LOCAL} or {RAY}.")
 
@@ -210,6 +219,7 @@ def _predict_here(
     source: str | list[str],
     out: str,
     device: str,
+    precision: str | None,
     budget: int | None,
     batch_size: int,
     details: bool,
@@ -222,7 +232,7 @@ def _predict_here(
 
     target = open_device(device)
     check_free(Path(out), overwrite=options["overwrite"])
-    fitted = artifact.load(model, target)
+    fitted = artifact.load(model, target, precision=precision)
     with make_progress(details=details) as progress:
         plan = fitted.limit_memory(budget, batch_size)
         progress.detail(plan.describe())

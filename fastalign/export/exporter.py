@@ -24,7 +24,7 @@ FORMATS = tuple(writers.FORMATS)
 def export_model(
     model: FYD, path: str | os.PathLike[str], to: str, *, input_dtype: str = "float32"
 ) -> list[Path]:
-    """Write a fitted model as a file that runs without fastalign.
+    """Write a fitted model as a file that runs without fastalign, in float32.
 
     Args:
         model: a fitted model. AOTInductor compiles for the device that it is on.
@@ -51,7 +51,7 @@ def export_model(
     scorer = Scorer(model, input_dtype).eval()
     kind.require()
     check_writable(path)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, model.features.in_float32():
         draft = Path(folder) / path.name
         kind.write(scorer, draft)
         # The file that names the others comes last.

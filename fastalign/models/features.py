@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from fastalign.load import watched
 from fastalign.models.pieces import PASS_BYTES
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.fitted_gaussian import keeping_dtypes
+from fastalign.nn.precision import compiled_rounding
 from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.ops import affine
@@ -71,7 +73,7 @@ class FeatureExtractor(nn.Module):
         self.image_size = image_size
         self.fca_family = fca_family
         self.backbone = FeatureBackbone(network, layers, weights).eval().fuse()
-        self.backbone.limit_memory(PASS_BYTES, must=False)
+        self.backbone.run_in(None).limit_memory(PASS_BYTES, must=False)
         if staged:
             self.backbone.stages()
         self.fca: nn.ModuleList | None = None
@@ -93,7 +95,8 @@ class FeatureExtractor(nn.Module):
         composed."""
         if self._compiled is None or torch.compiler.is_compiling():
             return self.extract(images, theta)
-        return self._compiled(images, theta)
+        with compiled_rounding(self.backbone.precision):
+            return self._compiled(images, theta)
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
@@ -185,6 +188,29 @@ class FeatureExtractor(nn.Module):
         """Raise :class:`ConfigError` where a budget cannot be kept since the room is compiled."""
         if budget is not None and self._compiled is not None:
             raise ConfigError(f"limit_memory: budget={budget}: {_WHOLE}")
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in where it is."""
+        return self.backbone.precision
+
+    def run_in(self, precision: str | None, *, strict: bool = True) -> None:
+        """Let the network compute in a precision, see :meth:`FeatureBackbone.run_in`.
+
+        Raises:
+            ConfigError: there is no such precision, or not here.
+        """
+        self.backbone.run_in(precision, strict=strict)
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Let the network compute in float32 meanwhile."""
+        before = self.backbone.asked
+        self.backbone.run_in("float32")
+        try:
+            yield
+        finally:
+            self.backbone.run_in(before, strict=False)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Run by :func:`torch.compile`, which has the arguments; a copy is not compiled.

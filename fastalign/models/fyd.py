@@ -205,7 +205,7 @@ class FYD(PersistentModel):
                 ``[N,3,H,W]`` or a list of ``[3,H,W]`` in 0..1. One image is legal.
             validation_set: other normal images, for the thresholds; None: no thresholds.
             seed: of everything random. The same seed on the same machine gives the same model, bit
-                for bit.
+                for bit. A fit is float32, whatever :meth:`set_precision` says.
             checkpoint: file to write after each epoch, by the first process.
             resume: go on from ``checkpoint``.
             settings: written into the checkpoint, for whoever resumes to compare.
@@ -230,7 +230,7 @@ class FYD(PersistentModel):
             memory_budget = whole_number("memory budget", memory_budget, 1, LARGEST_SIZE)
         # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
         # the caller is in.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), self.features.in_float32():
             self.record = FitRecord()
             self.record = fitting.fit(
                 self.rooms,

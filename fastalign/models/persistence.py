@@ -50,6 +50,7 @@ class PersistentModel(RoomModel):
         device: str | torch.device = "cpu",
         *,
         mapped: bool = False,
+        precision: str | None = None,
     ) -> Self:
         """Read a model written by :meth:`save`; it is in evaluation mode on ``device``.
 
@@ -60,8 +61,10 @@ class PersistentModel(RoomModel):
                 and several processes on one machine share them. The file must then be replaced by
                 renaming another to its name, as :meth:`save` does; what is written into it changes
                 the scores, and cutting it short ends the process.
+            precision: what the network computes in, see :meth:`RoomModel.set_precision`.
 
         Raises:
+            ConfigError: the device does not compute in ``precision``.
             ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version,
                 or its tensors do not fit its configuration; the message says which, and what to do.
         """
@@ -71,7 +74,7 @@ class PersistentModel(RoomModel):
         with storage.making_of(path):
             config = FYDConfig(**stored.config)
             model = cls._restored(config, stored.rooms, stored.metadata)
-        return model.to(device).eval()
+        return model.to(device).eval().set_precision(precision)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder in the manner of the Hugging Face hub: ``model.safetensors``,
@@ -85,7 +88,12 @@ class PersistentModel(RoomModel):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike[str], device: str | torch.device = "cpu", **options: Any
+        cls,
+        source: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        *,
+        precision: str | None = None,
+        **options: Any,
     ) -> Self:
         """A model from such a folder, a file or the hub.
 
@@ -93,6 +101,7 @@ class PersistentModel(RoomModel):
             source: a folder that :meth:`save_pretrained` wrote, a model file, or the id of a
                 repository on the hub (``"owner/name"``); what exists on the disk comes first.
             device: where to put it.
+            precision: as in :meth:`load`.
             options: for the hub: ``revision``, ``token``, ``cache_dir``, ``force_download``,
                 ``local_files_only``, as in ``huggingface_hub.hf_hub_download``.
 
@@ -101,7 +110,7 @@ class PersistentModel(RoomModel):
             BackendError: a repository without huggingface_hub being installed.
             InputError: there is neither such a path nor such a repository, or it cannot be reached.
         """
-        return cls.load(hub.find_file(source, options), device)
+        return cls.load(hub.find_file(source, options), device, precision=precision)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload what :meth:`save_pretrained` writes; returns the address of the commit.

@@ -13,6 +13,7 @@ from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make
 from fastalign.models.thresholds import Change, changed
 from fastalign.nn.fitted_gaussian import keeping_dtypes
+from fastalign.nn.precision import check_precision
 from fastalign.nn.replay import Replays
 from fastalign.nn.state import made_in_own_state
 from fastalign.storage import layout
@@ -118,6 +119,36 @@ class RoomModel(nn.Module):
     def pixel_threshold(self) -> Tensor:
         """Values of the map above it are anomalies; NaN: there is none."""
         return self.maps.pixel_threshold
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in where the model is: ``"float32"``, ``"tf32"``,
+        ``"bfloat16"`` or ``"float16"``. Poses and distances are float32 in any case."""
+        return self.features.precision
+
+    @staticmethod
+    def check_precision(precision: str | None) -> None:
+        """Raise :class:`ConfigError` where no device has such a precision."""
+        check_precision(precision, None)
+
+    def set_precision(self, precision: str | None, *, strict: bool = True) -> Self:
+        """Let the network compute in ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``
+        when it scores; returns the model.
+
+        It says how the model runs here; the model's file and a fit have nothing of it.
+
+        Args:
+            precision: None: the default of the device, tf32 on NVIDIA's GPUs, else float32, which
+                it is too where the model is moved to a device without the precision.
+            strict: False: a precision for the device that the model will be moved to.
+
+        Raises:
+            ConfigError: there is no such precision, or not on this device: tf32 is of NVIDIA's
+                GPUs, float16 of GPUs, bfloat16 of GPUs and processors with instructions for it.
+        """
+        self.features.run_in(precision, strict=strict)
+        self.replays.forget()
+        return self
 
     def set_threshold(
         self,

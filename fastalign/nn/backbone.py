@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,14 @@ from torch import Tensor, nn
 from fastalign.errors import ConfigError, FastalignError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
+from fastalign.nn.precision import (
+    Lowered,
+    check_precision,
+    default_precision,
+    lowered_stages,
+    missing_precision,
+    rounding,
+)
 from fastalign.nn.stages import (
     Normalise,
     chain_of,
@@ -50,7 +58,8 @@ class FeatureBackbone(nn.Module):
 
     Attributes:
         layers: the module names of the outputs. channels: their channels. reductions: their
-        strides in pixels.
+        strides in pixels. precision: what it computes in where it is, see
+        :meth:`run_in`. asked: what it was asked to compute in.
 
     Raises:
         ConfigError: a network, layer or combination that does not exist.
@@ -80,6 +89,9 @@ class FeatureBackbone(nn.Module):
         self.is_fused = False
         self._stages: nn.ModuleList | None = None
         self._whole: nn.Module | None = None
+        self.asked: str | None = "float32"
+        self.precision = "float32"
+        self._lowered: list[nn.Module] = []
         self._pass_bytes = math.inf
         self._must_keep = True
         self._tilers: list[Tiler] | None = None
@@ -100,6 +112,7 @@ class FeatureBackbone(nn.Module):
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.train(self.training)
+        self.register_load_state_dict_post_hook(_lower_again)
         if any(layer not in available for layer in self.layers):
             available |= self._probe()
         self.channels: tuple[int, ...] = tuple(available[layer][0] for layer in self.layers)
@@ -121,10 +134,9 @@ class FeatureBackbone(nn.Module):
         return tuple(self._stages)
 
     def up_to(self, index: int) -> FeatureBackbone:
-        """A copy that ends with layer ``index``; a network that cannot be split stays whole and
-        gives the same outputs, less those behind."""
-        ending = copy.deepcopy(self)
-        ending._tilers = None
+        """A copy in float32 that ends with layer ``index``; a network that cannot be split stays
+        whole and gives the same outputs, less those behind."""
+        ending = copy.deepcopy(self).run_in("float32")
         count = index + 1
         if ending._stages is not None:
             ending._stages = ending._stages[:count]
@@ -136,9 +148,57 @@ class FeatureBackbone(nn.Module):
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
         x = self._prepare(x) if index == 0 else x
         # Gradients keep all pieces in any case.
-        if math.isinf(self._pass_bytes) or torch.compiler.is_compiling() or x.requires_grad:
-            return self.stages()[index](x)
-        return self.tilers()[index](x, self._pass_bytes, must=self._must_keep)
+        with rounding(self.precision):
+            if math.isinf(self._pass_bytes) or torch.compiler.is_compiling() or x.requires_grad:
+                return self._running()[index](x)
+            return self.tilers()[index](x, self._pass_bytes, must=self._must_keep)
+
+    def _running(self) -> Sequence[nn.Module]:
+        return self._lowered or self.stages()
+
+    def run_in(self, precision: str | None, *, strict: bool = True) -> FeatureBackbone:
+        """Compute in ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``; returns itself.
+
+        A new one computes in float32, as torch's own switches have it. Images, features and the
+        weights that it keeps are float32 in any case.
+
+        Arguments:
+            precision: tf32: convolutions round their operands to 10 bits, unless there are
+                gradients, on NVIDIA's GPUs. bfloat16: on GPUs and processors with instructions for
+                it. float16: on GPUs; features above 65504 overflow. None: the default of the device
+                that it is on or is moved to, tf32 on NVIDIA's GPUs, else float32. So it is too
+                where it is moved to a device without the precision.
+            strict: False: a precision for the device that it will be moved to.
+
+        Raises:
+            ConfigError: there is no such precision, or not here; or a backbone that is trained.
+        """
+        check_precision(precision, next(self.parameters()).device if strict else None)
+        if self.trainable and precision not in (None, "float32"):
+            raise ConfigError(f"precision {precision}: a trainable backbone computes in float32.")
+        self.asked = precision
+        self._lower()
+        return self
+
+    def _lower(self) -> None:
+        """Settle what is computed in here, and copy the weights where that has 16 bits."""
+        device = next(self.parameters()).device
+        asked = self.asked or default_precision(device)
+        missing = missing_precision(asked, device)
+        self.precision = asked if missing is None else default_precision(device)
+        self._tilers, self._lowered = None, []
+        if self.precision in ("float32", "tf32"):
+            return
+        if self._stages is not None:
+            self._lowered = lowered_stages(list(self._stages), self.precision)
+        else:
+            assert self._whole is not None
+            self._lowered = [Lowered(self._whole, self.precision)]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureBackbone:
+        super()._apply(fn, recurse)
+        self._lower()
+        return self
 
     def limit_memory(self, pass_bytes: float, *, must: bool = True) -> FeatureBackbone:
         """Let no pass through a stage take more than about ``pass_bytes``; returns itself.
@@ -154,7 +214,7 @@ class FeatureBackbone(nn.Module):
 
     def tilers(self) -> list[Tiler]:
         """The stages, each as what runs it in pieces."""
-        stages = self.stages()
+        stages = self._running()
         if self._tilers is None:
             inputs = [3, *self.channels]
             self._tilers = [
@@ -225,7 +285,9 @@ class FeatureBackbone(nn.Module):
                     torch.cat(one) for one in zip(*map(self._features, x.split(1)), strict=True)
                 ]
             assert self._whole is not None
-            features = self._whole(self._normalise(x))[: len(self.layers)]
+            network = self._lowered[0] if self._lowered else self._whole
+            with rounding(self.precision):
+                features = network(self._normalise(x))[: len(self.layers)]
             nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
             return [f.permute(0, 3, 1, 2) if nhwc else f for f in features]
         outputs = []
@@ -254,6 +316,7 @@ class FeatureBackbone(nn.Module):
             self.requires_grad_(False)
             if self.channels_last:
                 self.to(memory_format=torch.channels_last)
+            self._lower()
             self.is_fused = True
         return self
 
@@ -290,3 +353,7 @@ class FeatureBackbone(nn.Module):
             layer: (output.shape[1], self._sample_size[0] // output.shape[2])
             for layer, output in zip(self.layers, outputs, strict=True)
         }
+
+
+def _lower_again(backbone: FeatureBackbone, _: object) -> None:
+    backbone._lower()

@@ -1,7 +1,8 @@
 """The caller's state of torch, kept out of numbers that must not depend on it.
 
-Autocast, another default dtype or default device would change scores, or end in messages of the
-layers below; tensors made in inference mode could never be scored against with gradients.
+Autocast, rounding of float32, another default dtype or default device would change scores, or end
+in messages of the layers below; tensors made in inference mode could never be scored against with
+gradients.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import is_batchedtensor
+
+from fastalign.nn.float32 import unrounded
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -58,12 +61,13 @@ def require_unmapped(owner: str, name: str, value: Tensor) -> None:
 
 @contextmanager
 def own_state(*, making: bool = False) -> Iterator[None]:
-    """float32 and the CPU as defaults, and no autocast, whatever the caller has set.
+    """float32, unrounded, and the CPU as defaults, and no autocast, whatever the caller has set.
 
     Args:
         making: what is made stays: neither in inference mode nor without gradients.
     """
     with ExitStack() as stack:
+        stack.enter_context(unrounded())
         if torch.get_default_dtype() != torch.float32:
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)

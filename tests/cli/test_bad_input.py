@@ -355,3 +355,14 @@ def test_a_real_read_only_and_a_real_full_disk(
         assert "Traceback" not in err
         whole = (".tiff", ".png", ".jpg", "scores.csv") if command == "predict" else ()
         assert [name for name in left if not name.endswith(whole or "\0")] == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [("half", "use one of float32, tf32"), ("float16", "precision float16 on cpu")],
+)
+def test_a_precision_that_there_is_not(run, fitted, ring, tmp_path, written, precision, words):
+    for command in ("evaluate", "predict"):
+        given = (ring, "-m", fitted, "-o", tmp_path / "out", "--precision", precision)
+        refused(run(command, *given), 2, words)
+    assert written() == []

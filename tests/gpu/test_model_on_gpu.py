@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from gpu_support import QUICK, photographs
@@ -12,15 +10,6 @@ from torch import Tensor
 from fastalign import FYD
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-@pytest.fixture(autouse=True)
-def full_precision() -> Iterator[None]:
-    """Convolutions that do not round their operands to 10 bits, as torch lets them on a GPU."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
 
 
 def assert_close(on_gpu: Tensor, on_cpu: Tensor) -> None:
@@ -42,11 +31,11 @@ def test_every_choice_fits_scores_and_comes_back(options, tmp_path):
     images, validation = photographs(12), photographs(4, seed=1)
     model = FYD(**{**QUICK, **options}).to("cuda").fit(images, validation)
     assert {value.device.type for value in model.state_dict().values()} == {"cuda"}
-    score, maps = model(validation.cuda())
+    score, maps = model.set_precision("float32")(validation.cuda())
     assert maps.device.type == "cuda" and maps.isfinite().all()
     assert (score.cpu() <= 2 * model.image_threshold.cpu()).all()
     model.save(tmp_path / "m.safetensors")
-    again = FYD.load(tmp_path / "m.safetensors", "cuda")
+    again = FYD.load(tmp_path / "m.safetensors", "cuda", precision="float32")
     # What follows from the stored tensors was made on the CPU this time.
     assert_close(again(validation.cuda())[1], maps.cpu())
     on_cpu = FYD.load(tmp_path / "m.safetensors")
@@ -58,7 +47,7 @@ def test_a_model_of_the_cpu_scores_the_same_on_the_gpu():
     model = FYD(**QUICK, skip=False).fit(images)
     expected = model(images[:5])
     detail = model.predict_detail(images[:5])
-    model.to("cuda")
+    model.to("cuda").set_precision("float32")
     assert_close(model(images[:5].cuda())[1], expected[1])
     on_gpu = model.predict_detail(images[:5].cuda())
     assert (on_gpu.theta.cpu() - detail.theta).abs().max() < 0.02
@@ -72,3 +61,27 @@ def test_the_same_seed_gives_the_same_bits():
         assert torch.equal(one(images.cuda())[1], other(images.cuda())[1])
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"),
+    [
+        ("float32", 0, 1e-4),
+        ("tf32", 1e-6, 0.005),
+        ("bfloat16", 1e-4, 0.1),
+        ("float16", 1e-5, 0.02),
+    ],
+)
+def test_scores_are_as_close_to_a_cpus_as_the_precision_says(precision, least, most):
+    model = FYD(**QUICK, skip=False).fit(photographs(12))
+    images = photographs(5, seed=1)
+    switches = torch.backends.cudnn.allow_tf32
+    with torch.inference_mode():
+        wanted = model(images)[0]
+        model.to("cuda").set_precision(precision)
+        assert model.precision == precision
+        # Launch by launch, recorded, and replayed.
+        found = [model(images.cuda())[0].cpu() for _ in range(3)]
+    assert torch.equal(found[0], found[2])
+    assert least <= ((found[0] - wanted) / wanted).abs().max() <= most
+    assert torch.backends.cudnn.allow_tf32 == switches

@@ -53,13 +53,17 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             post-processor has its own, from its validation set.
         pre_processor: True: resize to ``image_size``. An own one must give that size and values in
             0..1, so no ``Normalize``: the model normalises by itself.
+        precision: what the network computes in when it scores, see
+            :meth:`fastalign.FYD.set_precision`; None: the default of the device. The trainer's has
+            no influence.
         post_processor, evaluator, visualizer: as in every model of anomalib.
 
     All others are the options of :class:`fastalign.FYDConfig` with their defaults. ``aspect`` None
     is that of the image files; where the data module crops, give that of what is left.
 
     Raises:
-        ConfigError: an option has no such value, or the pre-processor normalises.
+        ConfigError: an option has no such value, the pre-processor normalises, or the fit's device
+            does not compute in ``precision``.
     """
 
     model: FydModel
@@ -95,6 +99,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         search_images: int = 100,
         seed: int = 0,
         validation_fraction: float = 0.1,
+        precision: str | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -106,6 +111,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         validation_fraction = real_number(
             "validation fraction", validation_fraction, 0, 1, open_ended=True
         )
+        FYD.check_precision(precision)
         if normalises(getattr(pre_processor, "transform", None)):
             raise ConfigError(
                 "Fyd: the pre-processor has a Normalize, but the model normalises by itself; leave "
@@ -124,6 +130,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         self.config = config
         self.seed = seed
         self.validation_fraction = validation_fraction
+        self.precision = precision
         self.model = FydModel()
         self._images = NormalImages()
 
@@ -169,7 +176,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
                 fyd.fit(train, validation or None, seed=self.seed, progress=progress)
             finally:
                 progress.close()
-        self.model.fyd = fyd
+        self.model.fyd = fyd.set_precision(self.precision)
         alignment = fyd.extra_metadata()["alignment"]
         logger.info("%s (%s)", alignment["summary"], alignment["reason"])
 
@@ -213,7 +220,9 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         if fitted is not None:
             config = replace(self.config, aspect=fitted["aspect"])
             tensors = under(_PREFIX, checkpoint["state_dict"])
-            self.model.fyd = FYD.from_state(config, tensors, fitted["metadata"]).to(self.device)
+            fyd = FYD.from_state(config, tensors, fitted["metadata"]).to(self.device)
+            # The trainer moves it to its device later.
+            self.model.fyd = fyd.set_precision(self.precision, strict=False)
 
     # Export ----------------------------------------------------------------------------------
 

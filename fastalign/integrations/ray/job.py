@@ -46,6 +46,7 @@ class Options:
     overlay_format: str = "jpg"
     picture_size: int | str | None = None
     pixel_threshold: float | None = None
+    precision: str | None = None
 
     @property
     def pictures(self) -> PictureOptions:

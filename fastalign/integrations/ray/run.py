@@ -22,6 +22,7 @@ from fastalign.integrations.ray.job_folder import open_job
 from fastalign.integrations.ray.parts import SCORES, Counts
 from fastalign.integrations.ray.requirements import require
 from fastalign.load import SETTINGS, wait_passively
+from fastalign.models.fyd import FYD
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import MOST_THREADS, real_number, whole_number
 from fastalign.words import count, part_of
@@ -64,6 +65,7 @@ def score_collection(
     threads: int = 1,
     device: str = "cpu",
     gpus: float | None = None,
+    precision: str | None = None,
     outputs: Sequence[str] = (),
     map_format: str = "tiff",
     overlay_format: str = "jpg",
@@ -99,6 +101,7 @@ def score_collection(
         threads: CPU threads of each worker.
         device: torch device of the workers, such as ``"cuda"``.
         gpus: GPUs that each worker claims, such as 0.5; the default is 1 on CUDA, else 0.
+        precision: what the network computes in, see :meth:`fastalign.FYD.set_precision`.
         outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write as well.
         map_format: ``"tiff"`` (with a viewable PNG beside each) or ``"npy"``.
         overlay_format: ``"jpg"`` or ``"png"``.
@@ -123,6 +126,7 @@ def score_collection(
     """
     require()
     parse_depth(bit_depth)
+    FYD.check_precision(precision)
     chosen = PictureOptions(tuple(outputs), map_format, overlay_format, picture_size)
     batch_size = whole_number("batch size", batch_size, 1)
     workers = whole_number("workers", workers, 1)
@@ -161,6 +165,7 @@ def score_collection(
             overlay_format,
             chosen.size,
             own.pixel,
+            precision,
         ),
         limits=limits,
     )

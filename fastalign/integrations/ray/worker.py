@@ -171,7 +171,8 @@ def _load(job: Job, device: str) -> FYD:
             f"run began with (SHA-256 {found[:12]}... and {job.model[:12]}...); put that one back "
             "on every machine, or score with the new one into another folder."
         )
-    return artifact.load(job.model_file, open_device(device))
+    precision = job.options.precision
+    return artifact.load(job.model_file, open_device(device), precision=precision)
 
 
 def _read(path: Path, depth: Depth | None) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
