@@ -13,6 +13,12 @@ from pathlib import Path
 
 import pytest
 
+# With importmode=importlib, pytest adds no folder to the import path.
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tools")]
+
+import own_objects  # noqa: E402
+
 NOT_SOURCE = {".git", ".venv", "venv", "build", "dist", "__pycache__", "fastalign-demo", "runs"}
 NOT_SOURCE |= {".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".benchmarks"}
 PRODUCTS = {".so", ".o", ".a", ".pyc", ".pyd"}
@@ -48,19 +54,18 @@ class Distributions:
     """Built from the sdist, so a file that the sdist forgot is missing here too."""
 
 
-def unoptimised(folder: Path) -> dict[str, str]:
-    """The environment of a build whose compilers take the quickest way: what is looked at here are
-    the files, names and symbols of the distributions, which are the same."""
+def quick_build(folder: Path, repository: Path) -> dict[str, str]:
+    """The environment of a build that takes what the checkout's own build has compiled from the
+    same files, and else the quickest way: what is looked at here are the files, names and symbols
+    of the distributions, which are the same."""
     # One GPU architecture: machine code of all of them is recorded by tests/records.
     quick = {"FASTALIGN_BUILD_CUDA": "auto", "TORCH_CUDA_ARCH_LIST": "9.0"}
     quick["NVCC_APPEND_FLAGS"] = "-Ofc max -Xcicc -O1 -Xptxas -O0 -Xcompiler -O0"
     named = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     compiler = next((name for name in named if shutil.which(shlex.split(name)[0])), None)
     if compiler is not None and os.name == "posix":
-        script = folder / "c++"
-        script.write_text(f'#!/bin/sh\nexec {compiler} "$@" -O0\n')
-        script.chmod(0o755)
-        quick["CXX"] = str(script)
+        build = repository / "build" / "native" / "release"
+        quick["CXX"] = str(own_objects.install(folder, repository, build, compiler))
     return quick
 
 
@@ -83,7 +88,7 @@ def distributions(
 ) -> Distributions:
     """sdist and wheel of a copy of the project, in a folder whose name has a space."""
     top = tmp_path_factory.mktemp("build here")
-    quick = unoptimised(tmp_path_factory.mktemp("compilers"))
+    quick = quick_build(tmp_path_factory.mktemp("compilers"), repository)
     copy = top / "source"
     for path in source_files:
         (copy / path).parent.mkdir(parents=True, exist_ok=True)

@@ -29,15 +29,22 @@ HEAVY = {
 COMPILERS = {"torch._dynamo", "torch._inductor", "triton"}
 
 
-def modules_after(statement: str, before: str = "") -> set[str]:
-    """The modules that ``statement`` loads in a new interpreter on top of what ``before`` loads."""
-    code = (
-        f"import json, sys\n{before}\nold = set(sys.modules)\n{statement}\n"
-        "print(json.dumps(sorted(set(sys.modules) - old)))"
-    )
+def modules_after(*statements: str, before: str = "") -> list[set[str]]:
+    """The modules that each of ``statements`` loads in a new interpreter on top of what is there
+    already; ``before`` comes first and is not counted."""
+    code = f"""
+import json, sys
+{before}
+found = []
+for statement in {statements!r}:
+    old = set(sys.modules)
+    exec(statement)
+    found.append(sorted(set(sys.modules) - old))
+print(json.dumps(found))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return [set(names) for names in json.loads(done.stdout.splitlines()[-1])]
 
 
 def tops(modules: set[str]) -> set[str]:
@@ -45,21 +52,27 @@ def tops(modules: set[str]) -> set[str]:
 
 
 def test_the_package_itself_loads_nothing():
-    loaded = tops(modules_after("import fastalign; fastalign.__version__"))
-    assert loaded.isdisjoint(HEAVY | {"torch", "numpy"})
+    (loaded,) = modules_after("import fastalign; fastalign.__version__")
+    assert tops(loaded).isdisjoint(HEAVY | {"torch", "numpy"})
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """What torch loads, ``fastalign.ops`` on top of it, and ``fastalign.nn`` on top of both."""
+    names = ("torch", "fastalign.ops", "fastalign.nn")
+    found = modules_after(*(f"import {name}" for name in names))
+    return dict(zip(names, found, strict=True))
 
 
 @pytest.mark.parametrize("module", ["fastalign.ops", "fastalign.nn"])
-def test_ops_and_layers_load_torch_and_nothing_heavy(module):
-    loaded = modules_after(f"import {module}")
-    assert "torch" in loaded
-    assert tops(loaded).isdisjoint(HEAVY)
+def test_ops_and_layers_load_nothing_heavy(module, loaded):
+    assert module in loaded[module]
+    assert tops(loaded["torch"] | loaded[module]).isdisjoint(HEAVY)
 
 
-def test_ops_load_no_compiler():
-    loaded = modules_after("import fastalign.ops", before="import torch")
-    assert loaded.isdisjoint(COMPILERS)
-    assert not any(name.startswith("fastalign.kernels.") for name in loaded)
+def test_ops_load_no_compiler(loaded):
+    assert loaded["fastalign.ops"].isdisjoint(COMPILERS)
+    assert not any(name.startswith("fastalign.kernels.") for name in loaded["fastalign.ops"])
 
 
 def test_ops_work_with_torch_alone():
@@ -79,11 +92,11 @@ def test_ops_work_with_torch_alone():
         "assert ops.dense_similarity(x, x).shape == (2, 4, 5)\n"
         "assert ops.warp_affine(x, ops.affine.identity(2)).shape == x.shape"
     )
-    modules_after(statement, before)
+    modules_after(statement, before=before)
 
 
 def test_the_command_line_answers_help_without_torch():
-    loaded = modules_after("import fastalign.cli")
+    (loaded,) = modules_after("import fastalign.cli")
     assert tops(loaded).isdisjoint({"torch", "timm", "scipy", "sklearn"})
 
 
