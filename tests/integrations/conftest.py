@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 SIDE = 64
-# Every part of the model, but little of each.
+# Every part of the model, but little of each; of poses, translations alone, since a search for
+# turns is most of the time of so small a fit.
 OPTIONS = {
     "image_size": (SIDE, SIDE),
     "channels": 16,
     "epochs": 1,
     "batch_size": 8,
-    "family": "rotation_translation",
+    "family": "translation",
     "search_images": 8,
 }
 
