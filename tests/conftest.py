@@ -23,28 +23,43 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-# Of pytest-xdist one process gets the tests of one file, and of one of these folders, whose files
-# share what they build. What compiles longest comes first, so that the processes end together.
-SHARED = ("tests/packaging/", "tests/cuda_on_cpu/", "tests/distributed/")
+# Of pytest-xdist one process gets the tests of one file, and of all files whose names begin like
+# this, which share what they build, fit or import. What compiles longest comes first.
+SHARED = (
+    "tests/packaging/",
+    "tests/cuda_on_cpu/",
+    "tests/distributed/",
+    "tests/integrations/test_anomalib",
+    "tests/integrations/ray/",
+    "tests/export/",
+    "tests/cli/",
+)
 
 
 def _scope(nodeid: str) -> str:
     file = nodeid.split("::", 1)[0]
-    return next((folder for folder in SHARED if file.startswith(folder)), file)
+    return next((beginning for beginning in SHARED if file.startswith(beginning)), file)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a process of pytest-xdist: the shared folders, then the files with the most tests."""
+    """In a process of pytest-xdist: what is shared, then the files that take longest, so that
+    at the end no process waits for another's long one."""
     if not hasattr(config, "workerinput"):
         return
     scopes = [_scope(item.nodeid) for item in items]
-    size = Counter(scopes)
-    place = {scope: n for n, scope in enumerate(SHARED)}
-    order = sorted(
-        range(len(items)),
-        key=lambda n: (place.get(scopes[n], len(SHARED)), -size[scopes[n]], scopes[n]),
+    tests = Counter(scopes)
+    slow = Counter(
+        scope
+        for scope, item in zip(scopes, items, strict=True)
+        if item.get_closest_marker("slow") is not None
     )
-    items[:] = [items[n] for n in order]
+    place = {scope: n for n, scope in enumerate(SHARED)}
+
+    def key(n: int) -> tuple[object, ...]:
+        scope = scopes[n]
+        return place.get(scope, len(SHARED)), -tests[scope] - 100 * slow[scope], scope
+
+    items[:] = [items[n] for n in sorted(range(len(items)), key=key)]
 
 
 @pytest.hookimpl(optionalhook=True)
