@@ -71,6 +71,12 @@ $(VENV)/.native: $(VENV)/.torch $(NATIVE)
 	$(PY) setup.py build_ext --inplace
 	@touch $@
 
+# Beside 2, for those who run both at once: the packages that the extras ask for.
+$(VENV)/.fetched: $(VENV)/.torch pyproject.toml
+	$(PY) tools/extras.py lint test > $(VENV)/requirements.txt
+	$(PIP) install -r $(VENV)/requirements.txt
+	@touch $@
+
 # 3. The project itself with its dependencies; it finds the native code made.
 $(VENV)/.built: pyproject.toml setup.py | $(VENV)/.native
 	$(PIP) install --no-build-isolation --editable .

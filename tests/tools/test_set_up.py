@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import choose_torch
+import extras
 import pytest
 from native_build import cuda, graph
 from native_build.machine import Unavailable
@@ -82,6 +83,23 @@ def test_which_torch_is_installed(platform, capabilities, reached, versions, exp
 
 def test_an_index_that_is_not_there_stops_nothing():
     assert not choose_torch.answers("http://127.0.0.1:9")
+
+
+def test_extras_name_what_they_and_others_ask_for():
+    project = {
+        "name": "part",
+        "dependencies": ["torch>=2"],
+        "optional-dependencies": {
+            "all": ["part[one, two]"],
+            "one": ["ray[data]>=2"],
+            "two": ["part[one]", "wheel; platform_system == 'Linux'", "torch>=2"],
+        },
+    }
+    wheel = "wheel; platform_system == 'Linux'"
+    assert extras.requirements(project, ["all"]) == ["torch>=2", "ray[data]>=2", wheel]
+    assert extras.requirements(project, ["one"]) == ["torch>=2", "ray[data]>=2"]
+    with pytest.raises(SystemExit, match="'three' is no extra of part"):
+        extras.requirements(project, ["one", "three"])
 
 
 def test_torch_is_that_of_the_project(repository):
