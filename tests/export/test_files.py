@@ -236,6 +236,8 @@ def test_aotinductor(fitted, batch, tmp_path, monkeypatch):
     unoptimised.write_text(f'#!/bin/sh\nexec "{compiler}" "$@" -O0\n')
     unoptimised.chmod(0o755)
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(unoptimised),))
+    # Headers prepared for later compilations, of which there are none.
+    monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
     model = fitted(align=AOT_ALIGN, layers=(1,))
     path = tmp_path / "model.pt2"
     export_model(model, path, "aotinductor")
