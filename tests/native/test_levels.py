@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from functools import cache
 
 import pytest
 import torch
+from copies import with_variable
 from op_support.cases import CASES, DTYPES, Inputs, as_tuple, exact, short
 from op_support.tolerance import small_term
 
@@ -21,31 +21,33 @@ def test_the_highest_supported_level_is_used(library):
         assert library.cpu_isa() == [name for name, supported in levels.items() if supported][-1]
 
 
-def level_of_a_new_process(wanted: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import torch\nfrom fastalign import ops\n"
-        "x = torch.rand(2, 3, 4, 4)\nops.dense_similarity(x, x, backend='cpu')\n"
-        "from fastalign import _C\nprint(_C.cpu_isa())"
-    )
-    environment = {**os.environ, "FASTALIGN_CPU_ISA": wanted}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
+CHOSEN = """
+x = torch.rand(2, 3, 4, 4)
+ops.dense_similarity(x, x, backend="cpu")
+from fastalign import _C
+print(_C.cpu_isa())
+"""
+
+
+@cache
+def chosen(*levels: str) -> dict[str, tuple[int, str, str]]:
+    """What new processes say to which the environment names these levels, and one of no machine."""
+    return with_variable("FASTALIGN_CPU_ISA", (*levels, "mmx"), CHOSEN)
 
 
 def test_the_environment_chooses(library):
     for name, supported in library.cpu_isa_levels().items():
-        done = level_of_a_new_process(name)
+        status, said, errors = chosen(*library.cpu_isa_levels())[name]
         if supported:
-            assert done.stdout.strip() == name, done.stderr
+            assert said.strip() == name, errors
         else:
-            assert done.returncode != 0 and "cannot run" in done.stderr
+            assert status != 0 and "cannot run" in errors
 
 
 def test_a_level_that_does_not_exist_is_an_error(library):
-    done = level_of_a_new_process("mmx")
-    assert done.returncode != 0
-    assert "FASTALIGN_CPU_ISA: unknown instruction set 'mmx'" in done.stderr
+    status, _, errors = chosen(*library.cpu_isa_levels())["mmx"]
+    assert status != 0
+    assert "FASTALIGN_CPU_ISA: unknown instruction set 'mmx'" in errors
     with pytest.raises(ValueError, match="unknown instruction set 'mmx'"):
         library.set_cpu_isa("mmx")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from copies import with_variable
 
 from fastalign import ops
 
@@ -74,14 +72,9 @@ def test_results_of_several_threads():
 
 
 def test_the_environment_turns_it_off():
-    code = (
-        "import torch\nfrom fastalign import ops\n"
-        "x, theta = torch.ones(2, 8, 256, 256), ops.affine.identity(2)\n"
-        "print(ops.warp_affine(x, theta, backend='cpu').untyped_storage().resizable())"
-    )
-    for value, own in (("0", "True"), ("1", "False")):
-        environment = {**os.environ, "FASTALIGN_KEEP_RESULTS": value}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-        )
-        assert done.stdout.strip() == own, done.stderr
+    code = """
+x, theta = torch.ones(2, 8, 256, 256), ops.affine.identity(2)
+print(ops.warp_affine(x, theta, backend="cpu").untyped_storage().resizable())
+"""
+    said = with_variable("FASTALIGN_KEEP_RESULTS", ("0", "1"), code)
+    assert [said[value][1].strip() for value in ("0", "1")] == ["True", "False"], said
