@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from fastalign.errors import ConfigError, FastalignError
 from fastalign.nn import weights as weight_files
 from fastalign.nn.fold import fold_batch_norm
+from fastalign.nn.fused import Surroundings, running_stages, surroundings, takes_any_layout
 from fastalign.nn.precision import (
-    Lowered,
+    Running,
     check_precision,
+    copied,
     default_precision,
-    lowered_stages,
+    dtype_of,
     missing_precision,
     rounding,
 )
@@ -36,6 +38,7 @@ from fastalign.nn.stages import (
 from fastalign.nn.state import captured, made_in_own_state, require_beside, require_unmapped
 from fastalign.nn.tiling import Tiler, peak_bytes
 from fastalign.ops import checks
+from fastalign.ops.convolution import convolution_kernels
 
 
 class FeatureBackbone(nn.Module):
@@ -91,7 +94,9 @@ class FeatureBackbone(nn.Module):
         self._whole: nn.Module | None = None
         self.asked: str | None = "float32"
         self.precision = "float32"
-        self._lowered: list[nn.Module] = []
+        # How it runs, where that is not how it is kept.
+        self._runs: list[nn.Module] = []
+        self._around: Surroundings | None = None
         self._pass_bytes = math.inf
         self._must_keep = True
         self._tilers: list[Tiler] | None = None
@@ -112,7 +117,7 @@ class FeatureBackbone(nn.Module):
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.train(self.training)
-        self.register_load_state_dict_post_hook(_lower_again)
+        self.register_load_state_dict_post_hook(_settle_again)
         if any(layer not in available for layer in self.layers):
             available |= self._probe()
         self.channels: tuple[int, ...] = tuple(available[layer][0] for layer in self.layers)
@@ -136,13 +141,13 @@ class FeatureBackbone(nn.Module):
     def up_to(self, index: int) -> FeatureBackbone:
         """A copy in float32 that ends with layer ``index``; a network that cannot be split stays
         whole and gives the same outputs, less those behind."""
-        ending = copy.deepcopy(self).run_in("float32")
+        ending = copy.deepcopy(self)
         count = index + 1
         if ending._stages is not None:
-            ending._stages = ending._stages[:count]
+            ending._stages, ending._around = ending._stages[:count], None
         ending.layers, ending.channels = self.layers[:count], self.channels[:count]
         ending.reductions = self.reductions[:count]
-        return ending
+        return ending.run_in("float32")
 
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
@@ -154,7 +159,7 @@ class FeatureBackbone(nn.Module):
             return self.tilers()[index](x, self._pass_bytes, must=self._must_keep)
 
     def _running(self) -> Sequence[nn.Module]:
-        return self._lowered or self.stages()
+        return self._runs or self.stages()
 
     def run_in(self, precision: str | None, *, strict: bool = True) -> FeatureBackbone:
         """Compute in ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``; returns itself.
@@ -177,27 +182,33 @@ class FeatureBackbone(nn.Module):
         if self.trainable and precision not in (None, "float32"):
             raise ConfigError(f"precision {precision}: a trainable backbone computes in float32.")
         self.asked = precision
-        self._lower()
+        self._settle()
         return self
 
-    def _lower(self) -> None:
-        """Settle what is computed in here, and copy the weights where that has 16 bits."""
+    def _settle(self) -> None:
+        """Settle what is computed in here, and how."""
         device = next(self.parameters()).device
         asked = self.asked or default_precision(device)
         missing = missing_precision(asked, device)
         self.precision = asked if missing is None else default_precision(device)
-        self._tilers, self._lowered = None, []
-        if self.precision in ("float32", "tf32"):
+        self._tilers, self._runs = None, []
+        fused = self.is_fused and self._stages is not None and convolution_kernels(device)
+        if dtype_of(self.precision) == torch.float32 and not fused:
             return
         if self._stages is not None:
-            self._lowered = lowered_stages(list(self._stages), self.precision)
+            if fused and self._around is None:
+                self._around = surroundings(self._stages, self._sample_size)
+            self._runs = running_stages(
+                self._stages, self.precision, self._around if fused else None
+            )
         else:
             assert self._whole is not None
-            self._lowered = [Lowered(self._whole, self.precision)]
+            network = copied(self._whole, self.precision)
+            self._runs = [Running(network, dtype_of(self.precision))]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureBackbone:
         super()._apply(fn, recurse)
-        self._lower()
+        self._settle()
         return self
 
     def limit_memory(self, pass_bytes: float, *, must: bool = True) -> FeatureBackbone:
@@ -285,7 +296,7 @@ class FeatureBackbone(nn.Module):
                     torch.cat(one) for one in zip(*map(self._features, x.split(1)), strict=True)
                 ]
             assert self._whole is not None
-            network = self._lowered[0] if self._lowered else self._whole
+            network = self._runs[0] if self._runs else self._whole
             with rounding(self.precision):
                 features = network(self._normalise(x))[: len(self.layers)]
             nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
@@ -316,8 +327,8 @@ class FeatureBackbone(nn.Module):
             self.requires_grad_(False)
             if self.channels_last:
                 self.to(memory_format=torch.channels_last)
-            self._lower()
             self.is_fused = True
+            self._settle()
         return self
 
     def train(self, mode: bool = True) -> FeatureBackbone:
@@ -339,7 +350,7 @@ class FeatureBackbone(nn.Module):
                 f"FeatureBackbone: images have shape {list(images.shape)}, expected [B, 3, H, W] "
                 "with values in 0..1"
             )
-        if self.channels_last:
+        if self.channels_last and not (self._runs and takes_any_layout(self._runs[0])):
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
@@ -355,5 +366,5 @@ class FeatureBackbone(nn.Module):
         }
 
 
-def _lower_again(backbone: FeatureBackbone, _: object) -> None:
-    backbone._lower()
+def _settle_again(backbone: FeatureBackbone, _: object) -> None:
+    backbone._settle()

@@ -34,40 +34,45 @@ class _Uses(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _consumers(
-    network: nn.Module, run: Callable[[], list[Tensor]]
-) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs in which the convolution's very output tensor is the normalisation's input, and nobody
-    else's."""
+def sole_successors(
+    network: nn.Module,
+    run: Callable[[], list[Tensor]],
+    before: Callable[[nn.Module], bool],
+    after: Callable[[nn.Module], bool],
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Pairs of modules in which the very output tensor of the first one is the input of the second,
+    and nobody else's; both are called once.
+
+    Arguments:
+        run: one forward pass, which returns the outputs.
+        before, after: which modules may be the first and the second of a pair. What changes its
+            input in place is seen as nobody's.
+    """
     uses = _Uses()
-    produced: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: list[tuple[nn.Conv2d, Tensor, nn.BatchNorm2d]] = []
-    calls: dict[nn.Module, int] = {}
+    produced: dict[int, tuple[nn.Module, Tensor]] = {}
+    pairs: list[tuple[nn.Module, Tensor, nn.Module]] = []
+    calls: Counter[nn.Module] = Counter()
 
-    def after_convolution(module: nn.Module, _: object, output: Tensor) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        assert isinstance(module, nn.Conv2d)
-        # The tensor is kept so that no later one can take its identity.
-        produced[id(output)] = (module, output)
-        uses.seen.discard(id(output))
+    def entered(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls[module] += 1
+        if after(module):
+            found = produced.get(id(inputs[0]))
+            if found is not None:
+                pairs.append((*found, module))
+            uses.looking = False
 
-    def before_normalisation(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        found = produced.get(id(inputs[0]))
-        if found is not None and isinstance(module, nn.BatchNorm2d):
-            pairs.append((*found, module))
-        uses.looking = False
-
-    def after_normalisation(*_: object) -> None:
+    def left(module: nn.Module, _: object, output: Tensor) -> None:
         uses.looking = True
+        if before(module):
+            # The tensor is kept so that no later one can take its identity.
+            produced[id(output)] = (module, output)
+            uses.seen.discard(id(output))
 
     handles = []
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(after_convolution))
-        elif isinstance(module, nn.BatchNorm2d) and _is_known(module):
-            handles.append(module.register_forward_pre_hook(before_normalisation))
-            handles.append(module.register_forward_hook(after_normalisation))
+        if before(module) or after(module):
+            handles.append(module.register_forward_pre_hook(entered))
+            handles.append(module.register_forward_hook(left))
     try:
         with uses:
             outputs = run()
@@ -75,12 +80,26 @@ def _consumers(
         for handle in handles:
             handle.remove()
     elsewhere = uses.seen | {id(output) for output in outputs}
-    normalised = Counter(id(output) for _, output, _ in pairs)
+    taken = Counter(id(output) for _, output, _ in pairs)
+    return [
+        (first, second)
+        for first, output, second in pairs
+        if calls[first] == calls[second] == taken[id(output)] == 1 and id(output) not in elsewhere
+    ]
+
+
+def _consumers(
+    network: nn.Module, run: Callable[[], list[Tensor]]
+) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     return [
         (convolution, normalisation)
-        for convolution, output, normalisation in pairs
-        if calls[convolution] == calls[normalisation] == normalised[id(output)] == 1
-        and id(output) not in elsewhere
+        for convolution, normalisation in sole_successors(
+            network,
+            run,
+            lambda module: isinstance(module, nn.Conv2d),
+            lambda module: isinstance(module, nn.BatchNorm2d) and _is_known(module),
+        )
+        if isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from fastalign.nn.state import captured
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+_Network = TypeVar("_Network", bound=nn.Module)
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # The first GPUs of NVIDIA that round to tf32 and multiply bfloat16.
 _AMPERE = (8, 0)
@@ -65,22 +66,20 @@ def check_precision(precision: str | None, device: torch.device | None) -> None:
         )
 
 
-class Lowered(nn.Module):
-    """Part of a network in 16 bits between float32 and float32, with weights of its own.
+class Running(nn.Module):
+    """Part of a network as it runs, between float32 and float32.
 
     Arguments:
-        network: takes maps ``[B,C,H,W]``, returns maps or a list of them; it is copied.
-        precision: ``"bfloat16"`` or ``"float16"``.
-        first: what is done before, in float32, and is not copied.
+        network: takes maps ``[B,C,H,W]`` in ``dtype``, returns maps or a list of them.
+        dtype: what it computes in.
+        first: what is done before, to float32.
     """
 
-    def __init__(self, network: nn.Module, precision: str, first: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, dtype: torch.dtype, first: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.dtype = _HALVES[precision]
-        # What is scored with gradients must not be of inference mode.
-        with torch.inference_mode(False), torch.no_grad():
-            self.network = copy.deepcopy(network).to(self.dtype)
-        self.first = first
+        self.network, self.dtype, self.first = network, dtype, first
 
     def forward(self, x: Tensor) -> Any:
         """float32 maps of float32 maps."""
@@ -93,13 +92,18 @@ class Lowered(nn.Module):
         __call__ = forward
 
 
-def lowered_stages(stages: Sequence[nn.Module], precision: str) -> list[nn.Module]:
-    """Copies of stages in 16 bits; the first module of the first one stays in float32."""
-    (first, *others), *later = (list(stage.children()) for stage in stages)
-    return [
-        Lowered(nn.Sequential(*others), precision, first),
-        *(Lowered(nn.Sequential(*parts), precision) for parts in later),
-    ]
+def dtype_of(precision: str) -> torch.dtype:
+    """Of weights and maps of a network that computes in ``precision``."""
+    return _HALVES.get(precision, torch.float32)
+
+
+def copied(network: _Network, precision: str) -> _Network:
+    """A network with weights in ``precision``, its own ones where they are float32."""
+    dtype = dtype_of(precision)
+    own = (*network.parameters(), *network.buffers()) if dtype == torch.float32 else ()
+    # What is scored with gradients must not be of inference mode.
+    with torch.inference_mode(False), torch.no_grad():
+        return copy.deepcopy(network, {id(tensor): tensor for tensor in own}).to(dtype)
 
 
 class _RoundedConvolutions(TorchFunctionMode):
