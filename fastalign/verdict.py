@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 class Verdict(enum.IntEnum):
     """What a score says about an image or a pixel; the number is the ``label`` of exported files.
 
-    ``NOT_JUDGED``: the score is NaN or infinite, or there is no threshold.
+    ``UNSURE``: the score is NaN or infinite, because there was not enough to judge by, or there is
+    no threshold.
     """
 
-    NOT_JUDGED = -1
+    UNSURE = -1
     GOOD = 0
     ANOMALY = 1
 
     @property
     def text(self) -> str:
-        """``"not judged"``, ``"good"`` or ``"anomaly"``."""
-        return self.name.lower().replace("_", " ")
+        """``"unsure"``, ``"good"`` or ``"anomaly"``."""
+        return self.name.lower()
 
 
 def judge(score: float, threshold: float | None) -> Verdict:
@@ -37,7 +38,7 @@ def judge(score: float, threshold: float | None) -> Verdict:
     """
     score, limit = float(score), math.nan if threshold is None else float(threshold)
     if not (math.isfinite(score) and math.isfinite(limit)):
-        return Verdict.NOT_JUDGED
+        return Verdict.UNSURE
     return Verdict.ANOMALY if score > limit else Verdict.GOOD
 
 
@@ -68,9 +69,9 @@ def judge_each(scores: Any, threshold: Any) -> Any:
 
         limit = torch.as_tensor(limit, dtype=scores.dtype, device=scores.device)
         judged = scores.isfinite() & limit.isfinite()
-        return torch.where(judged, (scores > limit).to(torch.int8), int(Verdict.NOT_JUDGED))
+        return torch.where(judged, (scores > limit).to(torch.int8), int(Verdict.UNSURE))
     import numpy as np
 
     judged = np.isfinite(scores) & np.isfinite(limit)
     verdicts = (np.asarray(scores) > limit).astype(np.int8)
-    return np.where(judged, verdicts, np.int8(Verdict.NOT_JUDGED))
+    return np.where(judged, verdicts, np.int8(Verdict.UNSURE))

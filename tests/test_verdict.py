@@ -15,13 +15,13 @@ from fastalign.engine.scoring import Thresholds
 from fastalign.verdict import Verdict, judge, judge_each
 
 SCORES = [-math.inf, 0.0, 1.0, 1.5, math.inf, math.nan]
-NOT, GOOD, BAD = Verdict.NOT_JUDGED, Verdict.GOOD, Verdict.ANOMALY
+NOT, GOOD, BAD = Verdict.UNSURE, Verdict.GOOD, Verdict.ANOMALY
 EXPECTED = [NOT, GOOD, GOOD, BAD, NOT, NOT]
 
 
 def test_only_a_finite_score_at_or_below_a_finite_threshold_is_good():
     assert [judge(score, 1.0) for score in SCORES] == EXPECTED
-    assert [verdict.text for verdict in (GOOD, BAD, NOT)] == ["good", "anomaly", "not judged"]
+    assert [verdict.text for verdict in (GOOD, BAD, NOT)] == ["good", "anomaly", "unsure"]
 
 
 @pytest.mark.parametrize("threshold", [None, math.nan, math.inf, -math.inf])

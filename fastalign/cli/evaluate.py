@@ -148,8 +148,9 @@ def mistake_rows(result: Evaluation) -> list[tuple[str, str]]:
         if made[of]:
             share = 100 * made[part] / made[of]
             rows.append((name, f"{made[part]} of {made[of]} {what}  ({share:.0f} %)"))
-    if made["not_judged"]:
-        rows.append(("not judged", str(made["not_judged"])))
+    if made["unsure"]:
+        kinds = f"{made['unsure_good']} good, {made['unsure_anomalous']} anomalous"
+        rows.append(("unsure", f"{made['unsure']}  ({kinds}; in no figure)"))
     return rows
 
 

@@ -15,7 +15,7 @@ _SHOWN = 20
 
 
 def print_predictions(result: Predictions, *, everything: bool) -> None:
-    """Counts, the anomalous images and those that were not judged, and where the files are.
+    """Counts, the anomalous images and those that are unsure, and where the files are.
 
     Args:
         result: what was found.
@@ -25,25 +25,25 @@ def print_predictions(result: Predictions, *, everything: bool) -> None:
     from fastalign.engine.table import SCORES, relative
     from fastalign.verdict import Verdict
 
-    anomalies, unjudged = result.of(Verdict.ANOMALY), result.of(Verdict.NOT_JUDGED)
-    good = len(result.images) - len(anomalies) - len(unjudged)
+    anomalies, unsure = result.of(Verdict.ANOMALY), result.of(Verdict.UNSURE)
+    good = len(result.images) - len(anomalies) - len(unsure)
     total = len(result.images) + len(result.skipped)
     threshold = result.image_threshold
     if threshold is None:
         typer.echo(f"{count(len(result.images), 'image')} scored, without verdicts")
-        unjudged = []
+        unsure = []
     else:
         parts = [count(len(anomalies), "anomaly"), f"{good} good"]
-        if unjudged or result.skipped:
-            parts.append(f"{len(unjudged) + len(result.skipped)} not judged")
+        if unsure or result.skipped:
+            parts.append(f"{len(unsure) + len(result.skipped)} unsure")
         typer.echo(f"{count(total, 'image')}: {', '.join(parts)} (threshold {threshold:.4g})")
     lines = []
     for item in anomalies:
         share = relative(item.score, threshold)
         how_far = f"score {item.score:.4g}" if share is None else f"{share:.2f} x threshold"
         lines.append(f"  anomaly     {how_far:>18}  {item.path}")
-    lines += [f"  not judged  {item.path}: {item.reason}" for item in unjudged]
-    lines += [f"  not judged  {item.path}: {item.reason}" for item in result.skipped]
+    lines += [f"  unsure      {item.path}: {item.reason}" for item in unsure]
+    lines += [f"  unsure      {item.path}: {item.reason}" for item in result.skipped]
     shown = lines if everything else lines[:_SHOWN]
     for line in shown:
         typer.echo(line)

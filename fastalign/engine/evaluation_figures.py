@@ -13,7 +13,7 @@ from fastalign.engine.environment import peak_rss_mb
 from fastalign.engine.evaluation_run import EvaluationRun
 from fastalign.engine.mistakes import count_mistakes, fewest_mistakes
 from fastalign.engine.results import Evaluation
-from fastalign.engine.scoring import NO_THRESHOLD, listed
+from fastalign.engine.scoring import NO_THRESHOLD
 from fastalign.errors import InputError
 from fastalign.metrics import Figures, image_metrics
 from fastalign.words import count, none_of, part_of
@@ -32,13 +32,14 @@ def conclude(run: EvaluationRun, category: str) -> Evaluation:
             f"{run.directory}: {none_of(len(run.samples), 'test image', 'could be read')}; "
             f"the first: {run.skipped[0].reason}"
         )
-    counted = [item for item in images if item.counted]
+    counted = [item for item in images if item.counted and item.scored]
+    unsure = [item for item in images if not item.scored]
     labelled = [item for item in counted if item.label >= 0]
     scores = np.array([item.score for item in labelled], dtype=np.float64)
     labels = np.array([item.label for item in labelled], dtype=np.int64)
     good, anomalous = int((labels == 0).sum()), int((labels == 1).sum())
     figures = image_metrics(scores, labels, [item.path for item in labelled])
-    if len(counted) < len(images):
+    if not all(item.counted for item in images):
         figures.reasons.update(
             {name: f"{why} that were not trained on" for name, why in figures.reasons.items()}
         )
@@ -52,7 +53,8 @@ def conclude(run: EvaluationRun, category: str) -> Evaluation:
     curves |= pixel_figures.curves
     metrics = {**figures, **pixel_figures}
     reasons = {**figures.reasons, **pixel_figures.reasons}
-    made, fewest = count_mistakes(counted, run.limits.image), fewest_mistakes(counted)
+    made = count_mistakes([item for item in images if item.counted], run.limits.image)
+    fewest = fewest_mistakes(counted)
     peak, peak_source = peak_rss_mb()
     if peak is None:
         reasons["peak_rss_mb"] = peak_source
@@ -70,7 +72,9 @@ def conclude(run: EvaluationRun, category: str) -> Evaluation:
             "good": good,
             "anomalous": anomalous,
             "unlabelled": len(counted) - len(labelled),
-            "trained_on": len(images) - len(counted),
+            "trained_on": sum(not item.counted for item in images),
+            "unsure_good": sum(item.label == 0 for item in unsure),
+            "unsure_anomalous": sum(item.label == 1 for item in unsure),
             "left_out": len(run.skipped),
             "left_out_of_pixel_figures": len(run.unmasked),
         },
@@ -99,12 +103,15 @@ def _warnings(run: EvaluationRun, reasons: Mapping[str, str]) -> list[str]:
         )
     if run.limits.image is None:
         warnings.append(NO_THRESHOLD)
-    hidden = [item.path for item in run.images if run.limits.remark(item.alignment.covered)]
-    if hidden:
+    if unsure := sum(not item.scored for item in run.images):
         warnings.append(
-            f"{part_of(len(hidden), len(run.images), 'test image', 'are')} covered by alignment to "
-            f"less than {run.limits.covered:.0%}, the least of the normal images; what was left "
-            f"out was not judged: {listed(hidden)}"
+            f"{part_of(unsure, len(run.images), 'test image', 'have')} no score, being unsure, and "
+            "no part in the figures"
+        )
+    if run.unseen_defects:
+        warnings.append(
+            f"{100 * run.unseen_defects:.2g} % of the annotated defects lie where nothing was "
+            "compared; they count as missed in the pixel figures"
         )
     for reason in dict.fromkeys(reasons.values()):
         empty = ", ".join(name for name in reasons if reasons[name] == reason)

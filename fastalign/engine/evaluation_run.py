@@ -19,7 +19,7 @@ from fastalign.data.masks import describe_mask_names
 from fastalign.engine.judging import Judging
 from fastalign.engine.leakage import SeenImages
 from fastalign.engine.results import ImageResult, Skipped
-from fastalign.engine.scoring import NOT_JUDGED, Thresholds, aligned_picture, map_at, stored_depth
+from fastalign.engine.scoring import Thresholds, aligned_picture, map_at, stored_depth
 from fastalign.errors import InputError
 from fastalign.metrics import PixelMetrics
 from fastalign.report.gallery import Gallery
@@ -62,6 +62,7 @@ class EvaluationRun:
 
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
+        self._defects = self._unseen = 0
         self.masks = MaskCheck()
         self.judging = Judging(self.model, self.limits)
         self.seen = SeenImages(self.model, self.keep_seen)
@@ -93,17 +94,10 @@ class EvaluationRun:
             detail = self.model.predict_detail(batch)
         scores = detail.map[0]
         score = float(detail.score[0])
-        if not math.isfinite(score):
-            problem = f"{sample.path}: could not be judged: {NOT_JUDGED}"
-            if not self.skip_bad:
-                raise InputError(problem)
-            self.skipped.append(Skipped(name, problem))
-            return
         seen = self.seen.look(name, sample.label, batch)
         counted = seen is None or seen.counted
-        if self.has_masks and truth is not None and counted:
-            at_mask = map_at(scores, image.shape[:2]) if self.size is None else scores.float()
-            self.pixels.update(at_mask, truth, name)
+        if self.has_masks and truth is not None and counted and math.isfinite(score):
+            self._add_pixels(scores, truth, name)
         aligned, covered = aligned_picture(detail, 0)
         outline = truth if sample.label == 1 and self.has_masks else None
         self.gallery.add(
@@ -125,6 +119,22 @@ class EvaluationRun:
                 counted=counted,
             )
         )
+
+    def _add_pixels(self, scores: torch.Tensor, truth: _Mask, name: str) -> None:
+        """Take a map into the pixel figures, in which all pixels count: places that nothing was
+        compared at rank lowest, so that a defect there is missed."""
+        at_mask = map_at(scores, (truth.shape[0], truth.shape[1]))
+        self._defects += int(truth.sum())
+        self._unseen += int(np.isnan(at_mask[truth]).sum())
+        if self.size is None:
+            self.pixels.update(np.nan_to_num(at_mask, nan=0.0), truth, name)
+        else:
+            self.pixels.update(scores.float().nan_to_num(0.0), truth, name)
+
+    @property
+    def unseen_defects(self) -> float:
+        """The share of the annotated defects that lies where nothing was compared."""
+        return self._unseen / max(1, self._defects)
 
     def photograph(self, index: int) -> npt.NDArray[np.uint8]:
         """The photograph of image ``index`` of the results once more."""

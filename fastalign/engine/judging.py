@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from fastalign.engine.scoring import NO_THRESHOLD, NOT_JUDGED, Thresholds, alignment_of
+from fastalign.engine.scoring import (
+    NO_THRESHOLD,
+    Thresholds,
+    alignment_of,
+    evidence_of,
+    lacks_limits,
+    listed,
+)
 from fastalign.engine.shapes import ShapeWatch
 from fastalign.engine.strangers import PartWatch
 from fastalign.engine.table import Row
+from fastalign.models.evidence import NO_LIMITS
 from fastalign.verdict import Verdict
+from fastalign.words import count
 
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD, Detail
@@ -27,6 +36,9 @@ class Judging:
 
     def __init__(self, model: FYD, limits: Thresholds) -> None:
         self._limits = limits
+        self._evidence = evidence_of(model)
+        self._blind = lacks_limits(model)
+        self._unsure: list[str] = []
         self._shapes = ShapeWatch(model)
         self._parts = PartWatch(model)
 
@@ -35,16 +47,25 @@ class Judging:
         score = float(detail.score[index])
         verdict = self._limits.verdict(score)
         alignment = alignment_of(detail, index)
+        unsure = self._evidence.reason(detail, index)
+        if unsure:
+            self._unsure.append(f"{name} ({unsure})")
+        elif verdict is Verdict.UNSURE:
+            unsure = NO_THRESHOLD
         remarks = [
+            unsure,
             self._parts.remark(name, detail, index),
             self._shapes.remark(name, image),
-            self._limits.remark(alignment.covered),
         ]
         reason = "; ".join(remark for remark in remarks if remark)
-        if verdict is Verdict.NOT_JUDGED:
-            reason = NO_THRESHOLD if self._limits.image is None else NOT_JUDGED
         return Row(name, score, self._limits.image, verdict, reason, alignment=alignment)
 
     def warnings(self) -> list[str]:
         """One sentence for each kind of odd image that was seen."""
-        return [*self._parts.warnings(), *self._shapes.warnings()]
+        found = [NO_LIMITS] if self._blind else []
+        if number := len(self._unsure):
+            found.append(
+                f"{count(number, 'image', 'are')} unsure, neither good nor an anomaly: "
+                f"{listed(self._unsure)}"
+            )
+        return [*found, *self._parts.warnings(), *self._shapes.warnings()]

@@ -19,8 +19,9 @@ class Mistakes:
         threshold: scores above it are anomalies.
         false_alarms: good images above it, of ``good``.
         missed: anomalies that are not, of ``anomalous``.
-        good, anomalous: images of each kind.
-        not_judged: images whose score is not finite, counted in neither of the two.
+        good, anomalous: images of each kind that have a verdict.
+        unsure: images without one, counted in neither of the two; ``unsure_good`` and
+            ``unsure_anomalous`` are the two kinds of them.
     """
 
     threshold: float
@@ -28,7 +29,9 @@ class Mistakes:
     good: int
     missed: int
     anomalous: int
-    not_judged: int
+    unsure: int
+    unsure_good: int
+    unsure_anomalous: int
 
     @property
     def total(self) -> int:
@@ -45,15 +48,18 @@ def count_mistakes(images: Sequence[ImageResult], threshold: float | None) -> Mi
     labelled = [item for item in images if item.label >= 0]
     if threshold is None or not labelled:
         return None
-    good = [item.score for item in labelled if item.label == 0]
-    anomalous = [item.score for item in labelled if item.label == 1]
+    good = [item.score for item in labelled if item.label == 0 and item.scored]
+    anomalous = [item.score for item in labelled if item.label == 1 and item.scored]
+    unsure = [item.label for item in labelled if not item.scored]
     return Mistakes(
         threshold,
         sum(judge(score, threshold) is Verdict.ANOMALY for score in good),
         len(good),
         sum(judge(score, threshold) is Verdict.GOOD for score in anomalous),
         len(anomalous),
-        sum(not math.isfinite(item.score) for item in labelled),
+        len(unsure),
+        unsure.count(0),
+        unsure.count(1),
     )
 
 

@@ -68,7 +68,7 @@ def scores_table(evaluation: Evaluation) -> str:
     ]
     scored = {row.path for row in rows}
     rows += [
-        Row(path, None, threshold, Verdict.NOT_JUDGED, reason)
+        Row(path, None, threshold, Verdict.UNSURE, reason)
         for path, reason in left_out.items()
         if path not in scored
     ]

@@ -29,6 +29,8 @@ OVERLAY_FORMATS = ("jpg", "png")
 FULL = "full"
 DEFAULT_SIDE = 1024
 _JPEG_QUALITY = 90
+# The colour of what was not looked at.
+_UNSEEN = (128, 128, 128)
 _SIDES = (16, 65535)
 
 
@@ -162,10 +164,11 @@ def _encode_npy(scores: npt.NDArray[np.float32]) -> bytes:
 
 
 def _encode_view(scores: npt.NDArray[np.float32], threshold: float) -> bytes:
-    """A map in the colours of the report, as PNG with a palette; places without a score take the
-    foot of the scale."""
+    """A map in the colours of the report, as PNG with a palette; places without a score, at which
+    nothing was compared, are grey."""
     low, high = scale_limits(threshold, scores)
     position = np.nan_to_num((scores - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    picture = Image.fromarray((np.clip(position, 0.0, 1.0) * 255).round().astype(np.uint8))
-    picture.putpalette(colour_table().tobytes())
+    places = (np.clip(position, 0.0, 1.0) * 254).round().astype(np.uint8)
+    picture = Image.fromarray(np.where(np.isnan(scores), np.uint8(255), places))
+    picture.putpalette(colour_table(255).tobytes() + bytes(_UNSEEN))
     return _encode(picture, "PNG")

@@ -89,7 +89,7 @@ class PredictionPage:
                 defect="",
                 label=-1,
                 score=item.score,
-                predicted=None if item.verdict is Verdict.NOT_JUDGED else int(item.verdict),
+                predicted=None if item.verdict is Verdict.UNSURE else int(item.verdict),
                 alignment=item.alignment,
                 reason=item.reason,
             )
@@ -100,7 +100,7 @@ class PredictionPage:
             "scored": len(images),
             "anomalous": len(result.of(Verdict.ANOMALY)),
             "good": len(result.of(Verdict.GOOD)),
-            "not judged": len(result.of(Verdict.NOT_JUDGED)) + len(result.skipped),
+            "unsure": len(result.of(Verdict.UNSURE)) + len(result.skipped),
         }
         protocol = {"data": self._data, **describe_protocol(model, None, counts, 0)}
         stored = thresholds(model)

@@ -18,7 +18,7 @@ from fastalign.engine.predict_page import PredictionPage
 from fastalign.engine.protocol import threshold_source
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
 from fastalign.engine.runfolder import PREDICTIONS
-from fastalign.engine.scoring import NO_THRESHOLD, NOT_JUDGED, Thresholds, score_images, thresholds
+from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, score_images, thresholds
 from fastalign.engine.table import FILES, SCORES, Row, ScoresTable, encode
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
@@ -85,7 +85,7 @@ class PredictionRun:
     def _add_unread(self, item: Input, reason: str) -> None:
         self.skipped.append(Skipped(item.name, reason))
         self.progress.note(f"warning: cannot be read: {reason}")
-        self._write(Row(item.name, None, self.limits.image, Verdict.NOT_JUDGED, reason))
+        self._write(Row(item.name, None, self.limits.image, Verdict.UNSURE, reason))
 
     def _add(self, item: Input, image: npt.NDArray[np.uint8], detail: Detail, index: int) -> None:
         row = self.judging.row(item.name, image, detail, index)
@@ -114,19 +114,6 @@ class PredictionRun:
         if self.skipped:
             total = len(self.images) + len(self.skipped)
             warnings.append(f"{part_of(len(self.skipped), total, 'image')} could not be read")
-        strange = [row for row in self.images if row.reason == NOT_JUDGED]
-        if strange:
-            warnings.append(
-                f"{part_of(len(strange), len(self.images), 'image')} could not be judged: "
-                f"{NOT_JUDGED}; the first: {strange[0].path}"
-            )
-        covers = self.limits.remark
-        if hidden := [item for item in self.images if covers(item.alignment.covered)]:
-            warnings.append(
-                f"{part_of(len(hidden), len(self.images), 'image', 'are')} covered by alignment to "
-                f"less than any normal image was; what was left out was not looked at. The first: "
-                f"{hidden[0].path}"
-            )
         limits = self.limits
         return Predictions(
             self.out, self.images, limits.image, limits.pixel, self.skipped, warnings

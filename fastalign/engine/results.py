@@ -166,7 +166,7 @@ class Prediction:
         path: the image as the source names it.
         score: its score.
         verdict: what the score says at the threshold in force.
-        reason: why it was not judged, or what speaks against the verdict; empty without such.
+        reason: why it is unsure, or what speaks against the verdict; empty without such.
         alignment: how it was aligned.
         map, mask, overlay: the files written for it; None where there are none.
     """
@@ -182,8 +182,8 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """``"good"`` or ``"anomaly"``; None for an image that was not judged."""
-        return None if self.verdict is Verdict.NOT_JUDGED else self.verdict.text
+        """``"good"`` or ``"anomaly"``; None for an image that is unsure."""
+        return None if self.verdict is Verdict.UNSURE else self.verdict.text
 
 
 @dataclass(frozen=True)
@@ -201,15 +201,15 @@ class Predictions:
     def of(self, verdict: Verdict) -> list[Prediction]:
         """The scored images with this verdict, highest score first."""
         found = [item for item in self.images if item.verdict is verdict]
-        return sorted(found, key=lambda item: (-item.score, item.path))
+        return sorted(found, key=lambda item: (-rank(item.score), item.path))
 
 
 def order_by_error(images: list[ImageResult], threshold: float | None) -> list[int]:
     """Indices of ``images``, worst first.
 
-    Misclassified images come first, the clearest mistake leading; then the right ones, the closest
-    call leading. Without a threshold or any label: highest score first, led by scores that are no
-    numbers.
+    Misclassified images come first, the clearest mistake leading; then those that are unsure; then
+    the right ones, the closest call leading. Without a threshold or any label: highest score first,
+    led by scores that are no numbers.
     """
     if threshold is None or all(item.label < 0 for item in images):
         return sorted(range(len(images)), key=lambda i: (-rank(images[i].score), images[i].path))
@@ -217,7 +217,9 @@ def order_by_error(images: list[ImageResult], threshold: float | None) -> list[i
     def key(i: int) -> tuple[int, float, str]:
         item = images[i]
         margin = abs(item.score - threshold)
-        return (0, -margin, item.path) if item.wrong else (1, margin, item.path)
+        if not item.scored:
+            return (1, 0.0, item.path)
+        return (0, -margin, item.path) if item.wrong else (2, margin, item.path)
 
     return sorted(range(len(images)), key=key)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastalign.data import Depth, prepare
 from fastalign.engine.results import Alignment
+from fastalign.models.evidence import Evidence
 from fastalign.numeric import real_number
 from fastalign.verdict import Verdict, judge, judge_each
 
@@ -25,41 +26,26 @@ NO_THRESHOLD = (
     "labelled; fit with more good images to get one, or give --threshold to predict"
 )
 
-NOT_JUDGED = (
-    "its features are not finite, or alignment left nothing of it to compare; look at the image, "
-    "and leave it out if it does not show the part"
-)
 _LISTED = 5
-# By the number of a verdict; -1, not judged, is the last.
+# By the number of a verdict; -1, unsure, is the last.
 _MASK_VALUES = np.array([0, 255, 128], np.uint8)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The model's thresholds; None where it was fitted without validation images.
-
-    ``covered``: the share of the aligned frame that every normal image covered; 0: not known.
-    """
+    """The model's thresholds; None where it was fitted without validation images."""
 
     image: float | None
     pixel: float | None
-    covered: float = 0.0
 
     def verdict(self, score: float) -> Verdict:
         """What an image of this score is."""
         return judge(score, self.image)
 
     def label(self, score: float) -> int | None:
-        """1 for an anomaly, 0 for good, None for an image that was not judged."""
+        """1 for an anomaly, 0 for good, None for an image that is unsure."""
         verdict = self.verdict(score)
-        return None if verdict is Verdict.NOT_JUDGED else int(verdict)
-
-    def remark(self, covered: float) -> str:
-        """What to say of an image that covers this share of the aligned frame; empty: nothing."""
-        # The limit is the mean of some thousand yes and no, in single precision.
-        if not covered < self.covered - 1e-6:
-            return ""
-        return f"alignment covers {covered:.0%} of the part, every normal image {self.covered:.0%}"
+        return None if verdict is Verdict.UNSURE else int(verdict)
 
     def given(self, image: float | None, pixel: float | None) -> Thresholds:
         """With what was given for a run in their place; one for images alone holds for pixels too,
@@ -80,7 +66,7 @@ class Thresholds:
         )
 
     def mask(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """A map ``[h, w]`` as a mask: 255 for an anomaly, 0 for good, 128 where not judged."""
+        """A map ``[h, w]`` as a mask: 255 for an anomaly, 0 for good, 128 where unsure."""
         return _MASK_VALUES[judge_each(scores, self.pixel)]
 
     @property
@@ -102,11 +88,20 @@ def thresholds(model: FYD) -> Thresholds:
         number = float(buffer)
         return None if math.isnan(number) else number
 
-    return Thresholds(
-        value(model.image_threshold),
-        value(model.pixel_threshold),
-        float(model.extra_metadata().get("least_covered") or 0.0),
-    )
+    return Thresholds(value(model.image_threshold), value(model.pixel_threshold))
+
+
+def evidence_of(model: FYD) -> Evidence:
+    """What an image must show to be judged."""
+    return Evidence.from_record(model.extra_metadata().get("evidence"))
+
+
+def lacks_limits(model: FYD) -> bool:
+    """Whether a model that aligns keeps nothing of normal images to compare coverage and poses
+    with."""
+    metadata = model.extra_metadata()
+    aligned = (metadata.get("alignment") or {}).get("used")
+    return bool(aligned) and metadata.get("evidence") is None
 
 
 def stored_depth(model: FYD) -> Depth | None:
@@ -122,7 +117,7 @@ def alignment_of(detail: Detail, index: int) -> Alignment:
         shift=float(detail.shift[index]),
         rotation=float(detail.rotation[index]),
         scale=float(detail.scale[index]),
-        covered=float(detail.valid[index].float().mean()),
+        covered=float(detail.coverage[index]),
     )
 
 
@@ -140,10 +135,14 @@ def aligned_picture(
 
 
 def map_at(scores: torch.Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """A score map ``[h, w]`` at ``size`` (height, width), bilinear, float32."""
+    """A score map ``[h, w]`` at ``size`` (height, width), bilinear, float32; NaN where the nearest
+    score is."""
     scores = scores.detach().float()
     if tuple(scores.shape) != tuple(size):
-        scores = F.interpolate(scores[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        known = scores.isfinite()
+        both = torch.stack([torch.where(known, scores, 0), known.float()])[None]
+        values, share = F.interpolate(both, size, mode="bilinear", align_corners=False)[0]
+        scores = torch.where(share >= 0.5, values / share, torch.nan)
     return scores.cpu().numpy()
 
 

@@ -44,7 +44,7 @@ class Row:
         score: its score; None where the file could not be read.
         threshold: the image threshold in force; None without one.
         verdict: what the score says at this threshold.
-        reason: why it was not judged, or what speaks against the verdict; empty without such.
+        reason: why it is unsure, or what speaks against the verdict; empty without such.
         truth: 0 good, 1 anomaly, None or -1 where it is not known.
         defect: kind of defect, where it is known.
         trained_on: the image of the fit that it is, or nearly is; empty: none, or not looked for.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
-from fastalign.models.maps import are_finite
+from fastalign.models.maps import are_finite, where_known
 from fastalign.ops.plain import plain_ops
 from fastalign.prepare import CONTRACT_VERSION, FORMAT
 from fastalign.verdict import judge_each
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # dtype of the input, by name: float32 in 0..1 or uint8 in 0..255.
 INPUTS = ("float32", "uint8")
-OUTPUTS = ("score", "map", "label")
+OUTPUTS = ("score", "map", "label", "coverage", "residual")
 
 
 class Scorer(nn.Module):
@@ -51,17 +51,16 @@ class Scorer(nn.Module):
         self.model = model
         self.input_dtype = input_dtype
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         if self.input_dtype == "uint8":
             images = images.float() / 255
         given = are_finite(images)
         # The network never sees what is not finite: OpenVINO's Relu and Clip turn NaN into numbers,
         # and poses from it would index outside of the image.
-        score, maps = self.model(torch.where(given[:, None, None, None], images, 0.5))
-        judged = given & are_finite(maps)
-        score = torch.where(judged, score, torch.nan)
-        maps = torch.where(judged[:, None, None], maps, torch.nan)
-        return score, maps, judge_each(score, self.model.image_threshold).long()
+        found = self.model.measure(torch.where(given[:, None, None, None], images, 0.5))
+        score, maps, coverage, residual = (where_known(given, value) for value in found)
+        label = judge_each(score, self.model.image_threshold).long()
+        return score, maps, label, coverage, residual
 
     def example(self, batch: int = 2) -> Tensor:
         """An input of the right shape and dtype."""
@@ -107,12 +106,15 @@ class Scorer(nn.Module):
                 "score": {"dtype": "float32", "shape": ["batch"]},
                 "map": {"dtype": "float32", "shape": ["batch", height, width]},
                 "label": {"dtype": "int64", "shape": ["batch"]},
+                "coverage": {"dtype": "float32", "shape": ["batch"]},
+                "residual": {"dtype": "float32", "shape": ["batch"]},
             },
             "labels": {
                 "0": "good",
                 "1": "anomaly",
-                "-1": "not judged: no threshold or no score",
+                "-1": "unsure: no threshold or no score",
             },
+            "evidence": model.evidence.record(),
             "image_threshold": image,
             "pixel_threshold": pixel,
             "openvino": {"INFERENCE_PRECISION_HINT": "f32"},

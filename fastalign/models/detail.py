@@ -7,16 +7,28 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+class Measured(NamedTuple):
+    """What is known of a batch of B images without looking closer: score ``[B]``, map ``[B,H,W]``,
+    coverage ``[B]`` and residual ``[B]`` after alignment, as in :class:`Detail`."""
+
+    score: Tensor
+    map: Tensor
+    coverage: Tensor
+    residual: Tensor
+
+
 class Detail(NamedTuple):
     """What the model did with a batch of B images.
 
-    score ``[B]``; map ``[B,H,W]`` in the frame of the input, 0 without evidence; theta ``[B,2,3]``,
+    score ``[B]``, NaN for an image that cannot be judged (see :meth:`FYD.forward`); map ``[B,H,W]``
+    in the frame of the input, NaN where nothing was compared; theta ``[B,2,3]``,
     all warps composed, aligned to input coordinates; valid ``[B,h,w]`` bool, the locations of the
     aligned frame that the image covers; aligned ``[B,3,H,W]``; residual_before and residual_after
     ``[B]``, 1 minus the correlation of edges with the mean of the training images, NaN without
     alignment; shift as a fraction of the image, rotation in degrees, scale as a factor, each
-    ``[B]``. Of an image that cannot be judged (see :meth:`FYD.forward`) all figures are NaN and no
-    location is valid.
+    ``[B]``; coverage ``[B]``, the share of the part that the image covers: of the locations that
+    enough training images showed. Of an image with values that are not finite all figures are NaN
+    and no location is valid.
     """
 
     score: Tensor
@@ -29,3 +41,4 @@ class Detail(NamedTuple):
     shift: Tensor
     rotation: Tensor
     scale: Tensor
+    coverage: Tensor

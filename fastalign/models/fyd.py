@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fastalign.load import watched
 from fastalign.models import fitting
-from fastalign.models.detail import Detail
+from fastalign.models.detail import Detail, Measured
+from fastalign.models.evidence import coverage_of, or_unknown
 from fastalign.models.images import checked, is_empty, judgeable, one_for
-from fastalign.models.maps import where_known
+from fastalign.models.maps import are_finite, where_known
 from fastalign.models.memory import MemoryPlan, plan_scoring
 from fastalign.models.persistence import PersistentModel
 from fastalign.models.photographs import Photographs, Scored, tensors
@@ -60,11 +61,12 @@ class FYD(PersistentModel):
 
         Returns:
             scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` in the frame of the
-            images, float32: the Mahalanobis distance, smoothed. An image that cannot be judged,
-            because a value of it or of its features is NaN or infinite or alignment left nothing
-            of it to compare, has NaN as score and in all of its map; the others of its batch have
-            the same bits as without it. :func:`fastalign.verdict.judge` compares a score with a
-            threshold.
+            images, float32: the Mahalanobis distance, smoothed, NaN where nothing was compared. An
+            image that cannot be judged has NaN as score: a value of it or of its features is NaN
+            or infinite, its pose was not found, or less of the part is in it than in normal images
+            (:class:`fastalign.models.evidence.Evidence`). Its map is NaN too, except for what
+            the last has seen. The others of a batch have the same bits as without it.
+            :func:`fastalign.verdict.judge` compares a score with a threshold.
 
         On CUDA without gradients a batch is one launch of a recorded graph (``replays``).
 
@@ -74,17 +76,23 @@ class FYD(PersistentModel):
                 where a look at them would wait, images in 0..255 have NaN as score instead.
             ConfigError: not fitted.
         """
-        images = self.prepare(images)
-        if is_empty(images):
-            score, maps = self.forward(one_for(images))
-            return score[:0], maps[:0]
-        theta = self.pose(images)
-        stages, theta = self.features(warp(images, theta), theta)
-        distance, support = self.density(stages)
-        return self.maps(distance, theta, support, judgeable(images))
+        return self.measure(images)[:2]
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
+
+    def measure(self, images: Tensor) -> Measured:
+        """As :meth:`forward`, with what tells whether there was enough to judge by."""
+        images = self.prepare(images)
+        if is_empty(images):
+            return Measured(*(found[:0] for found in self.measure(one_for(images))))
+        theta, residual = self.pose.locate(images)
+        stages, theta = self.features(warp(images, theta), theta)
+        distance, support = self.density(stages)
+        coverage = coverage_of(self.maps.valid(theta), support, images)
+        whole, enough = self.evidence.asked(judgeable(images), residual, coverage)
+        score, maps = self.maps(distance, theta, support, whole, enough)
+        return Measured(score, maps, coverage, or_unknown(residual, score))
 
     @watched
     @in_own_state
@@ -94,18 +102,24 @@ class FYD(PersistentModel):
         images = self.prepare(images)
         if is_empty(images):
             return Detail(*(found[:0] for found in self.predict_detail(one_for(images))))
-        pose = self.pose(images)
+        pose, residual = self.pose.locate(images)
         aligned = warp(images, pose)
         stages, theta = self.features(aligned, pose)
         distance, support = self.density(stages)
-        score, maps = self.maps(distance, theta, support, judgeable(images))
-        judged = score.isfinite()
-        before, after = (where_known(judged, r) for r in self.pose.residuals(images, pose))
-        theta = where_known(judged, or_identity(theta, images))
+        coverage = coverage_of(self.maps.valid(theta), support, images)
+        finite = judgeable(images) & are_finite(distance)
+        whole, enough = self.evidence.asked(finite, residual, coverage)
+        score, maps = self.maps(distance, theta, support, whole, enough)
+        before = where_known(finite, self.pose.residual(images))
+        after = where_known(finite, or_unknown(residual, score))
+        theta = where_known(finite, or_identity(theta, images))
         valid = self.maps.valid(theta)
         assert valid is not None
         magnitude = affine.magnitude(theta, self.aspect)
-        return Detail(score, maps, theta, valid, aligned, before, after, **magnitude)
+        coverage = where_known(finite, coverage)
+        return Detail(
+            score, maps, theta, valid, aligned, before, after, **magnitude, coverage=coverage
+        )
 
     @in_own_state
     def align(self, images: Tensor) -> Tensor:
@@ -136,7 +150,8 @@ class FYD(PersistentModel):
                 score = float(detail.score[0])
                 verdict = judge(score, float(self.image_threshold))
                 maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
-                found.append(Scored(name, score, verdict, maps, theta))
+                reason = self.evidence.reason(detail, 0)
+                found.append(Scored(name, score, verdict, maps, theta, reason))
         return found
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -67,18 +67,25 @@ class AnomalyMaps(nn.Module):
         theta: Tensor | None = None,
         support: Tensor | None = None,
         whole: Tensor | None = None,
+        enough: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` of distances
         ``[B,h,w]`` of images that were aligned by theta ``[B,2,3]`` (None: not at all);
         ``support [h,w]``: see :meth:`map_from`.
 
-        An image that cannot be judged has NaN as score and in all of its map: one whose distances
-        are not finite, of which nothing is left, or that ``whole [B]`` (None: all are) rules out.
+        Places that nothing was compared at are NaN in a map. An image that cannot be judged has
+        NaN as score and in all of its map: one whose distances are not finite, of which nothing is
+        left, or that ``whole [B]`` rules out. One of which not ``enough [B]`` was seen has a map of
+        what was, and NaN as score. None: all are, and of all.
         """
-        maps = self.map_from(distance, theta, support)
-        judged = are_finite(maps)
-        maps = where_known(judged if whole is None else whole & judged, maps)
-        return maps.amax((1, 2)), maps
+        maps, seen = self.map_from(distance, theta, support)
+        judged = are_finite(maps) & seen.flatten(1).any(1)
+        judged = judged if whole is None else whole & judged
+        # Where nothing was seen a map is 0, below all others: a maximum passes over NaN in some
+        # runtimes of exported files, and hands it on in others.
+        known = judged if enough is None else judged & enough
+        score = where_known(known, maps.amax((1, 2)))
+        return score, torch.where(judged[:, None, None] & seen, maps, torch.nan)
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
@@ -87,14 +94,18 @@ class AnomalyMaps(nn.Module):
         super()._apply(keeping_dtypes(fn), recurse)
         return self
 
-    def map_from(self, distance: Tensor, theta: Tensor | None, support: Tensor | None) -> Tensor:
+    def map_from(
+        self, distance: Tensor, theta: Tensor | None, support: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
         moved back in one step, and without what came from outside the image, or from locations
-        ``[h,w]`` without support (None: all have it). An image of which nothing is left is NaN."""
+        ``[h,w]`` without support (None: all have it). Maps ``[B,H,W]``, 0 where nothing was seen,
+        and where something was, bool ``[B,H,W]``."""
         size = self.image_size
         if theta is None and support is None:
             maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
-            return smooth(maps[:, 0], self.sigma)
+            maps = smooth(maps[:, 0], self.sigma)
+            return maps, torch.ones_like(maps, dtype=torch.bool)
         if theta is None:
             theta = affine.identity(distance.shape[0], device=distance.device)
         valid = affine.valid_mask(theta, size, self.size)
@@ -104,8 +115,8 @@ class AnomalyMaps(nn.Module):
         both = torch.stack([distance * evidence, evidence], 1)
         both = smooth(warp_affine(both, affine.invert(theta), size=size), self.sigma)
         maps, share = both.unbind(1)
-        maps = torch.where(share > _LEAST_EVIDENCE, maps / share.clamp_min(1e-6), 0)
-        return where_known(share.amax((1, 2)) > _LEAST_EVIDENCE, maps)
+        seen = share > _LEAST_EVIDENCE
+        return torch.where(seen, maps / share.clamp_min(1e-6), 0), seen
 
     def valid(self, theta: Tensor | None) -> Tensor | None:
         """Locations ``[B,h,w]`` that came from inside the image; None: all."""

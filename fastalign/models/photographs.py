@@ -34,8 +34,10 @@ class Scored:
         name: its path, or its place among arrays, such as ``image 3``.
         score: the largest value of the map; NaN where it cannot be judged.
         verdict: by the model's threshold of images.
-        map: float32 ``[H,W]`` of the model's image size, in the frame of the photograph.
+        map: float32 ``[H,W]`` of the model's image size, in the frame of the photograph; NaN where
+            nothing was compared.
         theta: ``[2,3]``, where the part lies, as :meth:`fastalign.FYD.align` gives it.
+        reason: why the verdict is unsure; empty where there is a score.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scored:
     verdict: Verdict
     map: npt.NDArray[np.float32] = field(repr=False)
     theta: npt.NDArray[np.float32] = field(repr=False)
+    reason: str = ""
 
 
 def tensors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,14 @@ def make_encoder(backbone: FeatureBackbone) -> LocalEncoder:
     # As fine as a pose needs; deeper layers know less about where.
     depth = max([i for i, stride in enumerate(backbone.reductions) if stride <= 8], default=0)
     return LocalEncoder(backbone.up_to(depth))
+
+
+class Located(NamedTuple):
+    """theta ``[B,2,3]``, and residual ``[B]``, 1 minus the correlation of edges with the mean of
+    the training images there, NaN where it is not known; None: there is no alignment."""
+
+    theta: Tensor | None
+    residual: Tensor | None
 
 
 class PoseEstimator(nn.Module):
@@ -60,6 +68,15 @@ class PoseEstimator(nn.Module):
         if self.aligner is not None:
             return self.aligner(images).theta
         return None if self.ica is None else self.ica.localise(images)
+
+    @in_own_state
+    def locate(self, images: Tensor) -> Located:
+        """As :meth:`forward`, with how well each image agrees with the template at its pose."""
+        if self.aligner is not None:
+            found = self.aligner(images)
+            return Located(found.theta, 1 - found.correlation)
+        theta = self(images)
+        return Located(theta, None if theta is None else self.residual(images, theta))
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
@@ -100,16 +117,19 @@ class PoseEstimator(nn.Module):
         """Edge strength of images at the size at which poses are refined ``[B,1,h,w]``."""
         return edge_strength(resize(images, self.search_size), edge_size(self.search_size))
 
-    def residuals(self, images: Tensor, theta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """1 minus the correlation of edges with the mean of the training images, before and after
-        alignment by theta: ``[B]`` each; NaN without alignment."""
-        template = self.template if self.aligner is None else self.aligner.refiner
-        if template is None or theta is None:
-            unknown = images.new_full((len(images),), torch.nan)
-            return unknown, unknown
-        edges = self.edges(images)
-        identity = affine.identity(len(images), device=images.device)
-        return 1 - template.correlation(edges, identity), 1 - template.correlation(edges, theta)
+    @property
+    def reference(self) -> GaussNewtonRefiner | None:
+        """What residuals are measured against; None: nothing."""
+        return self.template if self.aligner is None else self.aligner.refiner
+
+    def residual(self, images: Tensor, theta: Tensor | None = None) -> Tensor:
+        """1 minus the correlation of edges with the mean of the training images, ``[B]``, of
+        images aligned by theta ``[B,2,3]`` (None: as they are); NaN without alignment."""
+        if self.reference is None:
+            return images.new_full((len(images),), torch.nan)
+        if theta is None:
+            theta = affine.identity(len(images), device=images.device)
+        return 1 - self.reference.correlation(self.edges(images), theta)
 
     # State -----------------------------------------------------------------------------------
 

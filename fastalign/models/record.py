@@ -57,7 +57,8 @@ class FitRecord:
             since.
         normal_scores: ``scores`` of normal images, ascending, that the thresholds are a quantile
             of, and ``of``, what images they are, in words.
-        least_covered: share of the aligned frame that each normal image covered at least.
+        evidence: how normal images are covered and aligned, and what is asked of others, the record
+            of :class:`fastalign.models.evidence.Evidence`.
         normal_whole: ``distance``, the largest distance of a whole normal image that the density
             has not seen, and ``residual``, the largest of their alignment, where there is any.
         warnings: what the user has to know, in sentences.
@@ -79,7 +80,7 @@ class FitRecord:
     pixel_threshold_source: str | None = None
     fitted_thresholds: Mapping[str, Any] | None = None
     normal_scores: Mapping[str, Any] | None = None
-    least_covered: float | None = None
+    evidence: Mapping[str, Any] | None = None
     normal_whole: Mapping[str, float] | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None

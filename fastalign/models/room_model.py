@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig, FYDOptions, with_options
+from fastalign.models.evidence import Evidence
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make
 from fastalign.models.thresholds import Change, changed
@@ -111,6 +112,11 @@ class RoomModel(nn.Module):
         return not (self.features.bounded or self.features.compiled)
 
     @property
+    def evidence(self) -> Evidence:
+        """What an image must show to be judged, by the normal images of the fit."""
+        return Evidence.from_record(self.record.evidence)
+
+    @property
     def image_threshold(self) -> Tensor:
         """Scores above it are anomalies; NaN: there is none."""
         return self.maps.image_threshold
@@ -210,7 +216,7 @@ class RoomModel(nn.Module):
     def extra_metadata(self) -> dict[str, Any]:
         """What is known about the fit, JSON-able: ``seed``, ``aspect``, ``depth``, ``images``,
         ``alignment`` with ``used``, ``summary`` and ``reason``, ``training`` by epoch, ``parts``,
-        ``threshold_source`` in words, ``least_covered`` by each normal image of the aligned frame,
+        ``threshold_source`` in words, ``evidence`` (:class:`fastalign.models.evidence.Evidence`),
         ``normal_whole`` (``distance`` and ``residual``, see :class:`FitRecord`), ``warnings`` in
         sentences, and ``known_images``, by which
         :class:`fastalign.models.known.KnownImages` knows the images of the fit again."""

@@ -6,7 +6,6 @@ the normal ones nowhere. The largest distance, which is the score, does not tell
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 # The share of a map that stands for its most ordinary places.
@@ -19,10 +18,9 @@ def whole_distance(maps: Tensor) -> Tensor:
     """The distance that nine tenths of each map exceed, ``[B]`` float32.
 
     Arguments:
-        maps: ``[B,H,W]`` of :class:`fastalign.models.maps.AnomalyMaps`: 0 without evidence, and NaN
-            in all of an image that was not judged, for which the result is NaN.
+        maps: ``[B,H,W]`` of :class:`fastalign.models.maps.AnomalyMaps`: NaN without evidence, as is
+            the result for an image without any.
     """
     steps = [-(-side // _PLACES) for side in maps.shape[1:]]
     places = maps[:, :: steps[0], :: steps[1]].flatten(1).float()
-    known = places.masked_fill(places == 0, torch.nan)
-    return known.nanquantile(_ORDINARY, dim=1)
+    return places.nanquantile(_ORDINARY, dim=1)

@@ -125,8 +125,18 @@ def data_uri(image: Image.Image) -> str:
 
 
 def _resize(scores: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float32]:
-    picture = Image.fromarray(np.ascontiguousarray(scores, dtype=np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    """A map at another size, NaN where most of what a pixel stands for is."""
+
+    def resized(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        picture = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+    unseen = np.isnan(scores)
+    if not unseen.any():
+        return resized(scores)
+    share = resized((~unseen).astype(np.float32))
+    values = resized(np.where(unseen, np.float32(0), scores)) / np.maximum(share, 1e-6)
+    return np.where(share >= 0.5, values, np.nan).astype(np.float32)
 
 
 def _shrink_mask(mask: npt.NDArray[np.bool_], width: int, height: int) -> npt.NDArray[np.bool_]:

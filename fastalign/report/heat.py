@@ -30,6 +30,8 @@ _STOPS = (
     (1.00, (253, 243, 170)),
 )
 _BAND = 256
+# What was not looked at: grey stripes over the photograph, in colour and opacity of line and gap.
+_STRIPES = ((96, 96, 96), 0.62, 0.2)
 _OUTLINE = (255, 149, 0)
 # Opacity by position on the scale, whose middle is the threshold.
 _OPACITY = ((0.0, 0.0), (0.5, 0.38), (0.58, 0.66), (1.0, 0.82))
@@ -64,10 +66,13 @@ def scale_limits(threshold: float, scores: npt.NDArray[np.float32]) -> tuple[flo
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def heat_rgba(scores: npt.NDArray[np.float32], low: float, high: float) -> npt.NDArray[np.uint8]:
+def heat_rgba(
+    scores: npt.NDArray[np.float32], low: float, high: float, *, top: int = 0, stripe: int = 2
+) -> npt.NDArray[np.uint8]:
     """``[H, W]`` scores as ``[H, W, 4]`` uint8 RGBA; transparent at the foot of the scale.
 
-    Scores that are not finite (no evidence there) stay transparent.
+    Places whose score is NaN, at which nothing was compared, are striped in grey, by lines of
+    ``stripe`` pixels. ``top``: the row of the whole map that the first one is.
     """
     position = np.nan_to_num((scores - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
     position = np.clip(position, 0.0, 1.0)
@@ -75,13 +80,21 @@ def heat_rgba(scores: npt.NDArray[np.float32], low: float, high: float) -> npt.N
     rgba[..., :3] = colour_table()[(position * 255).round().astype(np.uint8)]
     opacity = np.interp(position, [at for at, _ in _OPACITY], [value for _, value in _OPACITY])
     rgba[..., 3] = (opacity * 255).round().astype(np.uint8)
+    unseen = np.isnan(scores)
+    if unseen.any():
+        grey, line, gap = _STRIPES
+        rows, columns = np.ogrid[top : top + scores.shape[0], : scores.shape[1]]
+        on_line = (rows + columns) // stripe % 4 == 0
+        rgba[unseen, :3] = grey
+        rgba[unseen, 3] = np.where(on_line, 255 * line, 255 * gap).round().astype(np.uint8)[unseen]
     return rgba
 
 
 def heat_overlay(
     image: npt.NDArray[np.uint8], scores: npt.NDArray[np.float32], threshold: float
 ) -> npt.NDArray[np.uint8]:
-    """The heat map laid over its image, with an outline around all that exceeds the threshold.
+    """The heat map laid over its image, with an outline around all that exceeds the threshold, and
+    stripes over what was not looked at.
 
     Args:
         image: ``[H, W, 3]`` uint8 RGB.
@@ -97,7 +110,7 @@ def heat_overlay(
     # In bands, since the intermediate arrays are many times larger than a large photograph.
     for top in range(0, image.shape[0], _BAND):
         band = slice(top, top + _BAND)
-        rgba = heat_rgba(scores[band], low, high)
+        rgba = heat_rgba(scores[band], low, high, top=top, stripe=max(2, max(scores.shape) // 160))
         alpha = rgba[..., 3:].astype(np.float32) / 255
         mixed[band] = (image[band] * (1 - alpha) + rgba[..., :3] * alpha).round()
     found = judge_each(scores, threshold) == Verdict.ANOMALY

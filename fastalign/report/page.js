@@ -36,7 +36,7 @@
     badge.textContent = matching;
     button.append(" ", badge);
     button.disabled = matching === 0 && button.dataset.filter !== "all";
-    button.hidden = matching === 0 && button.dataset.filter === "not judged";
+    button.hidden = matching === 0 && button.dataset.filter === "unsure";
     button.addEventListener("click", () => show(button));
   }
 

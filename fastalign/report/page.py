@@ -126,9 +126,9 @@ def _kind(image: ImageResult, labelled: bool) -> str:
 def _verdict(image: ImageResult) -> str:
     predicted = -1 if image.predicted is None else image.predicted
     if image.label < 0:
-        return {0: "good", 1: "anomaly"}.get(predicted, "not judged")
+        return {0: "good", 1: "anomaly"}.get(predicted, "unsure")
     return {(1, 0): "missed", (0, 1): "false alarm", (1, 1): "found", (0, 0): "passed"}.get(
-        (image.label, predicted), "not judged"
+        (image.label, predicted), "unsure"
     )
 
 

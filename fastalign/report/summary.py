@@ -55,7 +55,7 @@ def verdicts(evaluation: Evaluation, labelled: bool) -> list[Tile]:
     unjudged = unread + sum(item.predicted is None for item in images)
     if unjudged:
         total = len(images) + unread
-        tiles.append(Tile("Not judged", f"{unjudged} of {total}", "neither good nor anomalous"))
+        tiles.append(Tile("Unsure", f"{unjudged} of {total}", "neither good nor anomalous"))
     if left := sum(not item.counted for item in images):
         hint = "images that the model was fitted on, in no figure"
         tiles.append(Tile("Trained on", f"{left} of {len(images)}", hint, "bad"))

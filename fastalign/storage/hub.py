@@ -150,7 +150,7 @@ from fastalign.verdict import judge
 model = FYD.from_pretrained("this folder or repository")
 image = prepare(load_image("photo.png", depth=model.depth), ({height}, {width}))
 score, score_map = model(image[None])
-verdict = judge(score, model.image_threshold)  # GOOD, ANOMALY or NOT_JUDGED
+verdict = judge(score, model.image_threshold)  # GOOD, ANOMALY or UNSURE
 ```
 
 ## Limits

@@ -116,7 +116,7 @@ def test_one_good_image_fits_without_a_threshold(fit, run, ring, tmp_path):
     assert outcome.code == 0 and "no threshold" in outcome.err
     document = json.loads((tmp_path / "p" / "predictions.json").read_text())
     assert document["image_threshold"] is None
-    assert {item["verdict"] for item in document["images"]} == {"not judged"}
+    assert {item["verdict"] for item in document["images"]} == {"unsure"}
     assert "scored, without verdicts" in outcome.out
     assert all(item["score"] is not None for item in document["images"])
     assert not (tmp_path / "p" / "masks").exists()
@@ -179,7 +179,7 @@ def test_a_bad_image_to_score(run, fitted, ring, make_part, tmp_path, command, k
     with (tmp_path / "out" / "scores.csv").open(newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     (bad,) = (row for name, row in rows.items() if name.endswith(path.name))
-    assert bad["verdict"] == "not judged" and kind in bad["reason"]
+    assert bad["verdict"] == "unsure" and kind in bad["reason"]
 
 
 def test_a_16_bit_tiff_is_read(fit, run, ring, tmp_path):

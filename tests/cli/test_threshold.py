@@ -158,8 +158,8 @@ def results(*pairs):
 def test_mistakes_are_counted_and_the_fewest_found():
     images = results((0, 1.0), (0, 2.0), (1, 1.5), (1, 3.0), (1, 4.0), (-1, 9.0), (1, float("nan")))
     made = count_mistakes(images, 3.5)
-    assert (made.false_alarms, made.good, made.missed, made.anomalous) == (0, 2, 2, 4)
-    assert made.not_judged == 1
+    assert (made.false_alarms, made.good, made.missed, made.anomalous) == (0, 2, 2, 3)
+    assert made.unsure == made.unsure_anomalous == 1 and made.unsure_good == 0
     best = fewest_mistakes(images)
     assert best.total == 1 and (best.threshold, best.missed) == (1.25, 0)
     assert count_mistakes(images, None) is None and fewest_mistakes(results((0, 1.0))) is None

@@ -49,10 +49,12 @@ class StandInModel(torch.nn.Module):
             shift=torch.full((batch,), 0.05),
             rotation=torch.full((batch,), 12.5),
             scale=torch.full((batch,), 1.1),
+            coverage=valid.float().mean((1, 2)),
         )
 
     def extra_metadata(self):
-        return {"seed": 3, "alignment": {"used": True, "summary": "Used.", "reason": "It helps."}}
+        alignment = {"used": True, "summary": "Used.", "reason": "It helps."}
+        return {"seed": 3, "alignment": alignment, "evidence": {}}
 
 
 @pytest.fixture

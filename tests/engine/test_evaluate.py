@@ -298,26 +298,68 @@ def test_a_model_that_does_not_know_its_images_says_so(model, category):
     assert result.protocol["images_trained_on"] in result.warnings
 
 
-def test_images_that_alignment_covers_less_than_any_normal_one_are_named(model, category):
-    """The stand-in covers eleven twelfths."""
-    for least, expected in ((11 / 12 + 0.01, 6), (11 / 12, 0), (None, 0)):
-        model.extra_metadata = lambda least=least: {"least_covered": least}
-        told = [text for text in evaluate_category(category, model).warnings if "covered" in text]
-        assert len(told) == bool(expected)
-        if expected:
-            assert told[0].startswith("6 of 6 test images") and "test/good/0.png" in told[0]
+# What cannot be judged ----------------------------------------------------------------------------
 
 
-def test_an_image_that_could_not_be_judged_is_an_error_or_left_out(model, category):
+def asked(coverage=None, residual=None):
+    """What a model keeps of normal images, for the stand-in, which covers eleven twelfths."""
+    usual = {"least": 0.9, "median": 0.95, "most": 0.99, "images": 20}
+    evidence = {}
+    if coverage is not None:
+        evidence["coverage"] = {**usual, "limit": coverage}
+    if residual is not None:
+        evidence["residual"] = {**usual, "limit": residual}
+    return {"alignment": {"used": True}, "evidence": evidence}
+
+
+def test_an_image_that_is_unsure_is_told_and_has_no_part_in_the_figures(tmp_path, model, category):
     def detail(images, real=model.predict_detail):
         found = real(images)
         if images.max() > 0.99:
-            found.score[:] = math.nan
+            found.score[:], found.coverage[:], found.residual_after[:] = math.nan, 0.61, 0.714
+            found.map[:] = math.nan
         return found
 
     model.predict_detail = detail
-    with pytest.raises(InputError, match=r"scratch/0\.png: could not be judged"):
-        evaluate_category(category, model)
-    result = evaluate_category(category, model, skip_bad=True)
-    assert [item.path for item in result.images] == [f"test/good/{index}.png" for index in range(3)]
-    assert len(result.skipped) == 3
+    model.extra_metadata = lambda: asked(0.8, 0.7)
+    result = evaluate_category(category, model, tmp_path / "out")
+    assert len(result.images) == 6 and result.metrics["image_auroc"] is None
+    assert "no anomalous images" in result.reasons["image_auroc"]
+    assert (result.counts["unsure_good"], result.counts["unsure_anomalous"]) == (0, 3)
+    assert result.mistakes["unsure_anomalous"] == 3 and result.mistakes["missed"] == 0
+    assert result.counts["good"] == 3 and result.counts["anomalous"] == 0
+    reason = (
+        "pose not found: residual 0.71, normal photographs at most 0.99; "
+        "covers 61 % of the part, normal photographs 90 % to 99 %"
+    )
+    with (tmp_path / "out/scores.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["path"] == "test/scratch/0.png")
+    assert (row["verdict"], row["reason"], row["score"]) == ("unsure", reason, "")
+    assert row["covered"] == "0.61" or row["covered"].startswith("0.61")
+    assert any("3 images are unsure" in text and reason in text for text in result.warnings)
+    html = (tmp_path / "out/report.html").read_text()
+    assert 'data-verdict="unsure"' in html and reason in html and "3 of 6" in html
+
+
+def test_a_model_that_knows_nothing_of_normal_poses_says_so_once(model, category):
+    model.extra_metadata = lambda: {"alignment": {"used": True}}
+    told = [text for text in evaluate_category(category, model).warnings if "how normal" in text]
+    assert len(told) == 1
+    model.extra_metadata = lambda: {"alignment": {"used": False}}
+    assert not [text for text in evaluate_category(category, model).warnings if "normal" in text]
+
+
+def test_a_defect_that_was_not_looked_at_counts_as_missed(model, category):
+    """Its pixels rank lowest, and how many there are is told."""
+    whole = evaluate_category(category, model)
+
+    def detail(images, real=model.predict_detail):
+        found = real(images)
+        found.map[:, :, :12] = math.nan
+        return found
+
+    model.predict_detail = detail
+    for size in ("model", "native"):
+        result = evaluate_category(category, model, eval_size=size)
+        assert result.metrics["pixel_auroc"] < whole.metrics["pixel_auroc"]
+        assert any("of the annotated defects lie where" in text for text in result.warnings)

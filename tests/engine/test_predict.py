@@ -130,10 +130,10 @@ def test_without_a_threshold_scores_are_written_and_nothing_is_labelled(
 ):
     save_image(tmp_path / "in" / "a.png", make_photo())
     result = predict_paths(make_model(float("nan")), tmp_path / "in", tmp_path / "out")
-    assert result.images[0].verdict is Verdict.NOT_JUDGED and result.images[0].mask is None
+    assert result.images[0].verdict is Verdict.UNSURE and result.images[0].mask is None
     assert any("no threshold" in message for message in result.warnings)
     (row,) = table(tmp_path / "out" / "scores.csv")
-    assert row["verdict"] == "not judged" and "threshold" in row["reason"]
+    assert row["verdict"] == "unsure" and "threshold" in row["reason"]
     assert row["mask"] == row["threshold"] == row["relative"] == "" and row["score"]
     assert json.loads((tmp_path / "out/predictions.json").read_text())["image_threshold"] is None
     given = predict_paths(
@@ -153,7 +153,7 @@ def test_an_image_that_cannot_be_read_is_a_row_with_its_reason(
         predict_paths(model, tmp_path / "in", tmp_path / "out")
     rows = table(tmp_path / "out" / "scores.csv")
     assert [row["path"] for row in rows] == ["1.png", "2.png", "3.png"]
-    assert rows[1]["verdict"] == "not judged" and "text file" in rows[1]["reason"]
+    assert rows[1]["verdict"] == "unsure" and "text file" in rows[1]["reason"]
     assert rows[1]["score"] == rows[1]["map"] == ""
     document = json.loads((tmp_path / "out/predictions.json").read_text())
     assert document["skipped"][0]["path"] == "2.png" and document["complete"] is True

@@ -32,7 +32,7 @@ def test_the_whole_of_an_image_is_its_most_ordinary_tenth(sides):
 
 
 def test_places_without_evidence_say_nothing():
-    maps = torch.zeros(1, 10, 10)
+    maps = torch.full((1, 10, 10), torch.nan)
     maps[:, 4:] = 3.0
     assert whole_distance(maps).item() == 3.0
 

@@ -16,6 +16,8 @@ from export_options import OPTIONS
 from torch import Tensor
 
 from fastalign.export import Scorer, export_model
+from fastalign.export.scorer import OUTPUTS
+from fastalign.verdict import judge_each
 
 # One model with every part and one without any, so that each format is written twice; all options
 # if the environment asks for them, some minutes more.
@@ -34,10 +36,9 @@ if os.environ.get("FASTALIGN_TEST_EXPORTS") == "all":
 
 def _library(model, images: Tensor) -> list[np.ndarray]:
     with torch.no_grad():
-        score, maps = model(images)
-    limit = float(model.image_threshold)
-    label = torch.full((len(images),), -1) if math.isnan(limit) else (score > limit).long()
-    return [score.numpy(), maps.numpy(), label.numpy()]
+        score, maps, coverage, residual = model.measure(images)
+    label = judge_each(score, model.image_threshold).long()
+    return [value.numpy() for value in (score, maps, label, coverage, residual)]
 
 
 def _check(run, model, images: Tensor, dtype: str) -> None:
@@ -48,10 +49,13 @@ def _check(run, model, images: Tensor, dtype: str) -> None:
             given = (given * 255).round().byte()
         wanted = _library(model, images[:count])
         found = [np.asarray(value) for value in run(given.numpy())]
-        assert [value.dtype for value in found] == [np.float32, np.float32, np.int64]
+        kinds = [np.float32, np.float32, np.int64, np.float32, np.float32]
+        assert [value.dtype for value in found] == kinds
         np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4)
-        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4 * wanted[1].max())
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4 * np.nanmax(wanted[1]))
         np.testing.assert_array_equal(found[2], wanted[2])
+        np.testing.assert_allclose(found[3], wanted[3], rtol=1e-3)
+        np.testing.assert_allclose(found[4], wanted[4], rtol=1e-3, atol=1e-4)
     if dtype == "float32":
         _check_what_cannot_be_judged(run, images.numpy())
 
@@ -61,11 +65,12 @@ def _check_what_cannot_be_judged(run, images: np.ndarray) -> None:
     good = [np.array(value) for value in run(images)]
     broken = images.copy()
     broken[1, 0, 3, 4], broken[3, 2, -1, -1] = np.nan, -np.inf
-    score, maps, label = (np.array(value) for value in run(broken))
-    assert np.isnan(score[[1, 3]]).all() and np.isnan(maps[[1, 3]]).all()
+    after = [np.array(value) for value in run(broken)]
+    score, maps, label, coverage, _ = after
+    assert all(np.isnan(value[[1, 3]]).all() for value in (score, maps, coverage))
     assert label[[1, 3]].tolist() == [-1, -1]
-    for before, after in zip(good, (score, maps, label), strict=True):
-        np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    for before, found in zip(good, after, strict=True):
+        np.testing.assert_array_equal(found[[0, 2]], before[[0, 2]])
 
 
 def _check_contract(text: str, model, dtype: str) -> None:
@@ -75,7 +80,7 @@ def _check_contract(text: str, model, dtype: str) -> None:
     assert contract["input"]["shape"] == ["batch", 3, *model.config.image_size]
     assert contract["image_threshold"] == (None if math.isnan(limit) else limit)
     assert contract["input"]["depth"] == (model.depth and model.depth.record())
-    assert list(contract["outputs"]) == ["score", "map", "label"]
+    assert tuple(contract["outputs"]) == OUTPUTS
 
 
 @pytest.fixture(scope="module", params=list(CASES))
@@ -123,7 +128,7 @@ def test_onnx_in_onnxruntime(case, onnx_file, batch):
         "onnxruntime", reason="onnxruntime is not installed (extra export)"
     )
     session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
-    names = ["score", "map", "label"]
+    names = list(OUTPUTS)
     _check(lambda images: session.run(names, {"images": images}), case[0], batch, case[1])
     _check_contract(session.get_modelmeta().custom_metadata_map["fastalign"], *case)
 
@@ -138,7 +143,7 @@ def test_onnx_in_opencv(case, onnx_file, batch):
 
     def run(images):
         net.setInput(images, "images")
-        return net.forward(["score", "map", "label"])
+        return net.forward(list(OUTPUTS))
 
     _check(run, case[0], batch, case[1])
 
@@ -172,7 +177,7 @@ def test_onnx_is_what_the_page_says(onnx_file, repository):
     sizes = [size for value in values for size in value.type.tensor_type.shape.dim]
     assert {size.dim_param.replace("batch", "") for size in sizes if size.dim_param} <= {"", "3*"}
     values = [*graph.input, *graph.output]
-    assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 4
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 6
 
 
 def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
@@ -195,7 +200,7 @@ def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
 
     def run(images):
         results = compiled(images)
-        return [results[name] for name in ("score", "map", "label")]
+        return [results[name] for name in OUTPUTS]
 
     _check(run, case[0], batch, case[1])
     _check_contract(text, *case)

@@ -90,7 +90,7 @@ def test_threads_and_streams(model, monkeypatch):
         with torch.inference_mode(), torch.cuda.stream(stream):
             for _ in range(30):
                 maps = model(given[index])[1]
-                if not torch.equal(maps, wanted[index]):
+                if not torch.equal(maps.nan_to_num(-1), wanted[index].nan_to_num(-1)):
                     wrong.append(index)
 
     threads = [threading.Thread(target=score, args=(index,)) for index in range(4)]
@@ -109,11 +109,12 @@ def test_a_threshold_or_a_move_is_followed(model):
         model.maps.sigma = 0.0
         rough = model(images)[1]
         model.maps.sigma = 4.0
-        assert not torch.equal(before, rough)
+        assert not torch.equal(before.nan_to_num(-1), rough.nan_to_num(-1))
         model.to("cpu")
         model.to("cuda")
         for _ in range(2):
-            torch.testing.assert_close(model(images)[1], before, rtol=1e-3, atol=1e-3)
+            found = model(images)[1]
+            torch.testing.assert_close(found, before, rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
 def test_memory_stays_within_what_a_few_graphs_take(model):

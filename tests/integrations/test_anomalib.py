@@ -65,7 +65,7 @@ def test_it_scores_as_the_model_of_the_command_line(fitted, dropin, images):
     ours = fitted[1].model(images)
     score, maps = dropin(images)
     assert torch.equal(ours.pred_score, score)
-    assert torch.equal(ours.anomaly_map, maps[:, None])
+    assert torch.equal(ours.anomaly_map.nan_to_num(-1), maps[:, None].nan_to_num(-1))
     # A second or a missing normalisation, or one image more, would show here.
     inside, outside = fitted[1].model.fyd, dropin
     about = [copy.deepcopy(model.extra_metadata()) for model in (inside, outside)]
@@ -93,7 +93,8 @@ def test_predictions_are_those_scores_after_the_post_processor(
         own_score, own_map = predicted[str(path)]
         # anomalib divides by 255 in another way, one unit in the last place apart.
         torch.testing.assert_close(own_score, expected.pred_score[index], atol=1e-3, rtol=0)
-        torch.testing.assert_close(own_map, expected.anomaly_map[index, 0], atol=1e-3, rtol=0)
+        there = expected.anomaly_map[index, 0]
+        torch.testing.assert_close(own_map, there, atol=1e-3, rtol=0, equal_nan=True)
 
 
 def test_the_metrics_are_those_of_the_scores(fitted, datamodule, dropin, images):
@@ -267,6 +268,12 @@ def test_what_could_not_be_judged_is_never_labelled_good():
     assert found.pred_label.tolist() == [False, True, True]
     assert found.pred_mask.flatten(1).all(1).tolist() == [False, True, True]
     assert found.pred_score[2].isnan()
+    # A place of a judged image that was not looked at is no defect; its map says so.
+    maps = maps.clone()
+    maps[0, :, 0, 0] = torch.nan
+    partly = judging(InferenceBatch(pred_score=given.pred_score, anomaly_map=maps))
+    assert not partly.pred_mask[0].any() and partly.anomaly_map[0, 0, 0, 0].isnan()
+    maps = given.anomaly_map
     batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=maps.amax((1, 2, 3)))
     batch.anomaly_map = maps[:, 0]
     judging.post_process_batch(batch)

@@ -196,7 +196,8 @@ def test_torch_export_gives_the_same(fitted, photo_batch, tmp_path, monkeypatch)
     with torch.no_grad():
         expected = model.eval()(photo_batch)
     assert torch.equal(result.pred_score, expected.pred_score)
-    assert torch.equal(result.anomaly_map, expected.anomaly_map.squeeze(1))
+    found, wanted = result.anomaly_map, expected.anomaly_map.squeeze(1)
+    assert torch.equal(found.nan_to_num(-1), wanted.nan_to_num(-1))
 
 
 def _require(*names):

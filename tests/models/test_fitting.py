@@ -189,7 +189,7 @@ def test_places_that_few_images_saw_are_not_scored(moved):
     reached = warp_affine(support, affine.invert(moved.align(images)), size=(SIZE, SIZE))[:, 0]
     given, wanted = moved(images)[1], every(images)[1]
     unseen = reached == 0
-    assert unseen.any((1, 2)).all() and (given[unseen] == 0).all()
+    assert unseen.any((1, 2)).all() and given[unseen].isnan().all()
     assert (wanted[unseen] > 0).any()
     whole = reached > 0.999
     assert whole.any((1, 2)).all() and (given[whole] > 0).all()
@@ -217,7 +217,8 @@ def test_without_calibration_distances_stay_as_they_are(moved):
     assert (plain.density.calibration == 1).all()
     assert torch.equal(plain.density.gaussians.mean, moved.density.gaussians.mean)
     images = photographs(3, 0.2, seed=2)
-    assert (moved(images)[1] <= plain(images)[1] + 1e-4).all()
+    found, wanted = moved(images)[1].nan_to_num(0), plain(images)[1].nan_to_num(0)
+    assert (found <= wanted + 1e-4).all()
     assert (moved(images)[1] < 0.99 * plain(images)[1]).any()
 
 
@@ -450,7 +451,8 @@ def test_no_epochs_train_nothing():
     assert model.extra_metadata()["training"] == []
     plain = FYD(**PLAIN).fit(photographs(4))
     images = photographs(2, seed=1)
-    torch.testing.assert_close(model(images)[1], plain(images)[1], rtol=1e-4, atol=1e-4)
+    found, expected = model(images)[1], plain(images)[1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 # Course --------------------------------------------------------------------------------------

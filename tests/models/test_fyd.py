@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 from fastalign import FYD, FYDConfig
 from fastalign.engine.strangers import PartWatch
 from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
+from fastalign.models.detail import Detail
+from fastalign.models.evidence import NOT_FINITE, Evidence
 from fastalign.models.fitting.watch import Watch, warn_of
 from fastalign.ops import affine, warp_affine
 from fastalign.storage import checkpoint as checkpoint_file
@@ -65,13 +68,15 @@ def test_scores_and_maps(turned):
     model, images, _ = turned
     score, maps = model(images[:3])
     assert score.shape == (3,) and maps.shape == (3, SIZE, SIZE) and maps.dtype == torch.float32
-    assert maps.isfinite().all() and (maps >= 0).all()
-    torch.testing.assert_close(score, maps.amax((1, 2)))
+    assert score.isfinite().all() and not maps.isinf().any() and not (maps < 0).any()
+    torch.testing.assert_close(score, maps.nan_to_num(0).amax((1, 2)))
     assert model.extra_metadata()["alignment"]["used"]
 
 
 def test_another_part_is_known_by_its_whole_and_a_defect_is_not(turned):
-    model, images, _ = turned
+    """Of a model of an earlier version, which asks for no pose."""
+    model, images = copy.deepcopy(turned[0]), turned[1]
+    model.record = replace(model.record, evidence=None)
     normal = model.record.normal_whole
     assert set(normal) == {"distance", "residual"}
     defects, _ = photographs(6, 40, 0.08, defect=True, seed=2)
@@ -102,7 +107,7 @@ def test_a_defect_is_found_at_its_place_in_the_photograph(turned):
     back = affine.invert(theta)
     expected = (back[:, :, :2] @ place + back[:, :, 2] + 1) * SIZE / 2
     for index in range(len(images)):
-        row, column = divmod(int(maps[index].argmax()), SIZE)
+        row, column = divmod(int(maps[index].nan_to_num(0).argmax()), SIZE)
         found = torch.tensor([column + 0.5, row + 0.5])
         assert (found - expected[index]).norm() < 4
 
@@ -124,7 +129,7 @@ def test_what_lies_outside_the_aligned_frame_scores_nothing(turned):
     detail = model.predict_detail(images)
     assert not detail.valid.all()
     reached = affine.valid_mask(affine.invert(detail.theta), (SIZE, SIZE), (SIZE, SIZE), margin=-14)
-    assert (detail.map[~reached] == 0).all()
+    assert detail.map[~reached].isnan().all() and detail.map.isfinite().any()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -136,12 +141,13 @@ def test_an_image_that_is_not_finite_is_not_judged_and_leaves_the_others_alone(t
     score, maps = model(broken)
     assert score[2].isnan() and maps[2].isnan().all()
     assert torch.equal(score[others], model(batch)[0][others])
-    assert torch.equal(maps[others], model(batch)[1][others])
-    assert judge(score[2], model.image_threshold) is Verdict.NOT_JUDGED
+    assert torch.equal(maps[others].nan_to_num(-1), model(batch)[1][others].nan_to_num(-1))
+    assert judge(score[2], model.image_threshold) is Verdict.UNSURE
     detail, whole = model.predict_detail(broken), model.predict_detail(batch)
-    for name in ("score", "map", "theta", "residual_before", "residual_after", "shift", "scale"):
-        assert getattr(detail, name)[2].isnan().all(), name
-        assert torch.equal(getattr(detail, name)[others], getattr(whole, name)[others]), name
+    for name in set(Detail._fields) - {"valid", "aligned"}:
+        found, expected = getattr(detail, name), getattr(whole, name)
+        assert found[2].isnan().all(), name
+        assert torch.equal(found[others].nan_to_num(-1), expected[others].nan_to_num(-1)), name
     assert not detail.valid[2].any() and detail.valid[others].any()
     assert model.align(broken)[2].isnan().all()
 
@@ -161,14 +167,84 @@ def test_a_model_of_numbers_that_are_none_judges_nothing(turned, name):
 def test_an_image_of_which_alignment_leaves_nothing_is_not_judged(turned):
     model = turned[0]
     away = affine.from_parameters(torch.tensor([[8.0, 0.0], [0.0, 0.0]]), "translation")
-    maps = model.maps.map_from(torch.ones(2, *model.density.size), away, None)
+    score, maps = model.maps(torch.ones(2, *model.density.size), away)
     assert maps[0].isnan().all() and maps[1].isfinite().all()
+    assert score[0].isnan() and score[1] > 0
+
+
+# What is asked of an image ------------------------------------------------------------------------
+
+
+def shifted(images, by):
+    """Moved to the side by a share of the width."""
+    theta = affine.from_parameters(torch.tensor([[2 * by, 0.0]]), "translation")
+    return warp_affine(images, theta.expand(len(images), -1, -1), padding_mode="border")
+
+
+def test_normal_images_are_compared_with_the_mean_of_the_others(turned):
+    """Whether the fold for each image in closed form is the mean without it."""
+    model, images, validation = turned
+    evidence = model.evidence
+    assert evidence.coverage.images == evidence.residual.images == len(images) + len(validation)
+    own = model.predict_detail(torch.cat([images, validation]))
+    # Against a mean that they are part of they agree better.
+    assert evidence.residual.most > float(own.residual_after.max()) - 1e-3
+    assert evidence.coverage.least == pytest.approx(float(own.coverage.min()), abs=1e-3)
+    assert own.score.isfinite().all()
+
+
+def test_an_image_that_shows_less_of_the_part_is_unsure_and_says_how_much(turned):
+    model, images, _ = turned
+    image = shifted(images[:1], 0.3)
+    detail = model.predict_detail(image)
+    assert float(detail.coverage) < model.evidence.coverage.limit
+    assert detail.score.isnan().all() and model(image)[0].isnan().all()
+    reason = model.evidence.reason(detail, 0)
+    assert f"covers {100 * float(detail.coverage):.0f} % of the part, normal photographs" in reason
+    (scored,) = model.predict(image[0].permute(1, 2, 0).clamp(0, 1).numpy())
+    assert scored.verdict is Verdict.UNSURE and "of the part" in scored.reason
+    # Of what was seen there is a map, where the pose was found.
+    alone = copy.deepcopy(model)
+    alone.record = replace(model.record, evidence={"coverage": model.record.evidence["coverage"]})
+    score, maps = alone(image)
+    assert score.isnan() and maps.isfinite().any() and maps.isnan().any()
+
+
+def test_an_image_of_something_else_has_no_pose(turned):
+    model = turned[0]
+    rings = 0.5 + 0.4 * torch.sin(torch.hypot(*torch.meshgrid(*[torch.arange(64.0) - 30] * 2)))
+    other = rings.expand(1, 3, 64, 64).contiguous()
+    detail = model.predict_detail(other)
+    assert detail.score.isnan().all() and detail.map.isnan().all()
+    residual = float(detail.residual_after)
+    assert residual > model.evidence.residual.limit
+    most = model.evidence.residual.most
+    said = f"pose not found: residual {residual:.2f}, normal photographs at most {most:.2f}"
+    assert model.evidence.reason(detail, 0).startswith(said)
+    # A file of an earlier version has no limit.
+    older = copy.deepcopy(model)
+    older.record = replace(model.record, evidence=None)
+    assert older(other)[0].isfinite().all()
+
+
+def test_reasons_survive_the_file_and_name_what_is_not_finite(turned, tmp_path):
+    model, images, _ = turned
+    model.save(tmp_path / "m.safetensors")
+    again = type(model).load(tmp_path / "m.safetensors")
+    assert again.evidence == model.evidence
+    broken = images[:2].clone()
+    broken[1, 0, 3, 3] = math.inf
+    detail = again.predict_detail(broken)
+    assert [again.evidence.reason(detail, index) for index in (0, 1)] == ["", NOT_FINITE]
+
+
+# What was done -----------------------------------------------------------------------------------
 
 
 def test_detail_says_what_was_done(turned):
     model, images, _ = turned
     detail = model.predict_detail(images[:4])
-    torch.testing.assert_close(detail.map, model(images[:4])[1])
+    torch.testing.assert_close(detail.map, model(images[:4])[1], equal_nan=True)
     torch.testing.assert_close(detail.theta, model.align(images[:4]))
     assert detail.aligned.shape == (4, 3, SIZE, SIZE)
     assert (detail.residual_after < detail.residual_before).float().mean() >= 0.75
@@ -188,7 +264,7 @@ def test_saved_and_loaded_it_scores_the_same(turned, tmp_path):
     model, images, _ = turned
     model.save(tmp_path / "m.safetensors")
     again = FYD.load(tmp_path / "m.safetensors")
-    assert torch.equal(model(images[:2])[1], again(images[:2])[1])
+    assert torch.equal(model(images[:2])[1].nan_to_num(-1), again(images[:2])[1].nan_to_num(-1))
     assert again.extra_metadata()["alignment"] == model.extra_metadata()["alignment"]
     assert torch.equal(again.image_threshold, model.image_threshold)
 
@@ -221,8 +297,8 @@ def test_every_choice_fits_scores_and_comes_back(options, tmp_path):
         assert parts["ica"] == (wanted.uses("ica") and not wanted.teacher)
     model.save(tmp_path / "m.safetensors")
     again = FYD.load(tmp_path / "m.safetensors")
-    assert torch.equal(model(images)[1], again(images)[1])
-    assert model(images)[1].isfinite().all() and model.image_threshold.isfinite()
+    assert torch.equal(model(images)[1].nan_to_num(-1), again(images)[1].nan_to_num(-1))
+    assert model(images)[0].isfinite().all() and model.image_threshold.isfinite()
 
 
 def test_loaded_into_a_fitted_model_the_channels_are_those_of_the_state():
@@ -245,6 +321,7 @@ def test_parts_that_lie_still_are_not_aligned():
     decision = model.extra_metadata()["alignment"]
     assert decision["used"] is False and "unexplained" in decision["reason"]
     assert torch.equal(model.align(images[:2]), affine.identity(2))
+    assert model.evidence == Evidence() and model.record.evidence == {}
 
 
 def test_one_image_is_enough_and_leaves_no_threshold():

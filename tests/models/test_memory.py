@@ -99,7 +99,8 @@ def test_bands_and_pieces_give_the_same_model(validation, align, monkeypatch):
     test = photographs(3, seed=2, shift=0.05)
     (scores, maps), (expected, wanted) = banded(test), whole(test)
     torch.testing.assert_close(scores, expected, rtol=2e-3, atol=0)
-    torch.testing.assert_close(maps, wanted, rtol=0, atol=2e-3 * float(wanted.max()))
+    most = float(wanted.nan_to_num(0).max())
+    torch.testing.assert_close(maps, wanted, rtol=0, atol=2e-3 * most, equal_nan=True)
 
 
 def test_a_scored_image_is_the_same_in_pieces():
@@ -119,7 +120,7 @@ def test_a_scored_image_is_the_same_in_bands_of_rows(align):
     bands = feature_bands(model.density.size, 12, at_once=4 * 12 * 24 * 3)
     model.density.bands = split_rows(model.density.size[0], bands)
     assert len(model.density.bands) > 4
-    torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(images)[1], expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def test_a_smaller_budget_means_smaller_steps_and_in_the_end_an_error():

@@ -45,11 +45,16 @@ def test_without_a_usable_threshold_the_map_sets_the_limits(threshold):
     assert high > low
 
 
-def test_opacity_grows_with_the_score_and_no_evidence_is_transparent():
+def test_opacity_grows_with_the_score_and_what_was_not_looked_at_is_striped():
     scores = np.array([[0.0, 3.0, 6.0, 12.0, 99.0, np.nan, np.inf]], np.float32)
     alpha = heat_rgba(scores, 3.0, 12.0)[0, :, 3].astype(int)
-    assert alpha[0] == alpha[1] == alpha[5] == 0
+    assert alpha[0] == alpha[1] == 0
     assert 0 < alpha[2] < alpha[3] == alpha[4] == alpha[6]
+    unseen = heat_rgba(np.full((16, 16), np.nan, np.float32), 3.0, 12.0)
+    assert len(np.unique(unseen[..., 3])) == 2 and unseen[..., 3].min() > 0
+    assert (unseen[..., 0] == unseen[..., 2]).all()
+    # The stripes of a picture that is made in bands go on.
+    assert (heat_rgba(np.full((8, 16), np.nan, np.float32), 3.0, 12.0, top=8) == unseen[8:]).all()
 
 
 def test_overlay_leaves_the_image_alone_where_the_score_is_low():

@@ -92,7 +92,7 @@ def test_without_a_threshold_there_are_no_verdicts(make_evaluation, gallery):
     page = Page(render_report(make_evaluation(3, threshold=None), gallery))
     assert "called good" not in page.text and "× threshold" not in page.text
     assert "highest score of each map by itself" in page.text
-    assert {card["data-verdict"] for card in page.cards} == {"not judged"}
+    assert {card["data-verdict"] for card in page.cards} == {"unsure"}
 
 
 def test_mistakes_stand_before_the_figures_over_all_thresholds(make_evaluation, gallery):
@@ -106,7 +106,7 @@ def test_mistakes_stand_before_the_figures_over_all_thresholds(make_evaluation, 
         assert tile is not None and tile.groups() == (str(wrong), str(len(judged)))
         assert text.index(name) < text.index("Image AUROC")
     # The image without a score, and the one file that was left out.
-    assert re.search(r"Not judged\s*2 of 13", text)
+    assert re.search(r"Unsure\s*2 of 13", text)
 
 
 def test_scores_are_told_as_multiples_of_the_threshold(make_evaluation, gallery):

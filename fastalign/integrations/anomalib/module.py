@@ -22,6 +22,7 @@ from fastalign.errors import ConfigError, InputError
 from fastalign.export import plain_ops
 from fastalign.integrations.anomalib.files import check_read
 from fastalign.integrations.anomalib.images import NormalImages
+from fastalign.integrations.anomalib.judged import JudgingEvaluator
 from fastalign.integrations.anomalib.model import FydModel
 from fastalign.integrations.anomalib.post_processor import JudgingPostProcessor
 from fastalign.integrations.anomalib.pre_processor import ResizePreProcessor, normalises
@@ -247,6 +248,12 @@ class Fyd(MemoryBankMixin, AnomalibModule):
     def configure_pre_processor(cls, image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Resizing to ``image_size``, by default 256 x 256, and nothing else."""
         return ResizePreProcessor(image_size or FYDConfig().image_size)
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """anomalib's own, of the images that could be judged."""
+        own = AnomalibModule.configure_evaluator()
+        return JudgingEvaluator(test_metrics=list(own.test_metrics))
 
     def configure_post_processor(self) -> PostProcessor:
         """anomalib's own: thresholds and normalisation from its validation set. What could not be

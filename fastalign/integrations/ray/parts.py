@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -85,7 +86,7 @@ def write_part(
 
     counts = Counts(
         len(rows),
-        sum(row.image.score is None for row in rows),
+        sum(row.image.score is None or not math.isfinite(row.image.score) for row in rows),
         sum(row.image.verdict is Verdict.ANOMALY for row in rows),
     )
     texts = ("path", "verdict", "reason")

@@ -144,7 +144,7 @@ class PartScorer:
 
     def _unread(self, item: Input, reason: str | None) -> ImageRow:
         limit = self._job.limits.image
-        return ImageRow(item.name, None, limit, Verdict.NOT_JUDGED, reason or "")
+        return ImageRow(item.name, None, limit, Verdict.UNSURE, reason or "")
 
 
 class _Pictures:

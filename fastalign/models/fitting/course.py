@@ -104,7 +104,7 @@ def fit(
         parts=rooms.parts(),
         threshold_source=threshold.source,
         normal_scores=threshold.normal,
-        least_covered=threshold.least_covered,
+        evidence=threshold.evidence.record(),
         normal_whole=threshold.whole,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.known.record(),

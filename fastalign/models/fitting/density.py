@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastalign.models.evidence import Evidence
 from fastalign.models.fitting.gaussians import GaussianFit
 from fastalign.models.fitting.passes import Passes
 from fastalign.models.fitting.samples import calibration
@@ -30,7 +31,7 @@ class Threshold:
         value: the score; NaN where it is not known.
         source: where it comes from, in words.
         normal: the scores that it is a quantile of, as :class:`FitRecord` keeps them; None: none.
-        least_covered: share of the aligned frame that each normal image covered at least.
+        evidence: what an image must show to be judged, by these.
         whole: the largest :func:`whole_distance` of a normal image that the density has not seen,
             as ``distance``, and the largest alignment residual of a normal image, as ``residual``,
             where images are aligned; None: not known.
@@ -39,7 +40,7 @@ class Threshold:
 
     value: float
     source: str
-    least_covered: float
+    evidence: Evidence
     warnings: Sequence[str] = ()
     normal: Mapping[str, Any] | None = None
     whole: Mapping[str, float] | None = None
@@ -115,14 +116,9 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
             f"{count(lost, 'normal image')} could not be judged, with no part in the thresholds: "
             "alignment left nothing to compare, or features are not finite."
         ]
-    return Threshold(
-        value,
-        source,
-        passes.least_covered(),
-        warnings,
-        normal,
-        _whole(wholes, passes.largest_residual()),
-    )
+    views = passes.views.settle(world)
+    whole = _whole(wholes, views.largest_residual)
+    return Threshold(value, source, views.evidence, warnings, normal, whole)
 
 
 def _whole(distances: Tensor, residual: float) -> dict[str, float] | None:

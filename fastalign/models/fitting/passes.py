@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fastalign.models.fitting.gaussians import GaussianFit
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.views import NormalViews
 from fastalign.models.rooms import Rooms, warp
 
 
@@ -36,8 +35,7 @@ class Passes:
         self.rooms, self.setting = rooms, setting
         self.progress, self.world, self.plan = setting.progress, setting.world, setting.plan
         self._told: set[str] = set()
-        self._covered = 1.0
-        self._residual = -math.inf
+        self.views = NormalViews(rooms, setting)
 
     def add(self, fit: GaussianFit, source: ImageSource) -> None:
         """All images of ``source`` into the band that ``fit`` has open."""
@@ -61,28 +59,13 @@ class Passes:
     ) -> Iterator[Described]:
         """The images, so many at a time as the plan says."""
         rooms = self.rooms
-        for images, _ in source.batches(self.plan.images, indices):
-            pose = rooms.pose(images)
-            if pose is not None:
-                residual = rooms.pose.residuals(images, pose)[1]
-                largest = float(residual.nan_to_num(-math.inf).max())
-                self._residual = max(self._residual, largest)
-            stages, theta = rooms.features.extract(warp(images, pose), pose)
+        for images, positions in source.batches(self.plan.images, indices):
+            found = rooms.pose.locate(images)
+            stages, theta = rooms.features.extract(warp(images, found.theta), found.theta)
             valid = rooms.maps.valid(theta)
-            if valid is not None:
-                self._covered = min(self._covered, float(valid.float().mean((1, 2)).min()))
+            self.views.add(source, positions, images, found, theta)
             yield Described(rooms.density.describe(stages), theta, valid)
             self.progress.advance(len(images))
-
-    def least_covered(self) -> float:
-        """The share of the aligned frame that each normal image covered at least."""
-        own = torch.tensor([self._covered], dtype=torch.float64)
-        return float(self.world.gather_rows(own, "the coverage of normal images").min())
-
-    def largest_residual(self) -> float:
-        """The largest alignment residual of a normal image; -inf where images are not aligned."""
-        own = torch.tensor([self._residual], dtype=torch.float64)
-        return float(self.world.gather_rows(own, "the residuals of normal images").max())
 
 
 def one_by_one(

@@ -94,9 +94,7 @@ class HeldOut:
             for index, (distance, theta) in enumerate(
                 zip(self._distance, self._theta, strict=True)
             ):
-                own[index] = _measure(
-                    rooms.maps.map_from((distance * factor)[None], theta, support)
-                )
+                own[index] = _measure(*rooms.maps((distance * factor)[None], theta, support))
         measures = world.gather_rows(own, "the scores of validation images")
         return measures, torch.full_like(measures[:, 0], self._distinct)
 
@@ -152,15 +150,16 @@ def in_turn(
         factor = calibration(curve, count[fold], config.calibrate, distinct / len(kept_groups))
         support = support_of(count[fold], len(kept_places), config.min_share)
         for index in (index for index in range(number) if fold_of[index] == fold):
-            maps = rooms.maps.map_from((distance[index] * factor)[None], theta[index], support)
-            measures[index] = _measure(maps).cpu()
+            scored = rooms.maps((distance[index] * factor)[None], theta[index], support)
+            measures[index] = _measure(*scored).cpu()
             fitted[index] = distinct
     return measures, fitted
 
 
-def _measure(maps: Tensor) -> Tensor:
-    """The score of a map ``[1,H,W]`` and the distance of the whole image, ``[2]`` float64."""
-    return torch.stack([maps.amax(), whole_distance(maps)[0]]).double()
+def _measure(score: Tensor, maps: Tensor) -> Tensor:
+    """The score ``[1]`` of a map ``[1,H,W]`` and the distance of the whole image, ``[2]``
+    float64."""
+    return torch.stack([score[0], whole_distance(maps)[0]]).double()
 
 
 def _update(density: DenseGaussian, images: Sequence[Described], group: int) -> None:

@@ -205,7 +205,7 @@ def test_an_image_that_cannot_be_read_is_a_row(listed, make_job, read_rows, as_e
     )
     for index, row in enumerate(read_rows(job.out)):
         if index in (2, 9):
-            assert row["score"] is None and row["verdict"] == "not judged"
+            assert row["score"] is None and row["verdict"] == "unsure"
             reason = "the file is empty" if index == 2 else "there is no such image"
             assert reason in row["reason"] and names[index] in row["reason"]
         else:
