@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../common/pose_inputs.h"
 #include "../common/warp_options.h"
 #include "view.h"
 
@@ -85,6 +86,12 @@ struct MahalanobisArgs {
   const ForcedPlans* forced = nullptr;
 };
 
+struct RefinePoseArgs : PoseInputs {
+  void* refined;      // [B, K, 2, 3]
+  void* correlation;  // [B, K]
+  const ForcedPlans* forced = nullptr;
+};
+
 // Images that join the running sums of every location.
 struct MomentsArgs {
   View4 x;
@@ -115,6 +122,7 @@ struct WhitenerArgs {
   X(level, warp_affine, WarpAffineArgs)                  \
   X(level, warp_affine_backward, WarpAffineBackwardArgs) \
   X(level, mahalanobis, MahalanobisArgs)                 \
+  X(level, refine_pose, RefinePoseArgs)                  \
   X(level, moments, MomentsArgs)                         \
   X(level, whitener, WhitenerArgs)
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "../common/plans.h"
+#include "../common/pose_inputs.h"
 #include "../common/warp_options.h"
 #include "../cpu/view.h"
 
@@ -93,6 +94,11 @@ struct MahalanobisArgs {
   const ForcedPlans* forced;
 };
 
+struct RefinePoseArgs : PoseInputs {
+  float* refined;      // [B, K, 2, 3] contiguous
+  float* correlation;  // [B, K] contiguous
+};
+
 // The gradient of a loss times the gradient that arrives at the loss.
 struct ScaleArgs {
   void* data;  // [count], dense
@@ -112,6 +118,7 @@ Error pairwise_distance(const PairwiseDistanceArgs& args, Stream stream);
 Error warp_affine(const WarpAffineArgs& args, Stream stream);
 Error warp_affine_backward(const WarpAffineBackwardArgs& args, Stream stream);
 Error mahalanobis(const MahalanobisArgs& args, Stream stream);
+Error refine_pose(const RefinePoseArgs& args, Stream stream);
 Error scale(const ScaleArgs& args, Stream stream);
 
 }  // namespace fastalign::cuda

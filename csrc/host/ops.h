@@ -42,7 +42,12 @@
     (Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x,              \
      bool need_mean, bool need_whitener),                                                         \
     "(Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x, "           \
-    "bool need_mean, bool need_whitener) -> (Tensor, Tensor, Tensor)")
+    "bool need_mean, bool need_whitener) -> (Tensor, Tensor, Tensor)")                            \
+  X(Two, refine_pose,                                                                             \
+    (Tensor edges, Tensor theta, Tensor template_, Tensor weight, Tensor generators,              \
+     int64_t iterations),                                                                         \
+    "(Tensor edges, Tensor theta, Tensor template, Tensor weight, Tensor generators, "            \
+    "int iterations) -> (Tensor, Tensor)")
 
 // In place; fit of a Gaussian per location. They have no twin on other devices, where torch's own
 // batched products and factorizations serve. The whitener may be `outer` itself; empty, it leaves

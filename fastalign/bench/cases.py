@@ -49,11 +49,13 @@ SIMILARITY_SHAPES = ((8, 64, 128, 128), (8, 128, 64, 64), (8, 256, 64, 64), (32,
 WARP_SHAPES = ((8, 3, 1024, 1024), (8, 64, 128, 128), (8, 256, 32, 32))
 DISTANCE_SHAPE = (32, 3, 224, 224)
 MAHALANOBIS_SHAPES = ((1, 100, 64, 64), (8, 100, 64, 64))
+REFINE_SHAPES = ((1, 1, 64, 64), (32, 1, 64, 64))
 
 
 def _cases() -> list[Case]:
     similarity, warp = "dense_similarity", "warp_affine"
     distance, mahalanobis = "pairwise_distance", "mahalanobis"
+    refine = "refine_pose"
     half: dict[str, Any] = {"dtype": torch.bfloat16}
     quarter: dict[str, Any] = {"storage": torch.bfloat16}
     last: dict[str, Any] = {"layout": CHANNELS_LAST}
@@ -62,6 +64,7 @@ def _cases() -> list[Case]:
         *(Case(warp, work, shape) for work in (FORWARD, BOTH) for shape in WARP_SHAPES),
         Case(distance, LOSS, DISTANCE_SHAPE),
         *(Case(mahalanobis, FORWARD, shape) for shape in MAHALANOBIS_SHAPES),
+        *(Case(refine, FORWARD, shape) for shape in REFINE_SHAPES),
         *(Case(mahalanobis, FORWARD, shape, **quarter) for shape in MAHALANOBIS_SHAPES),
         *(Case(similarity, LOSS, SIMILARITY_SHAPES[n], **half) for n in (0, 2)),
         *(Case(warp, BOTH, WARP_SHAPES[n], **half) for n in (0, 1)),
@@ -86,6 +89,7 @@ SHAPES = {
     "warp_affine": WARP_SHAPES,
     "pairwise_distance": (DISTANCE_SHAPE, (8, 3, 256, 256)),
     "mahalanobis": MAHALANOBIS_SHAPES,
+    "refine_pose": REFINE_SHAPES,
 }
 
 
@@ -112,6 +116,7 @@ def _quick() -> list[Case]:
         Case("warp_affine", BACKWARD, (8, 64, 64, 64), **last),
         Case("dense_similarity", LOSS, (8, 128, 64, 64), **half),
         Case("mahalanobis", FORWARD, (8, 100, 32, 32), storage=torch.bfloat16),
+        Case("refine_pose", FORWARD, (1, 1, 64, 64)),
     ]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fastalign import ops
 from fastalign.bench import baselines, libraries
@@ -25,7 +26,8 @@ from fastalign.bench.modes import (
     Work,
     loss_work,
 )
-from fastalign.bench.problem import Problem
+from fastalign.bench.problem import FORMATS, Problem
+from fastalign.ops import affine, reference
 
 DEGREES, SHIFT = 17, (0.013, -0.017)
 
@@ -196,6 +198,42 @@ def _mahalanobis_bytes(case: Problem) -> int:
     return {FORWARD: forward, BACKWARD: backward, BOTH: forward + backward}[case.work]
 
 
+# refine_pose ---------------------------------------------------------------------------------
+
+# As one image is aligned: candidates of each image, and steps.
+CANDIDATES, STEPS = 3, 2
+
+
+def _refine_inputs(case: Problem, device: str, seed: int) -> Results:
+    generator = _generator(seed)
+    batch, _, height, width = case.shape
+    # Smooth, so that a step leads somewhere.
+    coarse = torch.rand(batch + 1, 1, 6, 6, generator=generator)
+    maps = functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+    edges = maps[:1] + 0.1 * maps[1:]
+    edges = edges.to(case.dtype).contiguous(memory_format=FORMATS[case.layout])
+    parameters = 0.02 * torch.randn(batch, CANDIDATES, 3, generator=generator)
+    theta = affine.from_parameters(parameters, "rotation_translation")
+    weight = torch.rand(height, width, generator=generator)
+    generators = affine.generators("rotation_translation")
+    given = edges, theta, maps[0, 0].contiguous(), weight, generators
+    return tuple(tensor.to(device) for tensor in given)
+
+
+def _refined(*given: Tensor) -> Tensor:
+    """The steps one by one, in torch's own ops."""
+    return reference.kernel("refine_pose")(*given, STEPS)[0]
+
+
+def _refine_baselines() -> dict[str, Function]:
+    return {"compiled": compiled(_refined), "eager": _refined}
+
+
+def _refine_bytes(case: Problem) -> int:
+    batch, _, height, width = case.shape
+    return _map_bytes(case) + 8 * height * width + 4 * batch * CANDIDATES * (6 + 6 + 1)
+
+
 # all -----------------------------------------------------------------------------------------
 
 # What a map op moves, in whole maps of x and in its own one-channel results. Both ways x is read
@@ -231,6 +269,15 @@ def _kinds() -> dict[tuple[str, str], Kind]:
     def mahalanobis(backend: str | None) -> Function:
         return lambda x, mean, factors, _: ops.mahalanobis(x, mean, factors, backend=backend)
 
+    def refine(backend: str | None) -> Function:
+        def refined(
+            edges: Tensor, theta: Tensor, template: Tensor, weight: Tensor, generators: Tensor
+        ) -> Tensor:
+            given = edges, theta, template, weight, generators
+            return ops.refine_pose(*given, STEPS, backend=backend)[0]
+
+        return refined
+
     p, h, x = _similarity_inputs, _distance_inputs, _warp_inputs
     kinds = {
         ("dense_similarity", LOSS): Kind(
@@ -240,6 +287,9 @@ def _kinds() -> dict[tuple[str, str], Kind]:
             LOSS, h, distance_loss, dict, _none, _bytes, _distance_losses
         ),
     }
+    kinds["refine_pose", FORWARD] = Kind(
+        FORWARD, _refine_inputs, refine, _refine_baselines, _none, _refine_bytes
+    )
     for way in (FORWARD, BACKWARD, BOTH):
         kinds |= {
             ("dense_similarity", way): Kind(way, p, similarity, _similarity_maps, _none, _bytes),

@@ -18,6 +18,7 @@ from fastalign.ops.dense_similarity import dense_similarity, dense_similarity_lo
 from fastalign.ops.pairwise_distance import pairwise_distance, pairwise_distance_loss
 from fastalign.ops.warp_affine import warp_affine
 from fastalign.ops.mahalanobis import mahalanobis
+from fastalign.ops.refine_pose import refine_pose
 # isort: on
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "pairwise_distance",
     "pairwise_distance_loss",
     "plan_fields",
+    "refine_pose",
     "release_memory",
     "warp_affine",
 ]

@@ -154,6 +154,20 @@ def from_parameters(parameters: Tensor, family: str, aspect: float = 1.0) -> Ten
     )
 
 
+def generators(family: str, aspect: float = 1.0) -> Tensor:
+    """Derivative of a family's maps by each of its P parameters at the identity: ``[P,2,3]``,
+    float32, on the CPU.
+
+    Raises:
+        ValueError: an unknown family or an aspect that is not positive.
+    """
+    # The parameters stand in the maps alone, in sines or in exponentials, so that a central
+    # difference is right to the square of the step.
+    steps = 1e-4 * torch.eye(number_of_parameters(family), dtype=torch.float64)
+    there = from_parameters(steps, family, aspect)
+    return ((there - from_parameters(-steps, family, aspect)) / 2e-4).float()
+
+
 def _linear(given: dict[str, Tensor], zero: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four entries of A in true units."""
     if "angle" in given:

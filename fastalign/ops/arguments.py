@@ -54,13 +54,13 @@ class Companion(Argument):
     """A tensor that lies on the device of the first argument and whose shape and dtype follow.
 
     Attributes:
-        shape: of it, given B, C, H, W of the first argument.
+        shape: of it, given B, C, H, W of the first argument; a letter where any size will do.
         meaning: the same in words.
         dtypes: allowed for a dtype of the first argument.
         remedy: end of the message about a wrong dtype; ``{dtype}`` is that of the first argument.
     """
 
-    shape: Callable[..., Sequence[int]] = lambda *size: size
+    shape: Callable[..., Sequence[int | str]] = lambda *size: size
     meaning: str = ""
     dtypes: Callable[[torch.dtype], Dtypes] = lambda first: (first,)
     remedy: str = ""
@@ -139,6 +139,16 @@ def choice(name: str, *words: str) -> Choice:
     return Choice(name, default=f'"{words[0]}"', words=words)
 
 
+@dataclass(frozen=True)
+class Count(Argument):
+    """A whole number from 0 on."""
+
+    type: str = "int"
+
+    def check(self, op: str, value: int, of: str, first: Tensor) -> None:
+        checks.count(op, self.name, value)
+
+
 def flag(name: str) -> Argument:
     """True or False, by default False."""
     return Argument(name, "bool", "False")
@@ -148,8 +158,10 @@ def flag(name: str) -> Argument:
 class Locations:
     """A result ``[B,H,W]`` in the accumulation dtype of the first argument."""
 
-    def empty(self, first: Tensor, size: Sequence[int]) -> Tensor:
-        return empty_locations(first)
+    count = 1
+
+    def empty(self, values: Sequence[Any], size: Sequence[int]) -> Tensor:
+        return empty_locations(values[0])
 
     def gradient(self, of: str) -> Argument:
         """The argument that holds its gradient."""
@@ -168,8 +180,10 @@ class Locations:
 class Maps:
     """A result ``[B,C,height,width]`` in the dtype and memory format of the first argument."""
 
-    def empty(self, first: Tensor, size: Sequence[int]) -> Tensor:
-        return empty_maps(first, size)
+    count = 1
+
+    def empty(self, values: Sequence[Any], size: Sequence[int]) -> Tensor:
+        return empty_maps(values[0], size)
 
     def gradient(self, of: str) -> Argument:
         return _MapsGradient("grad", images=0, rows=2)
@@ -187,4 +201,18 @@ class _MapsGradient(Argument):
         checks.device(op, self.name, value, of, first)
 
 
-Result = Locations | Maps
+@dataclass(frozen=True)
+class Poses:
+    """Two results like the second argument ``[B,K,2,3]``: the same and ``[B,K]``."""
+
+    count = 2
+
+    def empty(self, values: Sequence[Any], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        theta = values[1]
+        return theta.new_empty(theta.shape), theta.new_empty(theta.shape[:2])
+
+    def gradient(self, of: str) -> Argument:
+        raise NotImplementedError("an op with two results has no op for its gradient")
+
+
+Result = Locations | Maps | Poses

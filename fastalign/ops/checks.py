@@ -11,7 +11,7 @@ from torch import Tensor
 FLOATS = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
 
-def _text(shape: Sequence[int]) -> str:
+def _text(shape: Sequence[int | str]) -> str:
     return "[" + ", ".join(str(size) for size in shape) + "]"
 
 
@@ -108,9 +108,13 @@ def device(op: str, name: str, value: Tensor, other: str, reference: Tensor) -> 
         )
 
 
-def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: str) -> None:
-    """Exactly the shape ``expected``, called ``meaning`` in the message."""
-    if value.shape != expected:
+def shape(op: str, name: str, value: Tensor, expected: Sequence[int | str], meaning: str) -> None:
+    """Exactly the shape ``expected``, called ``meaning`` in the message; a letter is any size."""
+    given = value.shape
+    same = len(given) == len(expected) and all(
+        isinstance(size, str) or own == size for own, size in zip(given, expected, strict=True)
+    )
+    if not same:
         raise ValueError(
             f"{op}: {name} has shape {_text(value.shape)}, expected {_text(expected)} ({meaning})"
         )
@@ -122,6 +126,12 @@ def size(op: str, name: str, value: Sequence[int]) -> None:
         raise ValueError(
             f"{op}: {name} is {tuple(value)}, expected (height, width), both at least 1"
         )
+
+
+def count(op: str, name: str, value: int) -> None:
+    """A whole number from 0 on."""
+    if value < 0:
+        raise ValueError(f"{op}: {name} {_be(name)} {value}, expected a number from 0 on")
 
 
 def choice(op: str, name: str, value: str, allowed: Sequence[str]) -> None:

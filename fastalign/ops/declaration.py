@@ -32,6 +32,9 @@ class Declaration:
         result: of the op.
         loss: sign of the mean that ``<name>_loss`` is, with its gradients; 0 where there is none.
         switches: further flags of the gradient, each with what is asked for its value.
+        backward: whether its gradient is an op, ``<name>_backward``. Without it the gradient is
+            what torch makes of the reference's derivable form: for an op that computes where
+            nothing learns.
         independent: the axes along which a result depends on nothing but its own slice, the
             cheaper one to enlarge first: "images", "rows".
     """
@@ -41,6 +44,7 @@ class Declaration:
     result: Result
     loss: int = 0
     switches: tuple[tuple[str, Callable[[], bool]], ...] = ()
+    backward: bool = True
     independent: tuple[str, ...] = ()
 
     @cached_property
@@ -74,7 +78,7 @@ class Op:
     @property
     def results(self) -> int:
         """How many tensors it returns."""
-        return 1
+        return self.declaration.result.count
 
     @property
     def first(self) -> int:
@@ -125,7 +129,7 @@ class Op:
     def empty(self, values: Values) -> Tensor | tuple[Tensor, ...]:
         """Uninitialised results of the right shape, dtype and strides."""
         size = () if self.size is None else values[self.size]
-        return self.declaration.result.empty(values[0], size)
+        return self.declaration.result.empty(values, size)
 
     def cast(self, values: Values) -> list[Any]:
         """The values as they are computed with under autocast: never in fewer bits.

@@ -102,6 +102,22 @@ def of_map(op: Op, backward: Rule) -> Rule:
     return rule
 
 
+def of_form(op: Op) -> Rule:
+    """The gradients of an op that has no op for them: by torch, through its derivable form."""
+    form = reference.derivable(op.name)
+
+    def rule(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        values, _ = kept(op, ctx)
+        places = [n for n in op.derivable if ctx.needs_input_grad[n]]
+        found = pullback(form, values[:-1], places, upstream)
+        results: list[Tensor | None] = [None] * len(values)
+        for place, value in zip(places, found, strict=True):
+            results[place] = value
+        return tuple(results)
+
+    return rule
+
+
 def keep_loss(op: Loss) -> Rule:
     """``setup_context`` of a loss, which has computed its gradients already."""
     setup = keep(op)
@@ -159,7 +175,7 @@ def pullback(
             given[place] = value
         return _as_tuple(function(*given))
 
-    return torch.func.vjp(of, *(values[n] for n in places))[1](upstream)
+    return torch.func.vjp(of, *(values[n] for n in places))[1](tuple(upstream))
 
 
 def derivable_gradients(op: Gradient) -> Rule:

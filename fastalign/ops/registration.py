@@ -33,22 +33,26 @@ class Family:
         self.name = declared.name
         op, gradient, loss = Op(declared), Gradient(declared), Loss(declared)
         self._sign, self._places = declared.loss, op.derivable
-        for one in (op, gradient, loss) if declared.loss else (op, gradient):
-            add(one)
+        add(op)
         plainly, form = reference.plain(self.name), reference.derivable(self.name)
-        setup, rule = gradients.keep(gradient), gradients.of_gradient(gradient)
-        twice = gradients.derivable_gradients(gradient)
-        backward = _made(gradient, setup, rule, transformed(gradient, setup, rule, twice))
-        setup, rule = gradients.keep(op), gradients.of_map(op, backward)
+        if declared.backward:
+            add(gradient)
+            setup, rule = gradients.keep(gradient), gradients.of_gradient(gradient)
+            twice = gradients.derivable_gradients(gradient)
+            backward = _made(gradient, setup, rule, transformed(gradient, setup, rule, twice))
+            setup, rule = gradients.keep(op), gradients.of_map(op, backward)
+        else:
+            setup, rule = gradients.keep(op), gradients.of_form(op)
         call = _made(op, setup, rule, transformed(op, setup, rule, form))
         self._map = _with_forms(op, call, plainly, form)
         if declared.loss:
+            add(loss)
             setup, rule = gradients.keep_loss(loss), gradients.of_loss(loss, backward)
             call = _made(loss, setup, rule, self._mean_of(call, loss, backend=True))
             forms = (self._mean_of(one, loss) for one in (plainly, form))
             self._loss = _with_forms(loss, call, *forms)
 
-    def __call__(self, *values: Any) -> Tensor:
+    def __call__(self, *values: Any) -> Any:
         """The op."""
         return self._map(*values)
 

@@ -21,6 +21,7 @@ TINY = {
     "warp_affine": (2, 3, 9, 7),
     "pairwise_distance": (6, 3, 4, 5),
     "mahalanobis": (2, 7, 3, 4),
+    "refine_pose": (2, 1, 12, 12),
 }
 # One case of each op, work, dtype, layout and storage.
 KINDS = {

@@ -62,7 +62,9 @@ def test_other_shapes_and_devices(case, shape, backend, kernels, poisoned):
         check_case(case, backend, Inputs(dtype, "cpu", layout, SHAPES[shape]))
 
 
-@pytest.mark.parametrize("case", [c for c in ALL_CASES if "warp" not in c.op], ids=str)
+@pytest.mark.parametrize(
+    "case", [c for c in ALL_CASES if not c.op.startswith(("warp", "refine"))], ids=str
+)
 def test_more_images_than_a_block_can_keep(case, backend, kernels, poisoned):
     kernels.library(case.op).device(DEVICES["little"])
     turn = ALL_CASES.index(case)
@@ -90,6 +92,14 @@ def test_every_schedule_gives_the_same_bits(case, backend, kernels):
         for schedule, found in zip(SCHEDULES[1:], results[1:], strict=True):
             for first, other in zip(results[0], found, strict=True):
                 assert torch.equal(first, other), f"{schedule} differs for {dtype}, {layout}"
+
+
+@pytest.mark.parametrize("family", ["rotation", "affine"])
+def test_edges_that_no_block_can_keep(family, backend, kernels, poisoned):
+    kernels.library("refine_pose").device(Device(1, 8 * 1024))
+    case = next(c for c in ALL_CASES if str(c).startswith(f"refine_pose({family}"))
+    for dtype, layout in zip((torch.float32, *HALVES), LAYOUTS, strict=True):
+        check_case(case, backend, Inputs(dtype, "cpu", layout, SHAPES["colours"]))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

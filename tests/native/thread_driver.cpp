@@ -232,6 +232,31 @@ Outputs mahalanobis(const Workers& workers, const Setting& s, DType stored, bool
   return {text(dx), text(dmean), text(dwhitener), text(value)};
 }
 
+// One task for each candidate of an image; the edges are of one channel, whatever the setting has.
+Outputs refine_pose(const Workers& workers, const Setting& s, int64_t parameters) {
+  Random random;
+  const int64_t pixels = kHeight * kWidth, candidates = 3;
+  const DType own = s.accumulation();
+  Buffer edges(s.dtype, kBatch * pixels), theta(own, kBatch * candidates * 6);
+  Buffer model(own, pixels), weight(own, pixels), generators(own, parameters * 6);
+  Buffer refined(own, kBatch * candidates * 6), correlation(own, kBatch * candidates);
+  for (Buffer* buffer : {&edges, &theta, &model, &weight, &generators}) {
+    buffer->fill(random);
+  }
+  RefinePoseArgs args{};
+  args.edges = view(edges, kBatch, 1, kHeight, kWidth, s.channels_last);
+  args.theta = theta.bytes.data();
+  const int64_t strides[4] = {candidates * 6, 6, 3, 1};
+  std::memcpy(args.theta_stride, strides, sizeof(strides));
+  args.candidates = candidates;
+  args.template_ = view3(model.bytes.data()), args.weight = view3(weight.bytes.data());
+  args.generators = generators.bytes.data();
+  args.parameters = parameters, args.iterations = 2;
+  args.refined = refined.bytes.data(), args.correlation = correlation.bytes.data();
+  kTable.refine_pose(args, workers);
+  return {text(refined), text(correlation)};
+}
+
 // The sums of a fit, and its whiteners in the storage type that is as wide as the features'.
 Outputs gaussian_fit(const Workers& workers, const Setting& s) {
   Random random;
@@ -270,6 +295,10 @@ using Call = std::function<Outputs(const Workers&, const Setting&)>;
 std::vector<std::pair<std::string, Call>> calls() {
   std::vector<std::pair<std::string, Call>> list;
   list.emplace_back("gaussian_fit", gaussian_fit);
+  for (const int64_t parameters : {1, 6}) {
+    list.emplace_back("refine_pose",
+                      [=](auto& w, auto& s) { return refine_pose(w, s, parameters); });
+  }
   for (const bool flag : {false, true}) {
     list.emplace_back("dense_similarity",
                       [flag](auto& w, auto& s) { return dense_similarity(w, s, flag); });

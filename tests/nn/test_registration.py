@@ -23,9 +23,9 @@ from fastalign.nn.registration import (
 from fastalign.nn.registration.aligner import edge_size, search_size
 from fastalign.nn.registration.bank import hann
 from fastalign.nn.registration.encoder import LocalEncoder, resize
-from fastalign.nn.registration.refiner import _steepest
 from fastalign.nn.registration.search import _bank, angles_within, recentre
 from fastalign.ops import affine, warp_affine
+from fastalign.ops.reference.refine_pose import steepest
 
 FULL = math.pi
 
@@ -294,7 +294,7 @@ def test_steps_that_overshoot_on_noise_are_not_kept():
 def test_the_derivatives_of_the_template_are_those_of_its_warps(family, aspect):
     y, x = torch.linspace(0, 2, 48)[:, None], torch.linspace(0, 3, 60)
     template = (torch.sin(3 * x + y) + torch.cos(2 * x * y)).float()
-    given = _steepest(template, family, aspect).view(48, 60, -1)
+    given = steepest(template, affine.generators(family, aspect))
     for index in range(given.shape[-1]):
         step = torch.zeros(1, given.shape[-1])
         step[0, index] = 0.01
@@ -562,7 +562,7 @@ def test_what_is_derived_follows_what_is_loaded():
     assert torch.equal(*theta)
     # What is derived is not stored, and moves along.
     assert set(refiners[0].state_dict()) == {"template", "weight"}
-    assert refiners[0].to("meta")._fixed.is_meta and banks[0].to("meta")._spectra.is_meta
+    assert refiners[0].to("meta")._generators.is_meta and banks[0].to("meta")._spectra.is_meta
 
 
 def test_an_aligner_comes_back_from_its_state_bit_for_bit(shifted):

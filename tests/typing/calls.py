@@ -11,6 +11,10 @@ from fastalign import FYD, nn, ops
 def ops_take_the_buffers_of_a_density(x: Tensor, density: nn.DenseGaussian) -> None:
     assert_type(ops.mahalanobis(x, density.mean, density.whitener, squared=True), Tensor)
     assert_type(density(x), Tensor)
+    plane = x[0, 0]
+    maps = ops.affine.identity(2)
+    refined = ops.refine_pose(x, maps[None], plane, plane, ops.affine.generators("affine"))
+    assert_type(refined, tuple[Tensor, Tensor])
 
 
 def layers_say_what_a_call_returns(x: Tensor, model: FYD) -> None:

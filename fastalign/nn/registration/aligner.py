@@ -72,12 +72,8 @@ class TemplateAligner(nn.Module):
 
     def _find(self, small: Tensor) -> Pose:
         candidates, agreement = self.bank(self.encoder(small), self.candidates)
-        batch, count = candidates.shape[:2]
         edges = edge_strength(small, edge_size(self.size))
-        theta, correlation = self.refiner(
-            edges.repeat_interleave(count, 0), candidates.flatten(0, 1)
-        )
-        theta, correlation = theta.unflatten(0, (batch, count)), correlation.view(batch, count)
+        theta, correlation = self.refiner(edges, candidates)
         # Edges place a pose best, descriptors tell better which of several it is.
         best = (correlation + agreement).argmax(1, keepdim=True)
         chosen = theta.gather(1, best[..., None, None].expand(-1, 1, 2, 3))

@@ -18,6 +18,7 @@ from cuda_on_cpu_support.structs import (
     dtype_code,
     forced_plan,
     labels,
+    plane,
     theta,
     view3,
     view4,
@@ -109,9 +110,8 @@ class Kernels:
             args.forced = ctypes.addressof(numbers)
         launch = getattr(handle, f"launch_{name}")
         launch.restype = ctypes.c_char_p
-        size = 0
-        if name != "warp_affine":
-            scratch = getattr(handle, f"scratch_{name}")
+        size, scratch = 0, getattr(handle, f"scratch_{name}", None)
+        if scratch is not None:
             scratch.restype = ctypes.c_int64
             size = scratch(ctypes.byref(args))
         if self.watched and size > 0:
@@ -335,3 +335,34 @@ class Kernels:
         if need_x or need_mean or need_whitener:
             self._launch("mahalanobis", args)
         return dx, dmean, dwhitener
+
+    def refine_pose(
+        self,
+        edges: Tensor,
+        maps: Tensor,
+        template: Tensor,
+        weight: Tensor,
+        generators: Tensor,
+        iterations: int,
+    ) -> tuple[Tensor, Tensor]:
+        edges, maps, template, weight, generators = self._inputs(
+            edges, maps, template, weight, generators.contiguous()
+        )
+        refined = self._result(maps.new_empty(maps.shape))
+        correlation = self._result(maps.new_empty(maps.shape[:2]))
+        if correlation.numel():
+            args = ARGS["refine_pose"](
+                edges=view4(edges),
+                theta=maps.data_ptr(),
+                theta_stride=(ctypes.c_int64 * 4)(*maps.stride()),
+                candidates=maps.shape[1],
+                template_=plane(template),
+                weight=plane(weight),
+                generators=generators.data_ptr(),
+                parameters=len(generators),
+                iterations=iterations,
+                refined=refined.data_ptr(),
+                correlation=correlation.data_ptr(),
+            )
+            self._launch("refine_pose", args)
+        return refined, correlation

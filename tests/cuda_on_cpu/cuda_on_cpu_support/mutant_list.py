@@ -17,6 +17,7 @@ BARRIERS = {
     "warp_theta.cuh": ("warp_affine", 5),
     "mahalanobis.cuh": ("mahalanobis", 2),
     "mahalanobis_backward.cuh": ("mahalanobis", 7),
+    "refine_pose.cuh": ("refine_pose", 3),
 }
 
 MUTANTS = [

@@ -39,6 +39,7 @@ def _structs(header: Path) -> None:
 
 _structs(CSRC / "cpu" / "view.h")
 _structs(CSRC / "common" / "warp_options.h")
+_structs(CSRC / "common" / "pose_inputs.h")
 _structs(CSRC / "cuda" / "launchers.h")
 View4, View3, Labels, Theta = (_TYPES[name] for name in ("View4", "View3", "Labels", "Theta"))
 
@@ -89,6 +90,11 @@ def view4(tensor: Tensor) -> View4:
 
 def view3(tensor: Tensor) -> View3:
     return View3(tensor.data_ptr(), (ctypes.c_int64 * 3)(*tensor.stride()))
+
+
+def plane(tensor: Tensor) -> View3:
+    """``[H,W]`` as the only one of its kind."""
+    return View3(tensor.data_ptr(), (ctypes.c_int64 * 3)(0, *tensor.stride()))
 
 
 def labels(tensor: Tensor | None) -> Labels:

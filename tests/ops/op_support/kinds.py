@@ -10,15 +10,21 @@ from torch import Tensor
 
 from fastalign import ops
 from op_support.inputs import Arguments, Inputs
+from op_support.tolerance import ULPS
 
 
 @dataclass(frozen=True)
 class Case:
-    """An op with one choice of options; ``make`` gives the schema's arguments before backend."""
+    """An op with one choice of options; ``make`` gives the schema's arguments before backend.
+
+    ``ulps``: what float64 may be off on top of the yardstick, in units in the last place; more than
+    usual where float32 has sums in a wider type, and float64 has none.
+    """
 
     op: str
     options: str
     make: Callable[[Inputs], Arguments]
+    ulps: float = ULPS
 
     def __str__(self) -> str:
         return f"{self.op}({self.options})" if self.options else self.op
