@@ -96,7 +96,7 @@ def test_every_schedule_gives_the_same_bits(case, backend, kernels):
 
 @pytest.mark.parametrize("family", ["rotation", "affine"])
 def test_edges_that_no_block_can_keep(family, backend, kernels, poisoned):
-    kernels.library("refine_pose").device(Device(1, 8 * 1024))
+    kernels.library("refine_pose").device(Device(1, 6 * 1024))
     case = next(c for c in ALL_CASES if str(c).startswith(f"refine_pose({family}"))
     for dtype, layout in zip((torch.float32, *HALVES), LAYOUTS, strict=True):
         check_case(case, backend, Inputs(dtype, "cpu", layout, SHAPES["colours"]))

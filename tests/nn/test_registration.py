@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastalign.export import plain_ops
 from fastalign.nn import FeatureBackbone
 from fastalign.nn.registration import (
     Choice,
@@ -79,6 +80,17 @@ def disagreement(
     pixels = relative[..., 2] * torch.tensor([size[1], size[0]]) / 2
     angle = affine.magnitude(relative, aspect)["rotation"].abs().max()
     return float(angle), float(pixels.norm(dim=1).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_halving_is_the_pooling_of_torch_to_the_last_bit(dtype):
+    images = torch.rand(2, 3, 14, 22).to(dtype)
+    halved = resize(images, (7, 11))
+    assert torch.equal(halved, torch.nn.functional.avg_pool2d(images, 2))
+    images.requires_grad_()
+    assert torch.autograd.grad(resize(images, (7, 11)).sum(), images)[0].eq(0.25).all()
+    with plain_ops():
+        assert torch.equal(resize(images, (7, 11)), halved)
 
 
 # The bank ------------------------------------------------------------------------------------
