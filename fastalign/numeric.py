@@ -20,6 +20,8 @@ LARGEST_SIZE = 2**63 - 1
 MOST_THREADS = 4096
 # Beyond it float32 leaves of all distances nothing but 0, which is good.
 LARGEST_SHRINKAGE = 1e6
+# In photographs; float32 sums hold more of them than any set has.
+LARGEST_PRIOR = 1e6
 # Standard deviations in pixels of a smoothing; kernels grow with it.
 LARGEST_SIGMA = 1e4
 # Width over height of a photograph.

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from fastalign.errors import ConfigError
 from fastalign.numeric import (
     LARGEST_ASPECT,
+    LARGEST_PRIOR,
     LARGEST_SHRINKAGE,
     LARGEST_SIGMA,
     LARGEST_WHOLE,
@@ -65,7 +66,11 @@ class FYDConfig:
             for all others.
         layers: timm feature indices or module names. None: the last at strides 4, 8 and 16. [L]
         channels: feature channels kept, drawn at random by the seed. [L] PaDiM's 100; 0 for all.
-        shrinkage: added to the variances. [L] PaDiM's 0.01.
+        prior: for how many photographs the covariance that all locations have in common counts at
+            each of them [O]; 0: none, as in PaDiM [L]; None: as many as make held-out normal images
+            likeliest [O].
+        shrinkage: added to the variances. None: with a prior 0.15 of their mean, at least 0.01 [O];
+            without one PaDiM's 0.01 [L].
         storage: dtype of the stored Gaussians: float32, bfloat16 or float16 [O].
         min_share: locations that a smaller share of the training images saw are not scored [O].
         calibrate: scale distances down where fewer images were seen (see
@@ -98,7 +103,8 @@ class FYDConfig:
     weights: str | None = None
     layers: tuple[int | str, ...] | None = None
     channels: int = 100
-    shrinkage: float = 0.01
+    prior: float | None = 0.0
+    shrinkage: float | None = None
     storage: str = "float32"
     min_share: float = 0.1
     calibrate: bool = True
@@ -152,7 +158,10 @@ class FYDConfig:
         self._bound("batch_size", 2, "the losses compare the images of a batch", whole=True)
         self._bound("projector_channels", 0, whole=True)
         self._bound("search_images", 4, whole=True)
-        self._bound("shrinkage", 0, most=LARGEST_SHRINKAGE)
+        if self.prior is not None:
+            self._bound("prior", 0, most=LARGEST_PRIOR)
+        if self.shrinkage is not None:
+            self._bound("shrinkage", 0, most=LARGEST_SHRINKAGE)
         self._bound("min_share", 0, most=1)
         self._bound("sigma", 0, most=LARGEST_SIGMA)
         self._bound("threshold_quantile", 0, most=1)
@@ -225,7 +234,8 @@ class FYDOptions(TypedDict, total=False):
     weights: str | None
     layers: Sequence[int | str] | None
     channels: int
-    shrinkage: float
+    prior: float | None
+    shrinkage: float | None
     storage: Storage
     min_share: float
     calibrate: bool

@@ -13,6 +13,7 @@ from fastalign.models.names import under
 from fastalign.models.pieces import feature_bands, split_rows
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.prior import SHRINKAGE
 from fastalign.nn.smoothing import interpolated_rows
 from fastalign.nn.state import in_own_state
 from fastalign.numeric import whole_number
@@ -52,7 +53,7 @@ class FeatureDensity(nn.Module):
         size: tuple[int, int],
         *,
         channels: int = 0,
-        shrinkage: float = 0.01,
+        shrinkage: float = SHRINKAGE,
         storage: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()

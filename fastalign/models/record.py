@@ -59,6 +59,9 @@ class FitRecord:
             of, and ``of``, what images they are, in words.
         evidence: how normal images are covered and aligned, and what is asked of others, the record
             of :class:`fastalign.models.evidence.Evidence`.
+        prior: of the Gaussians' covariances: its ``strength`` in photographs, the ``shrinkage``
+            added to the variances, and ``likelihood``, pairs of a candidate strength and the mean
+            of -2 log density per feature of held-out photographs; None: there is none.
         normal_whole: ``distance``, the largest distance of a whole normal image that the density
             has not seen, and ``residual``, the largest of their alignment, where there is any.
         warnings: what the user has to know, in sentences.
@@ -81,6 +84,7 @@ class FitRecord:
     fitted_thresholds: Mapping[str, Any] | None = None
     normal_scores: Mapping[str, Any] | None = None
     evidence: Mapping[str, Any] | None = None
+    prior: Mapping[str, Any] | None = None
     normal_whole: Mapping[str, float] | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None

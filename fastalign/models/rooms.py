@@ -15,6 +15,7 @@ from fastalign.models.density import FeatureDensity
 from fastalign.models.features import FeatureExtractor
 from fastalign.models.maps import AnomalyMaps
 from fastalign.models.pose import PoseEstimator
+from fastalign.nn.prior import SHRINKAGE
 from fastalign.nn.registration.aligner import search_size
 from fastalign.nn.weights import EMBEDDED_NETWORK
 from fastalign.ops import affine, warp_affine
@@ -89,7 +90,7 @@ def make(config: FYDConfig, weights: str | Path | None) -> Rooms:
             features.channels,
             features.size,
             channels=config.channels,
-            shrinkage=config.shrinkage,
+            shrinkage=SHRINKAGE if config.shrinkage is None else config.shrinkage,
             storage=getattr(torch, config.storage),
         ),
         AnomalyMaps(config.image_size, features.size, config.sigma),

@@ -6,12 +6,14 @@ from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.heads import Predictor, Projector, std_of_normalised
+from fastalign.nn.prior import CovariancePrior
 from fastalign.nn.smoothing import gaussian_matrix, smooth
 from fastalign.nn.spatial_align import Aligned, SpatialAlign
 
 __all__ = [
     "Aligned",
     "CountCalibration",
+    "CovariancePrior",
     "DenseGaussian",
     "FeatureBackbone",
     "Predictor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastalign.nn.prior import CovariancePrior
 from fastalign.numeric import LARGEST_SHRINKAGE, real_number, seed_number
 from fastalign.ops import checks
 
@@ -29,6 +30,7 @@ class CountCalibration:
             least 3.
         shrinkage: that of the density.
         seed: of the subsets.
+        prior: that of the density, whose shrinkage then counts.
 
     Raises:
         ValueError: samples of another shape.
@@ -39,7 +41,13 @@ class CountCalibration:
         made not to grow.
     """
 
-    def __init__(self, samples: Tensor, shrinkage: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Tensor,
+        shrinkage: float,
+        seed: int = 0,
+        prior: CovariancePrior | None = None,
+    ) -> None:
         checks.floating("CountCalibration", "samples", samples)
         number = len(samples)
         if samples.dim() != 3 or number < 3:
@@ -63,7 +71,7 @@ class CountCalibration:
             for _ in range(repeats):
                 order = torch.randperm(number, generator=generator).to(samples.device)
                 given, held_out = values[order[:size]], values[order[size : size + _HELD_OUT]]
-                found.append(_mean_distance(given, held_out, shrinkage))
+                found.append(_mean_distance(given, held_out, shrinkage, prior))
             curve.append(torch.stack(found).mean())
         self.counts = torch.tensor(sizes, dtype=torch.float64, device=samples.device)
         # More images never make it worse; what says so is noise.
@@ -94,11 +102,17 @@ class CountCalibration:
         return self.ratio(count.max(), count).clamp_max(1).float()
 
 
-def _mean_distance(given: Tensor, held_out: Tensor, shrinkage: float) -> Tensor:
+def _mean_distance(
+    given: Tensor, held_out: Tensor, shrinkage: float, prior: CovariancePrior | None
+) -> Tensor:
     """Mean Mahalanobis distance of ``held_out [M,L,C]`` to the Gaussians of ``given [n,L,C]``."""
     mean = given.mean(0)
     deviations = (given - mean).transpose(0, 1)
-    covariance = deviations.mT @ deviations / (len(given) - 1)
+    covariance, freedom = deviations.mT @ deviations, float(len(given) - 1)
+    if prior is not None:
+        covariance += prior.strength * prior.covariance.to(covariance)
+        freedom, shrinkage = freedom + prior.strength, prior.shrinkage
+    covariance /= freedom
     covariance.diagonal(dim1=1, dim2=2).add_(shrinkage)
     factor = torch.linalg.cholesky(covariance)
     whitened = torch.linalg.solve_triangular(

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastalign.errors import ConfigError
 from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
 from fastalign.nn.moments import Moments
+from fastalign.nn.prior import SHRINKAGE, CovariancePrior
 from fastalign.nn.state import own_state, require_unmapped
 from fastalign.nn.whitening import check_finite, whiten
 from fastalign.numeric import LARGEST_SHRINKAGE, real_number, whole_number, whole_pair
@@ -37,7 +38,8 @@ class DenseGaussian(FittedGaussian):
 
     Scoring: the Mahalanobis distance ``sqrt((x - mean)^T cov^-1 (x - mean))`` with
     ``cov = sum of outer deviations / (n - 1) + shrinkage I`` (PaDiM, arXiv 2011.08785, section
-    III-B). One image is legal: its covariance is ``shrinkage I``.
+    III-B). One image is legal: its covariance is ``shrinkage I``. With a :class:`CovariancePrior`
+    given to ``finalize`` all locations together say how features vary.
 
     Arguments:
         channels: C of the features.
@@ -65,7 +67,7 @@ class DenseGaussian(FittedGaussian):
         channels: int,
         size: tuple[int, int],
         *,
-        shrinkage: float = 0.01,
+        shrinkage: float = SHRINKAGE,
         min_count: int = 1,
         storage: torch.dtype = torch.float32,
     ) -> None:
@@ -151,21 +153,34 @@ class DenseGaussian(FittedGaussian):
         with _plain_tensors():
             return self._open("merge")
 
-    def finalize(self, *, keep: bool = False, min_count: int | None = None) -> DenseGaussian:
+    def finalize(
+        self,
+        *,
+        keep: bool = False,
+        min_count: int | None = None,
+        prior: CovariancePrior | None = None,
+    ) -> DenseGaussian:
         """Turn the sums into means and whiteners, in float64; returns the module.
 
         Arguments:
             keep: keep the sums, so that ``update``, ``merge`` and ``finalize`` may follow. Scores
                 are those of the last ``finalize``. Default: free them.
             min_count: from here on, in place of that of the module.
+            prior: of the covariances, for few images; None: each location's is its own.
 
         Raises:
             ConfigError: no images; or a covariance that is not positive definite to the accuracy
                 of its sums, which more shrinkage mends. The sums are then kept.
-            ValueError: features that were NaN, infinite or too large to square.
+            ValueError: features that were NaN, infinite or too large to square; or a prior of other
+                channels.
         """
         if min_count is not None:
             self.min_count = min_count
+        if prior is not None and len(prior.covariance) != self.channels:
+            raise ValueError(
+                f"DenseGaussian: a prior of {len(prior.covariance)} channels for features of "
+                f"{self.channels}; make it of samples of the same features"
+            )
         if self._sums is None:
             self._require_sums("finalize")
             raise ConfigError(
@@ -183,6 +198,7 @@ class DenseGaussian(FittedGaussian):
                 self.shrinkage,
                 self.storage,
                 into=earlier,
+                prior=prior,
                 keep=keep,
                 width=self.size[1],
             )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastalign.errors import ConfigError
 from fastalign.nn.moments import Moments, PackedTriangle, runs, runs_native
+from fastalign.nn.prior import CovariancePrior
 from fastalign.ops import native
 
 
@@ -16,6 +17,7 @@ def whiten(
     shrinkage: float,
     storage: torch.dtype,
     *,
+    prior: CovariancePrior | None = None,
     into: Tensor | None = None,
     keep: bool = False,
     width: int,
@@ -30,6 +32,7 @@ def whiten(
         support: ``[H*W]`` bool.
         shrinkage: added to the variances.
         storage: dtype of the result.
+        prior: of the covariances; its shrinkage takes the place of the one above.
         into: whiteners of an earlier fit, to be overwritten.
         keep: leave the sums as they are.
         width: W, for messages.
@@ -40,26 +43,29 @@ def whiten(
     """
     whitener = into
     singular = torch.zeros_like(support)
-    if shrinkage == 0:
+    if prior is not None:
+        shrinkage = prior.shrinkage
+    elif shrinkage == 0:
         singular = support & (sums.count <= sums.mean.shape[1])
+    pooled = None if prior is None else _packed(prior, sums.outer.device)
+    freedom = (sums.count - 1).double()
+    if prior is None:
+        share = 1 / freedom.clamp_min(1)
+    else:
+        share = 1 / (freedom.clamp_min(0) + prior.strength)
     if runs_native("whiten_", sums.outer):
-        lost = torch.empty_like(support)
-        share = 1 / (sums.count - 1).clamp_min(1).double()
-        kernel = native.kernel("whiten_")
+        work = _Native(sums.outer, share, support, shrinkage, pooled)
         if whitener is None and not keep and storage == sums.outer.dtype:
             # A look beforehand, since an error leaves the sums as they are.
-            nothing = sums.outer.new_empty(0)
-            kernel(nothing, lost, sums.outer, share, support, shrinkage)
-            _report_singular(singular | lost, sums, shrinkage, width)
+            _report_singular(singular | work.into(None), sums, shrinkage, width)
             whitener = sums.outer
         elif whitener is None:
             whitener = torch.empty_like(sums.outer, dtype=storage)
-        kernel(whitener, lost, sums.outer, share, support, shrinkage)
-        singular |= lost
+        singular |= work.into(whitener)
     else:
         if whitener is None:
             whitener = torch.empty_like(sums.outer, dtype=storage)
-        _whiten(sums, support, shrinkage, whitener, singular)
+        _whiten(sums, share, support, shrinkage, pooled, whitener, singular)
     _report_singular(singular, sums, shrinkage, width)
     pieces = runs(len(whitener), whitener.shape[1], whitener.device)
     if not all(bool(whitener[run].isfinite().all()) for run in pieces):
@@ -70,8 +76,53 @@ def whiten(
     return whitener
 
 
+def _packed(prior: CovariancePrior, device: torch.device) -> Tensor:
+    """What the prior adds to the sums of a location, packed ``[C(C+1)/2]`` float32."""
+    covariance = prior.covariance.to(device)
+    triangle = PackedTriangle(len(covariance), device)
+    return triangle.pack((prior.strength * covariance)[None])[0].float()
+
+
+class _Native:
+    """The native kernel over sums ``outer [L,C(C+1)/2]``, each location's multiplied with
+    ``share [L]``; with what a prior adds to them (``pooled``) a run of locations at a time, so that
+    no second copy of the sums is needed."""
+
+    def __init__(
+        self,
+        outer: Tensor,
+        share: Tensor,
+        support: Tensor,
+        shrinkage: float,
+        pooled: Tensor | None,
+    ) -> None:
+        self._outer, self._share, self._support = outer, share, support
+        self._shrinkage, self._pooled = shrinkage, pooled
+        self._kernel = native.kernel("whiten_")
+
+    def into(self, whitener: Tensor | None) -> Tensor:
+        """Fill ``whitener``, which may be the sums themselves (None: only look); returns the
+        locations whose covariance is not positive definite, bool ``[L]``."""
+        outer, pooled = self._outer, self._pooled
+        lost = torch.empty_like(self._support)
+        every = slice(0, len(outer))
+        pieces = [every] if pooled is None else runs(len(outer), 2 * outer.shape[1], outer.device)
+        for run in pieces:
+            sums = outer[run] if pooled is None else outer[run] + pooled
+            into = outer.new_empty(0) if whitener is None else whitener[run]
+            share, support = self._share[run], self._support[run]
+            self._kernel(into, lost[run], sums, share, support, self._shrinkage)
+        return lost
+
+
 def _whiten(
-    sums: Moments, support: Tensor, shrinkage: float, whitener: Tensor, singular: Tensor
+    sums: Moments,
+    share: Tensor,
+    support: Tensor,
+    shrinkage: float,
+    pooled: Tensor | None,
+    whitener: Tensor,
+    singular: Tensor,
 ) -> None:
     """Fill ``whitener`` and mark what is ``singular``, with torch's own factorization."""
     device, channels = sums.outer.device, sums.mean.shape[1]
@@ -79,9 +130,8 @@ def _whiten(
     identity = torch.eye(channels, dtype=torch.float64, device=device)
     # A covariance, its factor, the inverse and a triangle, in float64.
     for run in runs(len(support), 8 * channels**2, device):
-        count = sums.count[run]
-        share = 1 / (count - 1).clamp_min(1).double()
-        covariance = triangle.symmetric(sums.outer[run].double() * share.unsqueeze(-1))
+        outer = sums.outer[run] if pooled is None else sums.outer[run] + pooled
+        covariance = triangle.symmetric(outer.double() * share[run].unsqueeze(-1))
         variances = covariance.diagonal(dim1=1, dim2=2)
         variances += shrinkage
         factor, info = torch.linalg.cholesky_ex(covariance)

@@ -97,6 +97,7 @@ def test_every_option_shows_its_default_and_flags_take_no_value():
 
 def test_the_defaults_that_help_states_are_those_of_the_model():
     from fastalign.models.config import FYDConfig
+    from fastalign.nn.prior import SHRINKAGE
 
     config = FYDConfig()
     stated = {
@@ -104,8 +105,9 @@ def test_the_defaults_that_help_states_are_those_of_the_model():
         for command, _, info, _ in options()
         if command == "fit" and isinstance(info.show_default, str)
     }
-    for name in ("family", "backbone", "channels", "shrinkage", "epochs", "batch_size"):
+    for name in ("family", "backbone", "channels", "epochs", "batch_size"):
         assert stated[name] == str(getattr(config, name))
+    assert stated["shrinkage"] == str(SHRINKAGE)
     assert stated["threshold_quantile"] == str(config.threshold_quantile)
     assert [info.show_default for _, _, info, _ in options() if info.default == "--epochs"] == [
         str(config.epochs)

@@ -22,7 +22,9 @@ from fastalign.errors import (
     InputError,
     RunawayWarpWarning,
 )
+from fastalign.models.fitting.samples import Samples
 from fastalign.models.fitting.source import ImageSource
+from fastalign.models.fitting.thresholds import Others
 from fastalign.models.fitting.training import Trainer
 from fastalign.models.rooms import warp
 from fastalign.ops import affine, warp_affine
@@ -175,6 +177,48 @@ def test_shrinkage_reaches_the_density():
     loose, tight = (FYD(**PLAIN, shrinkage=value).fit(images) for value in (1.0, 0.01))
     other = photographs(2, seed=1)
     assert (loose(other)[0] < 0.5 * tight(other)[0]).all()
+
+
+def test_the_prior_reaches_the_density_and_the_record():
+    """Learned, given, and none, which is PaDiM's estimate."""
+    images = photographs(8)
+    learned, given, none = (FYD(**PLAIN, prior=prior).fit(images) for prior in (None, 3.0, 0))
+    padim = FYD(**PLAIN, shrinkage=0.01).fit(images)
+    assert_same(none, padim)
+    assert none.record.prior is None
+    assert learned.record.prior is not None and given.record.prior is not None
+    assert len(learned.record.prior["likelihood"]) == 10
+    assert (given.record.prior["strength"], given.record.prior["likelihood"]) == (3.0, [])
+    kept = dict(map(tuple, learned.record.prior["likelihood"]))
+    assert learned.record.prior["strength"] == min(kept, key=kept.__getitem__)
+    assert not torch.equal(given.density.gaussians.whitener, none.density.gaussians.whitener)
+    stronger = FYD(**PLAIN, prior=learned.record.prior["strength"]).fit(images)
+    assert torch.equal(stronger.density.gaussians.whitener, learned.density.gaussians.whitener)
+
+
+def test_the_prior_is_learned_from_images_that_are_no_copies():
+    samples, again = Samples((8, 8)), Samples((8, 8))
+    features = torch.randn(6, 4, 8, 8)
+    samples.put(*samples.pick(features, None), 0)
+    again.put(*again.pick(features.repeat_interleave(3, 0), None), 0)
+    one = samples.prior(None, None, range(6))
+    other = again.prior(None, None, [position // 3 for position in range(18)])
+    assert one is not None and other is not None
+    assert torch.equal(one.covariance, other.covariance)
+    assert one.to_json() == other.to_json()
+
+
+def test_an_image_in_turn_is_judged_by_a_prior_of_the_others():
+    """Even images are a fold; the prior of its density knows the odd ones alone."""
+    samples, odd = Samples((8, 8)), Samples((8, 8))
+    features = torch.randn(8, 4, 8, 8)
+    picked = [samples.pick(one[None], None) for one in features]
+    odd.put(*odd.pick(features[1::2], None), 0)
+    others = Others(samples, picked, range(8), [position % 2 for position in range(8)], 0)
+    assert others.groups == [1, 3, 5, 7]
+    found, expected = others.prior(5.0, None), odd.prior(5.0, None, range(4))
+    assert found is not None and expected is not None
+    assert torch.equal(found.covariance, expected.covariance)
 
 
 def test_places_that_few_images_saw_are_not_scored(moved):

@@ -105,6 +105,7 @@ def fit(
         threshold_source=threshold.source,
         normal_scores=threshold.normal,
         evidence=threshold.evidence.record(),
+        prior=threshold.prior,
         normal_whole=threshold.whole,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.known.record(),

@@ -35,12 +35,14 @@ class Threshold:
         whole: the largest :func:`whole_distance` of a normal image that the density has not seen,
             as ``distance``, and the largest alignment residual of a normal image, as ``residual``,
             where images are aligned; None: not known.
+        prior: of the Gaussians' covariances, as :class:`FitRecord` keeps it; None: none.
         warnings: what the user has to know, in sentences.
     """
 
     value: float
     source: str
     evidence: Evidence
+    prior: Mapping[str, Any] | None = None
     warnings: Sequence[str] = ()
     normal: Mapping[str, Any] | None = None
     whole: Mapping[str, float] | None = None
@@ -74,7 +76,16 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
             partial(in_turn, passes, train, validation, setting), "the thresholds"
         )
         alone = ", each scored without itself"
-    fit = GaussianFit(gaussians, config.min_share, setting.seed, survey.groups, world, plan.group)
+    fit = GaussianFit(
+        gaussians,
+        config.min_share,
+        setting.seed,
+        config.prior,
+        config.shrinkage,
+        survey.groups,
+        world,
+        plan.group,
+    )
     held_out = None
     if validation is not None and not few:
         held_out = HeldOut(passes, validation, survey)
@@ -118,7 +129,8 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         ]
     views = passes.views.settle(world)
     whole = _whole(wholes, views.largest_residual)
-    return Threshold(value, source, views.evidence, warnings, normal, whole)
+    prior = None if fit.prior is None else fit.prior.to_json()
+    return Threshold(value, source, views.evidence, prior, warnings, normal, whole)
 
 
 def _whole(distances: Tensor, residual: float) -> dict[str, float] | None:

@@ -14,6 +14,7 @@ from fastalign.models.fitting.samples import Samples
 from fastalign.models.memory.sizes import release_unused
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.prior import CovariancePrior
 
 
 class GaussianFit:
@@ -30,12 +31,14 @@ class GaussianFit:
         gaussians: they are reset here.
         min_share: of the images that must have seen a location for it to be scored.
         seed: of the calibration.
+        strength, shrinkage: of the prior, see :meth:`Samples.prior`.
         groups: the number of each image's group of twins, in the order in which they are added.
         world: the processes that fit together; None: this one.
         group: images whose features enter the Gaussians at once.
 
     Attributes:
         number: images so far in this band, those of the other processes included.
+        prior: of the last :meth:`settle`.
     """
 
     def __init__(
@@ -43,16 +46,22 @@ class GaussianFit:
         gaussians: DenseGaussian,
         min_share: float,
         seed: int,
+        strength: float | None,
+        shrinkage: float | None,
         groups: Sequence[int],
         world: World | None = None,
         group: int = 16,
     ) -> None:
         self._gaussians, self._min_share = gaussians, min_share
         self._seed, self._groups, self._group = seed, groups, group
+        self._strength, self._shrinkage = strength, shrinkage
+        # By the number of images: the first band has seen all that the others will.
+        self._priors: dict[int, CovariancePrior | None] = {}
         self._world = world or World()
         self._samples = Samples(gaussians.size)
         self._rows = slice(0, 0)
         self.number = 0
+        self.prior: CovariancePrior | None = None
         gaussians.reset()
 
     def open(self, rows: slice) -> None:
@@ -89,9 +98,10 @@ class GaussianFit:
         self._flush()
         merge_density(self._own, world=world)
         min_count = least_count(number, self._min_share)
+        prior = self._prior_of(number)
 
         def finalize() -> None:
-            self.density.finalize(keep=keep, min_count=min_count)
+            self.density.finalize(keep=keep, min_count=min_count, prior=prior)
 
         world.once(finalize, "the Gaussians of all images")
         share_density(self.density, world=world)
@@ -104,10 +114,18 @@ class GaussianFit:
     def curve(self) -> CountCalibration | None:
         """How distances fall with the number of images, from those that were added to the first
         band so far; None where there are too few to tell."""
-        gaussians, world = self._gaussians, self._world
-        samples = self._samples.gathered(world, gaussians.channels)
-        measure = partial(samples.curve, gaussians.shrinkage, self._seed, self._groups)
-        return world.once(measure, "the calibration")
+        shrinkage, prior = self._gaussians.shrinkage, self.prior
+        samples = self._samples.gathered(self._world, self._gaussians.channels)
+        measure = partial(samples.curve, shrinkage, self._seed, self._groups, prior)
+        return self._world.once(measure, "the calibration")
+
+    def _prior_of(self, number: int) -> CovariancePrior | None:
+        if number not in self._priors:
+            samples = self._samples.gathered(self._world, self._gaussians.channels)
+            measure = partial(samples.prior, self._strength, self._shrinkage, self._groups)
+            self._priors[number] = self._world.once(measure, "the prior of the Gaussians")
+        self.prior = self._priors[number]
+        return self.prior
 
     def _flush(self) -> None:
         if len(self._waiting):

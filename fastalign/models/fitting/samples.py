@@ -1,4 +1,4 @@
-"""Features of some locations, kept while the Gaussians are fitted, to measure a calibration on."""
+"""Features of some locations, kept while the Gaussians are fitted: their prior and calibration."""
 
 from __future__ import annotations
 
@@ -10,24 +10,36 @@ from torch import Tensor
 
 from fastalign.distributed import World
 from fastalign.nn.calibration import CountCalibration
+from fastalign.nn.prior import CovariancePrior
 
 _NO_POSITIONS = torch.empty(0, dtype=torch.int64)
 
 
 class Samples:
-    """Features at a grid of locations, of the first images, so many that a curve can be measured on
-    them."""
+    """Features at a grid of locations, of the first images, so many that a prior and a curve can be
+    measured on them."""
 
-    def __init__(self, size: tuple[int, int], side: int = 8, images: int = 256) -> None:
+    def __init__(self, size: tuple[int, int], side: int = 16, images: int = 256) -> None:
         rows, columns = (
             ((torch.arange(min(side, length)) + 0.5) * length / min(side, length)).long()
             for length in size
         )
-        self._places = (rows[:, None] * size[1] + columns).flatten()
+        grid = rows[:, None] * size[1] + columns
+        self._places = grid.flatten()
+        # A curve takes many factorizations at each place, and half of the grid's lines do.
+        coarse = torch.zeros_like(grid, dtype=torch.bool)
+        coarse[::2, ::2] = True
+        self._coarse = coarse.flatten()
         self._most = images
         self._features: list[Tensor] = []
         self._valid: list[Tensor] = []
         self._positions: list[Tensor] = []
+
+    def empty(self) -> Samples:
+        """Those of the same places, without images."""
+        empty = copy.copy(self)
+        empty._features, empty._valid, empty._positions = [], [], []
+        return empty
 
     def pick(self, features: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """The features ``[B,places,C]`` and valid ``[B,places]`` at the places, of features
@@ -63,17 +75,33 @@ class Samples:
         together._features, together._valid, together._positions = ([p[order]] for p in every)
         return together
 
-    def curve(self, shrinkage: float, seed: int, groups: Sequence[int]) -> CountCalibration | None:
-        """The calibration, at the best seen half of the places and on the images that show all of
-        them, of twins (``groups`` by position) the first alone; None where that leaves fewer than
-        three images."""
+    def prior(
+        self, strength: float | None, shrinkage: float | None, groups: Sequence[int]
+    ) -> CovariancePrior | None:
+        """What the places have in common, from images of which of twins (``groups`` by position)
+        the first alone counts; None where no prior is wanted (strength 0) or nothing varies.
+
+        Args:
+            strength, shrinkage: None: learned, see :class:`CovariancePrior`.
+        """
+        if strength == 0 or not self._features:
+            return None
+        features, valid = self._distinct(groups)
+        return CovariancePrior.of_samples(features, valid, strength=strength, shrinkage=shrinkage)
+
+    def curve(
+        self,
+        shrinkage: float,
+        seed: int,
+        groups: Sequence[int],
+        prior: CovariancePrior | None = None,
+    ) -> CountCalibration | None:
+        """The calibration of Gaussians with this shrinkage, or this prior, at the best seen half of
+        the places and on the images that show all of them, of twins (``groups`` by position) the
+        first alone; None where that leaves fewer than three images."""
         if not self._features:
             return None
-        features, valid = torch.cat(self._features), torch.cat(self._valid)
-        positions = torch.cat(self._positions).tolist()
-        first = list({groups[p]: i for i, p in reversed(list(enumerate(positions)))}.values())
-        if len(first) < len(positions):
-            features, valid = features[sorted(first)], valid[sorted(first)]
+        features, valid = (part[:, self._coarse] for part in self._distinct(groups))
         ranked = valid.sum(0).argsort(descending=True, stable=True)
         # Fewer places where many images miss one of them.
         for count in (len(ranked) // 2, len(ranked) // 4, len(ranked) // 8, 1):
@@ -82,7 +110,16 @@ class Samples:
             if 2 * int(complete.sum()) >= len(valid):
                 break
         chosen = features[complete][:, places]
-        return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed)
+        return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed, prior)
+
+    def _distinct(self, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features and valid of the images, of twins the first alone."""
+        features, valid = torch.cat(self._features), torch.cat(self._valid)
+        positions = torch.cat(self._positions).tolist()
+        first = list({groups[p]: i for i, p in reversed(list(enumerate(positions)))}.values())
+        if len(first) == len(positions):
+            return features, valid
+        return features[sorted(first)], valid[sorted(first)]
 
 
 def calibration(

@@ -17,6 +17,7 @@ from fastalign.models.pieces import split_rows
 from fastalign.models.whole import whole_distance
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.prior import CovariancePrior
 
 # From so many validation images on, their scores are a threshold's basis by themselves.
 ENOUGH = FEW
@@ -128,11 +129,20 @@ def in_turn(
                 picked.append(samples.pick(one.features, one.valid))
                 theta.append(one.theta)
             images.append(one if len(bands) == 1 else one.rows(rows))
+        if rows.start == 0:
+            others = [Others(samples, picked, groups, fold_of, fold) for fold in range(folds)]
+            # One number of all images says nothing of any; covariances are the others'.
+            every = Others(samples, picked, groups, fold_of, -1).prior(
+                config.prior, config.shrinkage
+            )
+            strength = 0.0 if every is None else every.strength
+            priors = [one.prior(strength, config.shrinkage) for one in others]
         for fold in range(folds):
             density = rooms.density.gaussians.band(rows)
             kept = [one for index, one in enumerate(images) if fold_of[index] != fold]
             _update(density, kept, passes.plan.group)
-            density.finalize(min_count=least_count(len(kept), config.min_share))
+            least = least_count(len(kept), config.min_share)
+            density.finalize(min_count=least, prior=priors[fold])
             assert density.count is not None
             count[fold, rows] = density.count
             for index in (index for index in range(number) if fold_of[index] == fold):
@@ -140,20 +150,46 @@ def in_turn(
     measures = torch.empty((number, 2), dtype=torch.float64)
     fitted = torch.empty(number)
     for fold in range(folds):
-        kept_groups = [group for index, group in enumerate(groups) if fold_of[index] != fold]
-        kept_places = [one for index, one in enumerate(picked) if fold_of[index] != fold]
-        curve_samples = Samples(rooms.density.size)
-        for position, (features, valid) in enumerate(kept_places):
-            curve_samples.put(features, valid, position)
-        curve = curve_samples.curve(config.shrinkage, seed, kept_groups)
+        kept_groups = others[fold].groups
+        shrinkage = rooms.density.gaussians.shrinkage
+        curve = others[fold].samples.curve(shrinkage, seed, kept_groups, priors[fold])
         distinct = len(set(kept_groups))
         factor = calibration(curve, count[fold], config.calibrate, distinct / len(kept_groups))
-        support = support_of(count[fold], len(kept_places), config.min_share)
+        support = support_of(count[fold], len(kept_groups), config.min_share)
         for index in (index for index in range(number) if fold_of[index] == fold):
             scored = rooms.maps((distance[index] * factor)[None], theta[index], support)
             measures[index] = _measure(*scored).cpu()
             fitted[index] = distinct
     return measures, fitted
+
+
+class Others:
+    """Samples of the images that are not of a fold, and their groups of twins.
+
+    Args:
+        like: samples of the same places.
+        picked: what :meth:`Samples.pick` gave, of each image.
+        groups, fold_of: the group of twins and the fold of each image.
+        fold: the fold that is left out.
+    """
+
+    def __init__(
+        self,
+        like: Samples,
+        picked: Sequence[tuple[Tensor, Tensor]],
+        groups: Sequence[int],
+        fold_of: Sequence[int],
+        fold: int,
+    ) -> None:
+        kept = [index for index, own in enumerate(fold_of) if own != fold]
+        self.groups = [groups[index] for index in kept]
+        self.samples = like.empty()
+        for position, index in enumerate(kept):
+            self.samples.put(*picked[index], position)
+
+    def prior(self, strength: float | None, shrinkage: float | None) -> CovariancePrior | None:
+        """See :meth:`Samples.prior`."""
+        return self.samples.prior(strength, shrinkage, self.groups)
 
 
 def _measure(score: Tensor, maps: Tensor) -> Tensor:
