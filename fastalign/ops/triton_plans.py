@@ -32,7 +32,7 @@ FIELDS: dict[str, dict[str, tuple[int, ...]]] = {
     "warp_affine_backward": {"pixels": _PIXELS, "channels": _CHANNELS, "warps": _WARPS},
     "mahalanobis": {"images": (1, 2, 4, 8), "rows": (2, 4, 8, 16), "warps": _WARPS},
     "mahalanobis_backward": {"images": (1, 2, 4, 8), "rows": (2, 4, 8, 16), "warps": _WARPS},
-    "refine_pose": {"locations": (16, 256, 512, 1024, 2048, 4096), "warps": _WARPS},
+    "refine_pose": {"locations": (8, 16, 256, 512, 1024, 2048, 4096), "warps": _WARPS},
 }
 
 _NOTHING: Mapping[str, int] = {}
