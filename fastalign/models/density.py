@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastalign.models.names import under
 from fastalign.models.pieces import feature_bands, split_rows
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.prior import SHRINKAGE
-from fastalign.nn.smoothing import interpolated_rows
+from fastalign.nn.smoothing import interpolated, interpolated_rows
 from fastalign.nn.state import in_own_state
 from fastalign.numeric import whole_number
 
@@ -101,7 +100,7 @@ class FeatureDensity(nn.Module):
             if stage.shape[2:] == self.size:
                 part = stage if rows is None else stage[:, :, rows]
             elif rows is None:
-                part = F.interpolate(stage, self.size, mode="bilinear", align_corners=False)
+                part = interpolated(stage, self.size)
             else:
                 part = interpolated_rows(stage, self.size, rows)
             parts.append(part.float())

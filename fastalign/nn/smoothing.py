@@ -79,6 +79,15 @@ def smooth(maps: Tensor, sigma: float, *, border: str = "reflect") -> Tensor:
     return rows.to(maps.dtype) @ maps @ columns.to(maps.dtype).mT
 
 
+def interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``F.interpolate(maps, size, mode="bilinear", align_corners=False)`` of maps ``[B,C,h,w]``, to
+    rounding; on a GPU in channels_last, since torch's kernel for the other layout has one thread
+    for all channels and images of a place."""
+    if maps.is_cuda:
+        maps = maps.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
 def interpolated_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
     """The rows ``rows`` of ``F.interpolate(maps, size, mode="bilinear", align_corners=False)``, to
     rounding, without the others.
@@ -93,9 +102,7 @@ def interpolated_rows(maps: Tensor, size: tuple[int, int], rows: slice) -> Tenso
     first, last = _span(*key)
     above, below = _neighbours(*key, maps.device)
     share = _shares(*key, maps.device).to(maps.dtype)
-    wide = F.interpolate(
-        maps[:, :, first:last], (last - first, size[1]), mode="bilinear", align_corners=False
-    )
+    wide = interpolated(maps[:, :, first:last], (last - first, size[1]))
     return torch.lerp(wide[:, :, above], wide[:, :, below], share)
 
 

@@ -65,7 +65,7 @@ def test_gradients_are_those_of_a_cpu():
     x = torch.rand(2, 3, 64, 64)
     grads = []
     for device in ("cpu", "cuda"):
-        given = x.to(device).requires_grad_()
+        given = x.to(device, copy=True).requires_grad_()
         with own_state():
             backbone.to(device)(given)[-1].square().sum().backward()
         grads.append(given.grad.cpu())
