@@ -168,7 +168,8 @@ def figures(contestant: Any, test: ImageDataset, size: int) -> dict[str, float]:
     scores, labels, names = [], [], []
     for index, batch in enumerate(iterate_batches(test, 1)):
         sample = test.samples[index]
-        scored = contestant.score(batch.images)[0]
+        # What was not compared ranks lowest.
+        scored = contestant.score(batch.images)[0].nan_to_num(nan=0.0)
         mask = np.zeros((size, size), dtype=bool)
         if sample.mask_paths:
             mask = load_masks(sample.mask_paths, image_path=sample.path, output_size=(size, size))

@@ -74,7 +74,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             print(f"{name}: {error}", flush=True)
             continue
         score, maps = scored(model, images.test, torch.device(options.device))
-        apart = np.abs(score / wanted - 1)
+        # An image without a score has none in any precision, or its verdict has changed.
+        judged = np.isfinite(score) & np.isfinite(wanted)
+        apart = np.abs(score[judged] / wanted[judged] - 1)
         row = {
             "device": options.device,
             "precision": precision,

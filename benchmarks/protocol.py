@@ -15,7 +15,14 @@ import torch
 
 from fastalign import FYD, FYDConfig
 from fastalign.bench import setting
-from fastalign.bench.protocol import FIGURES, Images, Jitter, figures, read_category
+from fastalign.bench.protocol import (
+    FIGURES,
+    Images,
+    Jitter,
+    figures,
+    read_category,
+    scores_of,
+)
 from fastalign.engine.environment import describe_device, versions
 from fastalign.load import LoadMeter
 
@@ -33,8 +40,8 @@ def fit_and_measure(images: Images, config: FYDConfig, seed: int) -> tuple[FYD, 
     seconds = time.perf_counter() - began
     with torch.inference_mode():
         maps = torch.cat([model(batch)[1] for batch in images.test.split(_BATCH)])
-    row: dict[str, Any] = figures(maps.amax((1, 2)).numpy(), maps, images)
-    row |= mistakes(maps.amax((1, 2)), images.labels, float(model.image_threshold))
+    row: dict[str, Any] = figures(scores_of(maps).numpy(), maps, images)
+    row |= mistakes(scores_of(maps), images.labels, float(model.image_threshold))
     row["fit_s"] = seconds
     row["alignment"] = model.extra_metadata()["alignment"]["summary"]
     return model, row

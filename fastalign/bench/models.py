@@ -25,7 +25,7 @@ from fastalign.bench import contestants, timing
 from fastalign.bench.budget import Budget, Clock, in_turn
 from fastalign.bench.libraries import Absent
 from fastalign.bench.measure import first_line
-from fastalign.bench.protocol import Images, Jitter, figures, read_category
+from fastalign.bench.protocol import Images, Jitter, figures, read_category, scores_of
 from fastalign.engine.environment import peak_rss_mb
 from fastalign.load import LoadMeter, wait_passively
 
@@ -83,16 +83,19 @@ FULL = [
 
 
 def judge(single: Tensor, batched: Tensor, reference: Tensor | None) -> str | None:
-    """What is wrong with maps ``[B,H,W]`` of the same images scored in several ways, or None."""
-    if not bool(torch.isfinite(single).all()):
+    """What is wrong with maps ``[B,H,W]`` of the same images scored in several ways, or None;
+    places that nothing was compared at are NaN in all of them."""
+    if bool(single.isinf().any()) or bool(single.isnan().all()):
         return "a map is not finite"
-    largest = single.abs().max().item()
+    largest = single.nan_to_num(nan=0.0).abs().max().item()
     for name, other in (("in one batch", batched), ("by the reference ops", reference)):
         if other is None:
             continue
         if other.shape != single.shape:
             return f"maps {name} have shape {list(other.shape)}, not {list(single.shape)}"
-        off = (other - single).abs().max().item()
+        if not torch.equal(other.isnan(), single.isnan()):
+            return f"maps {name} have other places without a value"
+        off = (other - single).nan_to_num(nan=0.0).abs().max().item()
         if not off <= TOLERANCE * largest:
             return f"maps {name} are off by {off:.2g} of {largest:.2g}"
     return None
@@ -153,7 +156,7 @@ def measure(
         row["peak_bytes"] = None if memory is None else int(1e6 * memory)
         row["stored_bytes"] = contestant.stored_bytes()
         maps = torch.cat([contestant.score(part) for part in images.test.split(BATCH)])
-    return row | figures(maps.amax((1, 2)).numpy(), maps, images)
+    return row | figures(scores_of(maps).numpy(), maps, images)
 
 
 def run(job: Job, data: Path) -> Row:

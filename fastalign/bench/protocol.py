@@ -99,11 +99,19 @@ def read_category(
     )
 
 
+def scores_of(maps: Tensor) -> Tensor:
+    """The largest value of each map ``[N,H,W]``; every contestant is judged on every image, so one
+    of which nothing was compared ranks lowest, and of the others what was."""
+    return maps.nan_to_num(nan=0.0).amax((1, 2))
+
+
 def figures(scores: np.ndarray, maps: Iterable[Tensor], images: Images) -> dict[str, float]:
-    """The figures of scores ``[N]`` and maps ``[H,W]`` of the test images."""
+    """The figures of scores ``[N]`` and maps ``[H,W]`` of the test images; what was not compared,
+    NaN, ranks lowest."""
+    scores = np.nan_to_num(scores, nan=0.0)
     pixels = PixelMetrics(tuple(images.masks.shape[1:]))
     for index, (scored, mask) in enumerate(zip(maps, images.masks, strict=True)):
-        pixels.update(scored, mask, str(index))
+        pixels.update(scored.nan_to_num(nan=0.0), mask, str(index))
     names = [str(index) for index in range(len(scores))]
     found: dict[str, Any] = {**image_metrics(scores, images.labels, names), **pixels.compute()}
     return {name: float(found[name]) for name in FIGURES}

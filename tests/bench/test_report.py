@@ -54,9 +54,24 @@ def test_a_wrong_model_gets_no_figure(images):
     assert set(row) == {"failed"} and row["failed"].startswith("wrong: maps in one batch are off")
     nan = models.judge(torch.full((1, 2, 2), float("nan")), torch.ones(1, 2, 2), None)
     assert nan == "a map is not finite"
+    assert models.judge(torch.full((1, 2, 2), torch.inf), torch.ones(1, 2, 2), None) == nan
     ones = torch.ones(1, 2, 2)
+    partly = torch.tensor([[[1.0, torch.nan], [1.0, 1.0]]])
+    assert models.judge(partly, partly, 1.0001 * partly) is None
+    assert "by the reference ops" in models.judge(partly, partly, 1.1 * partly)
+    assert "other places" in models.judge(partly, ones, None)
     assert "by the reference ops" in models.judge(ones, ones, 1.1 * ones)
     assert models.judge(ones, ones, 1.0001 * ones) is None
+
+
+def test_what_was_not_compared_ranks_lowest(images):
+    maps = torch.rand(len(images.test), *images.test.shape[2:]) + 1
+    maps[0], maps[1, :4] = torch.nan, torch.nan
+    scores = protocol.scores_of(maps)
+    assert scores.tolist() == [0, *(float(one.nan_to_num().max()) for one in maps[1:])]
+    found = protocol.figures(scores.numpy(), maps, images)
+    filled = maps.nan_to_num(nan=0.0)
+    assert found == protocol.figures(filled.amax((1, 2)).numpy(), filled, images)
 
 
 @pytest.fixture
