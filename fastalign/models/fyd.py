@@ -14,7 +14,7 @@ from fastalign.load import watched
 from fastalign.models import fitting
 from fastalign.models.detail import Detail, Measured
 from fastalign.models.evidence import coverage_of, or_unknown
-from fastalign.models.images import checked, is_empty, judgeable, one_for
+from fastalign.models.images import is_empty, judgeable, one_for
 from fastalign.models.maps import are_finite, where_known
 from fastalign.models.memory import MemoryPlan, plan_scoring
 from fastalign.models.persistence import PersistentModel
@@ -35,11 +35,8 @@ if TYPE_CHECKING:
 class FYD(PersistentModel):
     """Focus Your Distribution (Zheng et al., ICME 2022, arXiv 2110.04538).
 
-    ``fit`` it on images of good parts, then call it: ``score, map = model(images)``.
-
-    Arguments:
-        config: options, all of them; None for the defaults.
-        options: single options by name, in place of those of ``config``.
+    ``fit`` it on images of good parts, then call it: ``score, map = model(images)``. Arguments are
+    those of :class:`fastalign.models.room_model.RoomModel`.
 
     Attributes:
         pose, features, density, maps: the rooms that an image goes through, each usable alone.
@@ -64,8 +61,8 @@ class FYD(PersistentModel):
             images, float32: the Mahalanobis distance, smoothed, NaN where nothing was compared. An
             image that cannot be judged has NaN as score: a value of it or of its features is NaN
             or infinite, its pose was not found, or less of the part is in it than in normal images
-            (:class:`fastalign.models.evidence.Evidence`). Its map is NaN too, except for what
-            the last has seen. The others of a batch have the same bits as without it.
+            (:class:`fastalign.models.evidence.Evidence`), and then only what was seen in its map.
+            The others of a batch have the same bits as without it.
             :func:`fastalign.verdict.judge` compares a score with a threshold.
 
         On CUDA without gradients a batch is one launch of a recorded graph (``replays``).
@@ -116,10 +113,9 @@ class FYD(PersistentModel):
         valid = self.maps.valid(theta)
         assert valid is not None
         magnitude = affine.magnitude(theta, self.aspect)
-        coverage = where_known(finite, coverage)
-        return Detail(
-            score, maps, theta, valid, aligned, before, after, **magnitude, coverage=coverage
-        )
+        covered = where_known(finite, coverage)
+        found = score, maps, theta, valid, aligned, before, after
+        return Detail(*found, **magnitude, coverage=covered)
 
     @in_own_state
     def align(self, images: Tensor) -> Tensor:
@@ -150,18 +146,9 @@ class FYD(PersistentModel):
                 score = float(detail.score[0])
                 verdict = judge(score, float(self.image_threshold))
                 maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
-                reason = self.evidence.reason(detail, 0)
-                found.append(Scored(name, score, verdict, maps, theta, reason))
+                why = self.evidence.reason(detail, 0)
+                found.append(Scored(name, score, verdict, maps, theta, why))
         return found
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """The images in float32.
-
-        Raises:
-            ValueError: they have another shape than the model's, or are on another device.
-            InputError: they are whole numbers, or far outside 0..1.
-        """
-        return checked(images, self.config.image_size, self.features.device)
 
     def limit_memory(self, budget: int | None, images: int = 1) -> MemoryPlan:
         """Score within ``budget`` bytes of this process, so many images at a time; returns how.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig, FYDOptions, with_options
 from fastalign.models.evidence import Evidence
+from fastalign.models.images import checked
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make
 from fastalign.models.thresholds import Change, changed
@@ -104,6 +105,15 @@ class RoomModel(nn.Module):
     def rooms(self) -> Rooms:
         """The rooms with the configuration, for what works on all of them."""
         return Rooms(self.config, self.pose, self.features, self.density, self.maps)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images in float32.
+
+        Raises:
+            ValueError: they have another shape than the model's, or are on another device.
+            InputError: they are whole numbers, or far outside 0..1.
+        """
+        return checked(images, self.config.image_size, self.features.device)
 
     @property
     def replayable(self) -> bool:
