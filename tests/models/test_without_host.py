@@ -103,3 +103,19 @@ def test_a_look_at_a_value_is_seen(on_gpu, monkeypatch):
     with Host() as host:
         model(images)
     assert host.found
+
+
+@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned])
+def test_the_whole_of_forward_is_one_graph(change, on_gpu):
+    """As ``torch.compile`` and exports see it: no choice by a value breaks it."""
+    model = on_gpu(change(FYD.load(KEPT)))
+    images = torch.empty(2, 3, *model.config.image_size, device="cuda")
+    graphs = []
+
+    def kept(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    results = torch.compile(model, backend=kept, fullgraph=True)(images)
+    assert len(graphs) == 1 and {result.device.type for result in results} == {"cuda"}
