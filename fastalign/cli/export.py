@@ -48,13 +48,14 @@ def export(
     """
     from fastalign import artifact
     from fastalign.engine.environment import open_device
-    from fastalign.export import export_model
+    from fastalign.export import OUTPUTS, export_model
 
     set_threads(threads)
     fitted = artifact.load(model, open_device(device))
     files = export_model(fitted, out, to.value, input_dtype=images.value)
     height, width = fitted.config.image_size
+    *first, last = OUTPUTS
     typer.echo(
         f"{' and '.join(str(file) for file in files)}: takes {images.value} images "
-        f"[batch, 3, {height}, {width}], gives score, map and label"
+        f"[batch, 3, {height}, {width}], gives {', '.join(first)} and {last}"
     )

@@ -7,7 +7,7 @@ libraries. docs/export.md states the contract of the files.
 from __future__ import annotations
 
 from fastalign.export.exporter import FORMATS, export_model
-from fastalign.export.scorer import INPUTS, Scorer
+from fastalign.export.scorer import INPUTS, OUTPUTS, Scorer
 from fastalign.ops.plain import plain_ops
 
-__all__ = ["FORMATS", "INPUTS", "Scorer", "export_model", "plain_ops"]
+__all__ = ["FORMATS", "INPUTS", "OUTPUTS", "Scorer", "export_model", "plain_ops"]

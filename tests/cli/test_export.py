@@ -13,11 +13,13 @@ def test_a_file_and_a_line_that_says_what_it_takes(run, fitted, tmp_path):
     outcome = run("export", fitted, "--to", "torch", "--out", out, "--input", "uint8")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.strip() == (
-        f"{out}: takes uint8 images [batch, 3, 32, 32], gives score, map and label"
+        f"{out}: takes uint8 images [batch, 3, 32, 32], gives score, map, label, coverage and "
+        "residual"
     )
     images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
-    score, maps, label = torch.export.load(out).module()(images)
+    score, maps, label, coverage, residual = torch.export.load(out).module()(images)
     assert (score.shape, maps.shape, label.dtype) == ((3,), (3, 32, 32), torch.int64)
+    assert coverage.shape == residual.shape == (3,)
 
 
 @pytest.mark.parametrize(
