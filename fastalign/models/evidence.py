@@ -24,9 +24,8 @@ _BEYOND = 0.5
 _MARGIN = 0.02
 # The margin is wider the fewer they are: one more is beyond all of n with a chance of 1 in n + 1.
 _FEW = 0.25
-# A pose is lost where the residual is further up than this from the largest of normal images, on
-# the way to 1, that of edges that have nothing to do with the template. Other parts and noise lie
-# at 0.6 to 1.1, normal images at 0.5 at most, defects that change the edges in between.
+# A pose is lost where the residual is nearer to 1, that of edges that have nothing to do with the
+# template, than to the largest of normal images: defects change edges as well.
 _LOST = 0.5
 
 NOT_FINITE = "values that are not finite, in the image or in its features"
