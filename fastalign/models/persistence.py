@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# Options that earlier versions do not know: without them in a file they can read it.
+_LATER = ("prior",)
+
+
 class PersistentModel(RoomModel):
     """A model of rooms that can be kept; arguments, attributes and errors are those of
     :class:`RoomModel`."""
@@ -30,7 +34,11 @@ class PersistentModel(RoomModel):
     def stored(self) -> StoredModel:
         """The model as storage keeps it: configuration, the tensors of its rooms, metadata."""
         rooms = layout.rooms_of(self.state_dict())
-        return StoredModel(asdict(self.config), rooms, self.extra_metadata())
+        config = asdict(self.config)
+        for name in _LATER:
+            if config[name] == getattr(FYDConfig, name):
+                del config[name]
+        return StoredModel(config, rooms, self.extra_metadata())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to one safetensors file, atomically; equal models give equal

@@ -208,7 +208,7 @@ def test_all_commands_of_a_gpu_machine_can_be_made(tmp_path, monkeypatch):
     assert {job.name for job in made["suite"]} == names
     assert sum("-n" in job.command for job in made["suite"]) == 2
     assert made["build"][0].env["TORCH_CUDA_ARCH_LIST"] == "90"
-    assert len(made["sanitizer"]) == 4 + 4 + 3
+    assert len(made["sanitizer"]) == 2 * len(suite.STEMS) + 3
     logs = [job.name for of_step in made.values() for job in of_step]
     assert len(logs) == len(set(logs))
     for step in STEPS.values():

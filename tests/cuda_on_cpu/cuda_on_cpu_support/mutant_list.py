@@ -159,4 +159,25 @@ MUTANTS = [
         r"upper \? low : high, bit\)",
         "upper ? low : high, bit ^ 1)",
     ),
+    Mutant(
+        "refine_pose",
+        "off by one",
+        "refine_pose.cuh",
+        r"x > 0 && x \+ 1 < width",
+        "x > 0 && x < width",
+    ),
+    Mutant(
+        "refine_pose",
+        "misaligned shared memory",
+        "refine_pose.cuh",
+        r"reinterpret_cast<float\*>\(shared \+ 1\)",
+        "reinterpret_cast<float*>(reinterpret_cast<char*>(shared + 1) + 2)",
+    ),
+    Mutant(
+        "refine_pose",
+        "wrong lane",
+        "refine_pose.cuh",
+        r"__shfl_xor_sync\(kAllLanes, given, Half\)",
+        "__shfl_xor_sync(kAllLanes, given, Half / 2)",
+    ),
 ]
