@@ -232,7 +232,7 @@ def test_torch_export(case, scored_before, batch, tmp_path):
 
 
 @pytest.mark.slow
-def test_aotinductor(fitted, batch, tmp_path, monkeypatch):
+def test_aotinductor(fitted, batch, tmp_path):
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -240,12 +240,13 @@ def test_aotinductor(fitted, batch, tmp_path, monkeypatch):
     unoptimised = tmp_path / "unoptimised"
     unoptimised.write_text(f'#!/bin/sh\nexec "{compiler}" "$@" -O0\n')
     unoptimised.chmod(0o755)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(unoptimised),))
-    # Headers prepared for later compilations, of which there are none.
-    monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
     model = fitted(align=AOT_ALIGN, layers=(1,))
     path = tmp_path / "model.pt2"
-    export_model(model, path, "aotinductor")
+    # No headers are prepared for later compilations: there are none. By the configuration's own
+    # patch, since after monkeypatch these options would be gone.
+    options = {"cpp.cxx": (str(unoptimised),), "aot_inductor.precompile_headers": False}
+    with torch._inductor.config.patch(options):
+        export_model(model, path, "aotinductor")
     package = torch._inductor.aoti_load_package(str(path))
     _check(lambda images: package(torch.from_numpy(images)), model, batch, "float32")
     _check_contract(package.get_metadata()["fastalign"], model, "float32")
