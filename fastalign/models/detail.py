@@ -17,6 +17,20 @@ class Measured(NamedTuple):
     residual: Tensor
 
 
+class Way(NamedTuple):
+    """What is found between images ``[B,3,H,W]`` and their scores: score, map and aligned as in
+    :class:`Detail`; theta ``[B,2,3]`` and residual ``[B]``, None without alignment; coverage
+    ``[B]``; and which images and features are free of NaN and infinity, bool ``[B]``."""
+
+    score: Tensor
+    map: Tensor
+    theta: Tensor | None
+    aligned: Tensor
+    residual: Tensor | None
+    coverage: Tensor
+    finite: Tensor
+
+
 class Detail(NamedTuple):
     """What the model did with a batch of B images.
 

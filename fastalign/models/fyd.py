@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastalign.load import watched
 from fastalign.models import fitting
-from fastalign.models.detail import Detail, Measured
+from fastalign.models.detail import Detail, Measured, Way
 from fastalign.models.evidence import coverage_of, or_unknown
 from fastalign.models.images import is_empty, judgeable, one_for
 from fastalign.models.maps import are_finite, where_known
@@ -83,13 +83,20 @@ class FYD(PersistentModel):
         images = self.prepare(images)
         if is_empty(images):
             return Measured(*(found[:0] for found in self.measure(one_for(images))))
-        theta, residual = self.pose.locate(images)
-        stages, theta = self.features(warp(images, theta), theta)
+        way = self._way(images)
+        return Measured(way.score, way.map, way.coverage, or_unknown(way.residual, way.score))
+
+    def _way(self, images: Tensor) -> Way:
+        pose, residual = self.pose.locate(images)
+        aligned = warp(images, pose)
+        stages, theta = self.features(aligned, pose)
         distance, support = self.density(stages)
-        coverage = coverage_of(self.maps.valid(theta), support, images)
-        whole, enough = self.evidence.asked(judgeable(images), residual, coverage)
-        score, maps = self.maps(distance, theta, support, whole, enough)
-        return Measured(score, maps, coverage, or_unknown(residual, score))
+        valid = self.maps.valid(theta)
+        coverage = coverage_of(valid, support, images)
+        finite = judgeable(images) & are_finite(distance)
+        asked = self.evidence.asked(finite, residual, coverage)
+        score, maps = self.maps(distance, theta, support, *asked, valid)
+        return Way(score, maps, theta, aligned, residual, coverage, finite)
 
     @watched
     @in_own_state
@@ -99,14 +106,7 @@ class FYD(PersistentModel):
         images = self.prepare(images)
         if is_empty(images):
             return Detail(*(found[:0] for found in self.predict_detail(one_for(images))))
-        pose, residual = self.pose.locate(images)
-        aligned = warp(images, pose)
-        stages, theta = self.features(aligned, pose)
-        distance, support = self.density(stages)
-        coverage = coverage_of(self.maps.valid(theta), support, images)
-        finite = judgeable(images) & are_finite(distance)
-        whole, enough = self.evidence.asked(finite, residual, coverage)
-        score, maps = self.maps(distance, theta, support, whole, enough)
+        score, maps, theta, aligned, residual, coverage, finite = self._way(images)
         before = where_known(finite, self.pose.residual(images))
         after = where_known(finite, or_unknown(residual, score))
         theta = where_known(finite, or_identity(theta, images))

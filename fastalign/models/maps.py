@@ -68,6 +68,7 @@ class AnomalyMaps(nn.Module):
         support: Tensor | None = None,
         whole: Tensor | None = None,
         enough: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` of distances
         ``[B,h,w]`` of images that were aligned by theta ``[B,2,3]`` (None: not at all);
@@ -76,9 +77,9 @@ class AnomalyMaps(nn.Module):
         Places that nothing was compared at are NaN in a map. An image that cannot be judged has
         NaN as score and in all of its map: one whose distances are not finite, of which nothing is
         left, or that ``whole [B]`` rules out. One of which not ``enough [B]`` was seen has a map of
-        what was, and NaN as score. None: all are, and of all.
+        what was, and NaN as score. None: all are, and of all. ``valid``: see :meth:`map_from`.
         """
-        maps, seen = self.map_from(distance, theta, support)
+        maps, seen = self.map_from(distance, theta, support, valid)
         judged = are_finite(maps) & seen.flatten(1).any(1)
         judged = judged if whole is None else whole & judged
         # Where nothing was seen a map is 0, below all others: a maximum passes over NaN in some
@@ -95,12 +96,17 @@ class AnomalyMaps(nn.Module):
         return self
 
     def map_from(
-        self, distance: Tensor, theta: Tensor | None, support: Tensor | None
+        self,
+        distance: Tensor,
+        theta: Tensor | None,
+        support: Tensor | None,
+        valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Distances ``[B,h,w]`` of the aligned frame as smoothed maps of the images: upsampled and
         moved back in one step, and without what came from outside the image, or from locations
-        ``[h,w]`` without support (None: all have it). Maps ``[B,H,W]``, 0 where nothing was seen,
-        and where something was, bool ``[B,H,W]``."""
+        ``[h,w]`` without support (None: all have it). ``valid``: what :meth:`valid` says of theta,
+        where it is known. Maps ``[B,H,W]``, 0 where nothing was seen, and where something was, bool
+        ``[B,H,W]``."""
         size = self.image_size
         if theta is None and support is None:
             maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
@@ -108,7 +114,8 @@ class AnomalyMaps(nn.Module):
             return maps, torch.ones_like(maps, dtype=torch.bool)
         if theta is None:
             theta = affine.identity(distance.shape[0], device=distance.device)
-        valid = affine.valid_mask(theta, size, self.size)
+        if valid is None:
+            valid = affine.valid_mask(theta, size, self.size)
         if support is not None:
             valid = valid & support
         evidence = valid.to(distance.dtype)
