@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_bits():
 )
 def test_scores_are_as_close_to_a_cpus_as_the_precision_says(precision, least, most):
     # With the usual shrinkage, distances to twelve images of one part in plain light are those of
-    # what rounding leaves in directions without any variance: a processor's bfloat16 is 37 % off.
+    # what rounding leaves in directions without any variance, on a processor as on a GPU.
     model = FYD(**QUICK, skip=False, shrinkage=1.0).fit(photographs(12))
     images = photographs(5, seed=1)
     switches = torch.backends.cudnn.allow_tf32
