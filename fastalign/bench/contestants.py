@@ -1,4 +1,5 @@
-"""The models that are measured: ours, and anomalib's PaDiM and PatchCore on the same features.
+"""The models that are measured: ours, anomalib's PaDiM and PatchCore, and the controls, all on the
+same features.
 
 All take images ``[B,3,H,W]`` in 0..1, learn from batches of good ones and score to maps
 ``[B,H,W]``. The backbone is EfficientNet-Lite0 with the same weights everywhere.
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fastalign.bench.controls import CONTROLS
+from fastalign.bench.controls.contestant import Controlled
 from fastalign.bench.libraries import load
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -115,11 +118,13 @@ NAMES = ("fastalign", "fastalign, no alignment", "anomalib PaDiM", "anomalib Pat
 
 
 def make(name: str, size: int) -> Contestant:
-    """A contestant of :data:`NAMES` for images ``size`` x ``size``.
+    """A contestant of :data:`NAMES`, or a control, for images ``size`` x ``size``.
 
     Raises:
         Absent: its library is not installed.
     """
+    if name in CONTROLS:
+        return Controlled(CONTROLS[name](0), size)
     if name == NAMES[0]:
         return Ours(size)
     if name == NAMES[1]:

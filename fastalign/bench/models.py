@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fastalign.bench import contestants, timing
 from fastalign.bench.budget import Budget, Clock, in_turn
+from fastalign.bench.controls import CONTROLS
 from fastalign.bench.libraries import Absent
 from fastalign.bench.measure import first_line
 from fastalign.bench.protocol import Images, Jitter, figures, read_category, scores_of
@@ -44,7 +45,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Job:
-    """``part``: of the report, ``model``, ``pose`` or ``resolution``."""
+    """``part``: of the report, ``model``, ``pose``, ``resolution`` or ``control``."""
 
     part: str
     contestant: str
@@ -79,6 +80,7 @@ FULL = [
         for job in _part("pose", NAMES, degrees=degrees, shift=shift)
     ),
     *(job for size in (128, 512) for job in _part("resolution", NAMES, size=size)),
+    *_part("control", tuple(CONTROLS), rounds=40),
 ]
 
 
@@ -122,6 +124,21 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Row:
     """Fit, gate, one image at a time, batches, figures. Without a right result nothing else."""
+    row = timed(contestant, images, rounds, clock)
+    if "failed" in row:
+        return row
+    with torch.inference_mode():
+        maps = torch.cat([contestant.score(part) for part in images.test.split(BATCH)])
+    return row | figures(scores_of(maps).numpy(), maps, images)
+
+
+def timed(
+    contestant: contestants.Contestant,
+    images: Images,
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Row:
+    """As :func:`measure`, without the figures."""
     meter, began = LoadMeter(), clock()
     contestant.learn(images.train.split(16))
     row: Row = {"train_images": len(images.train), "fit_s": clock() - began}
@@ -155,8 +172,7 @@ def measure(
         memory = peak_rss_mb()[0]
         row["peak_bytes"] = None if memory is None else int(1e6 * memory)
         row["stored_bytes"] = contestant.stored_bytes()
-        maps = torch.cat([contestant.score(part) for part in images.test.split(BATCH)])
-    return row | figures(scores_of(maps).numpy(), maps, images)
+    return row
 
 
 def run(job: Job, data: Path) -> Row:

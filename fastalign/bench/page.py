@@ -12,6 +12,7 @@ _PARTS = {
     "model": "Models",
     "pose": "Pose robustness",
     "resolution": "Resolution",
+    "control": "Controls",
 }
 _MODEL_FIGURES = (
     ("fit_s", "Fit", "s", 1.0),
