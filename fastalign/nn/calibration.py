@@ -78,21 +78,24 @@ class CountCalibration:
         self.distances = torch.stack(curve).cummin(0).values
 
     def distance(self, count: Tensor) -> Tensor:
-        """Expected distance for counts of any shape, float64; log-linear between the measured ones,
-        the last one beyond them."""
-        position = count.double().clamp(self.counts[0], self.counts[-1]).log()
-        axis = self.counts.log()
+        """Expected distance for counts of any shape, float64, where ``count`` is; log-linear
+        between the measured ones, the last one beyond them."""
+        counts, distances = self.counts.to(count.device), self.distances.to(count.device)
+        position = count.double().clamp(counts[0], counts[-1]).log()
+        axis = counts.log()
         upper = torch.searchsorted(axis, position).clamp(1, max(1, len(axis) - 1))
         if len(axis) == 1:
-            return self.distances[0].expand(count.shape)
+            return distances[0].expand(count.shape)
         lower = upper - 1
-        share = (position - axis[lower]) / (axis[upper] - axis[lower])
-        return torch.lerp(self.distances[lower], self.distances[upper], share)
+        # An index of one element would be read back from the device.
+        start, end = axis.take(lower), axis.take(upper)
+        share = (position - start) / (end - start)
+        return torch.lerp(distances.take(lower), distances.take(upper), share)
 
     def ratio(self, count: Tensor, other: Tensor) -> Tensor:
         """Distances at ``count`` over those at ``other``, float64; 1 where one of the two was not
         measured: images without any difference have no curve."""
-        above, below = self.distance(count), self.distance(other)
+        above, below = self.distance(count.to(other.device)), self.distance(other)
         measured = torch.minimum(above, below) > _MEASURED
         return torch.where(measured, above / below.clamp_min(_MEASURED), 1.0)
 

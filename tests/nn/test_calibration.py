@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastalign.nn import CountCalibration
 
@@ -140,3 +141,14 @@ def test_a_curve_that_was_not_measured_changes_nothing():
     count = torch.tensor([0, 1, 2, 5, 19, 40])
     assert torch.equal(curve.factor(count), torch.ones(6))
     assert torch.equal(curve.ratio(torch.tensor(19), count), torch.ones(6).double())
+
+
+def test_counts_on_a_gpu_meet_a_curve_that_was_measured_on_the_cpu():
+    """So it is in a fit on a GPU: samples stay on the CPU, distances and counts are on the GPU."""
+    curve = CountCalibration(samples(30), 0.01)
+    with FakeTensorMode() as mode:
+        for name in ("counts", "distances"):
+            setattr(curve, name, mode.from_tensor(getattr(curve, name)))
+        count = torch.full((4,), 7, device="cuda")
+        assert curve.distance(count).is_cuda and curve.ratio(torch.tensor(23), count).is_cuda
+        assert curve.factor(count).is_cuda

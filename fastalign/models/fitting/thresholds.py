@@ -96,7 +96,8 @@ class HeldOut:
                 zip(self._distance, self._theta, strict=True)
             ):
                 own[index] = _measure(*rooms.maps((distance * factor)[None], theta, support))
-        measures = world.gather_rows(own, "the scores of validation images")
+        # On the CPU, where the curve of the calibration is.
+        measures = world.gather_rows(own, "the scores of validation images").cpu()
         return measures, torch.full_like(measures[:, 0], self._distinct)
 
 
