@@ -17,6 +17,7 @@ from fastalign.cli.options import (
     Device,
     Gallery,
     Layout,
+    LeastArea,
     MemoryBudget,
     ModelFile,
     Precision,
@@ -26,6 +27,7 @@ from fastalign.cli.options import (
     set_threads,
 )
 from fastalign.cli.progress import make_progress
+from fastalign.errors import ConfigError
 from fastalign.words import count
 
 if TYPE_CHECKING:
@@ -46,6 +48,17 @@ def evaluate(
         ),
     ] = "model",
     gallery: Gallery = 120,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            "--save",
+            help="regions: write the places above the pixel threshold as well, as JSON and in "
+            "COCO's form.",
+            metavar="LIST",
+            show_default="none",
+        ),
+    ] = None,
+    least_area: LeastArea = 0.0,
     memory_budget: MemoryBudget = None,
     layout: Layout = "auto",
     device: Device = "cpu",
@@ -75,6 +88,8 @@ def evaluate(
     from fastalign.io import check_writable
     from fastalign.models.memory import parse_bytes
 
+    if save not in (None, "none", "regions"):
+        raise ConfigError(f"--save {save!r}: evaluate writes regions or none.")
     set_threads(threads)
     target = open_device(device)
     check_writable(Path(out) / "results.json")
@@ -91,6 +106,8 @@ def evaluate(
             gallery_images=gallery,
             skip_bad=skip_bad,
             keep_seen=keep_seen,
+            save_regions=save == "regions",
+            least_area=least_area,
             depth=parse_depth(bit_depth),
             model_name=Path(model).name,
             progress=progress,

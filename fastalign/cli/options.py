@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastalign.cli.numbers import flag, whole
+from fastalign.cli.numbers import flag, real, whole
 from fastalign.errors import ConfigError
 from fastalign.numeric import LARGEST_SEED, MOST_THREADS, whole_number
 
@@ -71,6 +71,14 @@ Threads = Annotated[
 ]
 Seed = Annotated[int, whole("--seed", "Seed of everything random.", 0, LARGEST_SEED)]
 Gallery = Annotated[int, whole("--gallery", "Images on the page at most; 0 for none.")]
+LeastArea = Annotated[
+    float,
+    real(
+        "--least-area",
+        "Pixels of a photograph below which a region is left out; verdicts stay.",
+        0,
+    ),
+]
 Layout = Annotated[
     str,
     typer.Option(

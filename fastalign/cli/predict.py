@@ -15,6 +15,7 @@ from fastalign.cli.options import (
     Details,
     Device,
     Gallery,
+    LeastArea,
     MapFormat,
     MemoryBudget,
     ModelFile,
@@ -57,7 +58,8 @@ def predict(
         str | None,
         typer.Option(
             "--save",
-            help="Pictures to write, any of map,mask,overlay with commas, or none.",
+            help="What to write besides the scores, any of map,mask,overlay,regions with commas, "
+            "or none.",
             metavar="LIST",
             show_default="map,mask,overlay; none with --engine ray",
         ),
@@ -96,6 +98,7 @@ def predict(
             default="--threshold, else the model's",
         ),
     ] = None,
+    least_area: LeastArea = 0.0,
     batch_size: Annotated[int, whole("--batch-size", "Images per forward pass.", 1)] = 1,
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
@@ -170,6 +173,7 @@ def predict(
         "picture_size": picture_size,
         "threshold": threshold,
         "pixel_threshold": pixel_threshold,
+        "least_area": least_area,
     }
     if save is not None:
         names = [name.strip() for name in save.split(",") if name.strip()]

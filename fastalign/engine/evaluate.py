@@ -12,13 +12,14 @@ from fastalign.data import Depth, open_category
 from fastalign.engine.evaluation_figures import conclude
 from fastalign.engine.evaluation_run import EvaluationRun
 from fastalign.engine.protocol import describe_alignment, describe_protocol
+from fastalign.engine.regions_file import COCO, REGIONS, RegionsFile
 from fastalign.engine.results import Evaluation
 from fastalign.engine.runfolder import earlier_evaluation, reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import InputError
 from fastalign.load import LoadMeter
 from fastalign.models.progress import NoProgress, Progress
-from fastalign.numeric import whole_number
+from fastalign.numeric import real_number, whole_number
 from fastalign.report.gallery import Gallery
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def evaluate_category(
     skip_bad: bool = False,
     keep_seen: bool = False,
     model_name: str = "",
+    save_regions: bool = False,
+    least_area: float = 0.0,
     depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -58,6 +61,8 @@ def evaluate_category(
         keep_seen: let test images that the model was fitted on count in the figures, where the
             default is to leave them out (:class:`fastalign.engine.leakage.SeenImages` says which).
         model_name: name of the model's file, for the protocol.
+        save_regions: write ``regions.jsonl`` and ``regions.coco.json`` into ``out`` as well.
+        least_area: pixels of a photograph below which a region is left out.
         depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
 
@@ -68,6 +73,7 @@ def evaluate_category(
     """
     size = _evaluation_size(eval_size, model.config.image_size)
     gallery_images = whole_number("gallery", gallery_images)
+    least_area = real_number("least area", least_area, 0)
     category = open_category(directory, layout=layout)
     if not category.test:
         raise InputError(
@@ -84,8 +90,23 @@ def evaluate_category(
             if earlier := earlier_evaluation(Path(out)):
                 progress.note(f"{out}: holds {earlier}, which this one replaces in the end")
         gallery = Gallery(Path(scratch), limits.pixel_or_nan)
+        # Beside the pictures until all is done: results of an evaluation appear together.
+        regions = None
+        if save_regions and out is not None:
+            aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastalign-")))
+            regions = stack.enter_context(RegionsFile(aside, limits.pixel, least_area))
         run = EvaluationRun(
-            model, Path(directory), category.test, size, limits, gallery, skip_bad, depth, keep_seen
+            model,
+            Path(directory),
+            category.test,
+            size,
+            limits,
+            gallery,
+            skip_bad,
+            depth,
+            keep_seen,
+            least_area,
+            regions,
         )
         meter = LoadMeter()
         for sample in category.test:
@@ -108,9 +129,13 @@ def evaluate_category(
         if out is not None:
             from fastalign.engine.outputs import write_evaluation
 
+            if regions is not None:
+                regions.write_coco(Path(out))
             evaluation.files = write_evaluation(
                 evaluation, gallery, Path(out), gallery_images, run.photograph
             )
+            if regions is not None:
+                evaluation.files |= {name: Path(out) / name for name in (REGIONS, COCO)}
     return evaluation
 
 

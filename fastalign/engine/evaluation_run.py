@@ -18,6 +18,7 @@ from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.engine.judging import Judging
 from fastalign.engine.leakage import SeenImages
+from fastalign.engine.regions_file import RegionsFile
 from fastalign.engine.results import ImageResult, Skipped
 from fastalign.engine.scoring import Thresholds, aligned_picture, map_at, stored_depth
 from fastalign.errors import InputError
@@ -42,6 +43,7 @@ class EvaluationRun:
         times, alignment_times: milliseconds of the model and of its alignment, of the first images.
         masks, judging, pixels, seen: what has looked at every image, for its notes and figures.
         has_masks: an anomalous image has a mask.
+        regions: the file of the images' regions; None: there is none.
     """
 
     model: FYD
@@ -53,6 +55,8 @@ class EvaluationRun:
     skip_bad: bool
     depth: Depth | None
     keep_seen: bool = False
+    least_area: float = 0.0
+    regions: RegionsFile | None = None
     images: list[ImageResult] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     unmasked: list[Skipped] = field(default_factory=list)
@@ -64,7 +68,7 @@ class EvaluationRun:
         self.depth = self.depth or stored_depth(self.model)
         self._defects = self._unseen = 0
         self.masks = MaskCheck()
-        self.judging = Judging(self.model, self.limits)
+        self.judging = Judging(self.model, self.limits, self.least_area)
         self.seen = SeenImages(self.model, self.keep_seen)
         self.pixels = PixelMetrics(self.size)
         self.device = self.model.image_threshold.device
@@ -117,8 +121,11 @@ class EvaluationRun:
                 reason="; ".join(filter(None, (row.reason, seen.remark if seen else ""))),
                 trained_on=seen.known.name if seen else "",
                 counted=counted,
+                regions=row.regions,
             )
         )
+        if self.regions is not None:
+            self.regions.add(row)
 
     def _add_pixels(self, scores: torch.Tensor, truth: _Mask, name: str) -> None:
         """Take a map into the pixel figures, in which all pixels count: places that nothing was

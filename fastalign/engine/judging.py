@@ -19,6 +19,7 @@ from fastalign.engine.shapes import ShapeWatch
 from fastalign.engine.strangers import PartWatch
 from fastalign.engine.table import Row
 from fastalign.models.evidence import NO_LIMITS
+from fastalign.regions import Region, find_regions
 from fastalign.verdict import Verdict
 from fastalign.words import count
 
@@ -32,10 +33,13 @@ class Judging:
     Args:
         model: what scores them.
         limits: thresholds in force.
+        least_area: pixels of a photograph below which a region is left out.
     """
 
-    def __init__(self, model: FYD, limits: Thresholds) -> None:
+    def __init__(self, model: FYD, limits: Thresholds, least_area: float = 0.0) -> None:
         self._limits = limits
+        self._least_area = least_area
+        self._part_area = model.density.part_area
         self._evidence = evidence_of(model)
         self._blind = lacks_limits(model)
         self._unsure: list[str] = []
@@ -58,7 +62,29 @@ class Judging:
             self._shapes.remark(name, image),
         ]
         reason = "; ".join(remark for remark in remarks if remark)
-        return Row(name, score, self._limits.image, verdict, reason, alignment=alignment)
+        size = (image.shape[0], image.shape[1])
+        return Row(
+            name,
+            score,
+            self._limits.image,
+            verdict,
+            reason,
+            alignment=alignment,
+            size=size,
+            regions=self._regions(size, detail, index),
+        )
+
+    def _regions(self, size: tuple[int, int], detail: Detail, index: int) -> tuple[Region, ...]:
+        if self._limits.pixel is None:
+            return ()
+        return find_regions(
+            detail.map[index].detach().float().cpu().numpy(),
+            self._limits.pixel,
+            size,
+            theta=detail.theta[index].detach().double().cpu().numpy(),
+            part_area=self._part_area,
+            least_area=self._least_area,
+        )
 
     def warnings(self) -> list[str]:
         """One sentence for each kind of odd image that was seen."""

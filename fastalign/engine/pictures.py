@@ -23,7 +23,8 @@ from fastalign.io import atomic_write
 from fastalign.numeric import whole_number
 from fastalign.report.heat import colour_table, heat_overlay, scale_limits
 
-OUTPUTS = FILES
+REGIONS = "regions"
+OUTPUTS = (*FILES, REGIONS)
 MAP_FORMATS = ("tiff", "npy")
 OVERLAY_FORMATS = ("jpg", "png")
 FULL = "full"
@@ -39,7 +40,8 @@ class PictureOptions:
     """Which pictures are written, and how.
 
     Attributes:
-        outputs: any of ``"map"``, ``"mask"``, ``"overlay"``.
+        outputs: any of ``"map"``, ``"mask"``, ``"overlay"``, and ``"regions"``, which is no picture
+            and left to whoever writes the rows.
         map_format: ``"tiff"`` (float32, with a viewable PNG beside it) or ``"npy"`` (float32).
         overlay_format: ``"jpg"`` or ``"png"``.
         size: longest side in pixels; pictures are never larger than their photograph. ``"full"``:
@@ -50,7 +52,7 @@ class PictureOptions:
         ConfigError: an option has no such value.
     """
 
-    outputs: Sequence[str] = OUTPUTS
+    outputs: Sequence[str] = FILES
     map_format: str = "tiff"
     overlay_format: str = "jpg"
     size: int | str | None = None

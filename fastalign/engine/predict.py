@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 from fastalign.data import Depth, Source
 from fastalign.engine.inputs import Input, find_inputs
-from fastalign.engine.pictures import OUTPUTS, PictureOptions
+from fastalign.engine.pictures import REGIONS, PictureOptions
 from fastalign.engine.predict_page import PredictionPage
 from fastalign.engine.prediction_run import PredictionRun
+from fastalign.engine.regions_file import RegionsFile
 from fastalign.engine.results import Predictions
 from fastalign.engine.runfolder import begin, reserve
 from fastalign.engine.scoring import listed, stored_depth, thresholds
-from fastalign.engine.table import SCORES, ScoresTable
+from fastalign.engine.table import FILES, SCORES, ScoresTable
 from fastalign.errors import InputError
 from fastalign.models.progress import NoProgress, Progress
-from fastalign.numeric import whole_number
+from fastalign.numeric import real_number, whole_number
 from fastalign.words import none_of, part_of
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ def predict_paths(
     *,
     map_format: str = "tiff",
     overlay_format: str = "jpg",
-    outputs: Sequence[str] = OUTPUTS,
+    outputs: Sequence[str] = FILES,
     picture_size: int | str | None = None,
     gallery_images: int = 120,
     threshold: float | None = None,
     pixel_threshold: float | None = None,
+    least_area: float = 0.0,
     batch_size: int = 1,
     skip_bad: bool = False,
     overwrite: bool = False,
@@ -63,13 +65,16 @@ def predict_paths(
         out: folder to write to; made when missing. Pictures that a run wrote there are no input.
         map_format: ``"tiff"`` (with a viewable PNG beside each) or ``"npy"``.
         overlay_format: ``"jpg"`` or ``"png"``.
-        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write.
+        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` and ``"regions"`` to write; the last
+            are ``regions.jsonl``, a line for each image as it is scored, and in the end
+            ``regions.coco.json``.
         picture_size: longest side of the pictures in pixels, ``"full"`` for that of the image;
             None: 1024, or that of the model where it is larger. Never larger than the image.
         gallery_images: images on the page at most, highest score first; 0 for no page.
         threshold: to use in place of the model's, for images and, without ``pixel_threshold``, for
             masks as well.
         pixel_threshold: of masks, to use in place of the model's.
+        least_area: pixels of a photograph below which a region is left out; its verdict stays.
         batch_size: images per forward pass.
         skip_bad: an image that cannot be read makes a warning, where the default is an error after
             all others are scored.
@@ -87,6 +92,7 @@ def predict_paths(
     options = PictureOptions(tuple(outputs), map_format, overlay_format, picture_size)
     batch_size = whole_number("batch size", batch_size, 1)
     most = whole_number("gallery", gallery_images)
+    least_area = real_number("least area", least_area, 0)
     stored = thresholds(model)
     limits = stored.given(threshold, pixel_threshold)
     out = Path(out)
@@ -99,7 +105,12 @@ def predict_paths(
         table = stack.enter_context(ScoresTable(out / SCORES))
         depth = depth or stored_depth(model)
         page = PredictionPage(scratch, limits, most, _words(source), depth)
-        run = PredictionRun(model, out, limits, options, table, page, notes, progress, depth)
+        regions = None
+        if REGIONS in options.outputs:
+            regions = stack.enter_context(RegionsFile(out, limits.pixel, least_area))
+        run = PredictionRun(
+            model, out, limits, options, table, page, notes, progress, depth, least_area, regions
+        )
         progress.start("scoring", len(inputs))
         try:
             for batch in _batches(inputs, batch_size):

@@ -16,6 +16,7 @@ from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import PictureOptions, PictureWriter
 from fastalign.engine.predict_page import PredictionPage
 from fastalign.engine.protocol import threshold_source
+from fastalign.engine.regions_file import RegionsFile
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
 from fastalign.engine.runfolder import PREDICTIONS
 from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, score_images, thresholds
@@ -37,6 +38,7 @@ class PredictionRun:
         images: those that were scored.
         skipped: those that cannot be read.
         rows: of the table, one for each image of either kind.
+        regions: the file of their regions; None: there is none.
     """
 
     def __init__(
@@ -50,11 +52,14 @@ class PredictionRun:
         notes: list[str],
         progress: Progress,
         depth: Depth | None,
+        least_area: float = 0.0,
+        regions: RegionsFile | None = None,
     ) -> None:
         self.model, self.out, self.limits, self.depth = model, out, limits, depth
         self.table, self.page, self.progress = table, page, progress
         self.writer = PictureWriter(out, options, limits)
-        self.judging = Judging(model, limits)
+        self.judging = Judging(model, limits, least_area)
+        self.regions = regions
         given = limits != thresholds(model)
         self.source = "given for this run" if given else threshold_source(model)
         self.notes = notes
@@ -100,12 +105,16 @@ class PredictionRun:
             raise
         self._write(replace(row, files=files))
         placed = {kind: self.out / files[kind] if kind in files else None for kind in FILES}
-        prediction = Prediction(item.name, score, row.verdict, reason, alignment, **placed)
+        prediction = Prediction(
+            item.name, score, row.verdict, reason, alignment, **placed, regions=row.regions
+        )
         self.page.add(len(self.images), item.path, score, image, detail, index)
         self.images.append(prediction)
 
     def _write(self, row: Row) -> None:
         self.table.add(row)
+        if self.regions is not None:
+            self.regions.add(row)
         self.rows.append(row)
 
     def result(self) -> Predictions:
@@ -130,6 +139,8 @@ class PredictionRun:
             result.warnings.insert(
                 0, f"the run ended early ({ended}): {part_of(len(self.rows), len(inputs), 'image')}"
             )
+        if self.regions is not None:
+            self.regions.write_coco()
         self.page.write(self.model, result, len(inputs))
         document = {
             "complete": ended is None,

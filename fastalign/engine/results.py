@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastalign.regions import Region
 from fastalign.verdict import Verdict
 
 METRICS = (
@@ -53,7 +54,7 @@ class ImageResult:
     ``predicted`` is 1 when the score exceeds the model's threshold, 0 when not, None when the
     model has no threshold. ``reason``: what speaks against a verdict; empty: nothing.
     ``trained_on``: the image of the fit that it is, or nearly is; empty: none. ``counted``: it has
-    a part in the figures.
+    a part in the figures. ``regions``: its places above the pixel threshold, highest score first.
     """
 
     path: str
@@ -65,6 +66,7 @@ class ImageResult:
     reason: str = ""
     trained_on: str = ""
     counted: bool = True
+    regions: tuple[Region, ...] = ()
 
     @property
     def scored(self) -> bool:
@@ -169,6 +171,7 @@ class Prediction:
         reason: why it is unsure, or what speaks against the verdict; empty without such.
         alignment: how it was aligned.
         map, mask, overlay: the files written for it; None where there are none.
+        regions: its places above the pixel threshold, highest score first.
     """
 
     path: str
@@ -179,6 +182,7 @@ class Prediction:
     map: Path | None = None
     mask: Path | None = None
     overlay: Path | None = None
+    regions: tuple[Region, ...] = ()
 
     @property
     def label(self) -> str | None:

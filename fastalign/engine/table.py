@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastalign.engine.lines import Lines
 from fastalign.engine.results import Alignment, finite
-from fastalign.io import unwritable
+from fastalign.regions import Region
 from fastalign.verdict import Verdict
 
 SCORES = "scores.csv"
@@ -50,6 +50,8 @@ class Row:
         trained_on: the image of the fit that it is, or nearly is; empty: none, or not looked for.
         alignment: how it was aligned; None where it was not read.
         files: pictures written for it by kind, relative to the folder of the table.
+        size: height and width of the photograph; None where it was not read.
+        regions: its places above the pixel threshold, highest score first.
     """
 
     path: str
@@ -62,6 +64,8 @@ class Row:
     trained_on: str = ""
     alignment: Alignment | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    regions: tuple[Region, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """The row by column; None where there is no value."""
@@ -127,17 +131,11 @@ class ScoresTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows = 0
-        self._descriptor = -1
-        self._length = 0
 
     def __enter__(self) -> ScoresTable:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        self._lines = Lines(self.path)
         try:
-            self._descriptor = os.open(self.path, flags, 0o666)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        try:
-            self._append(header())
+            self._lines.add(encode(header()))
         except BaseException:
             self.__exit__()
             raise
@@ -145,22 +143,10 @@ class ScoresTable:
 
     def add(self, row: Row) -> None:
         """Write one more row."""
-        self._append(row.line())
+        self._lines.add(encode(row.line()))
         self.rows += 1
 
-    def _append(self, text: str) -> None:
-        # Past any buffer, at one stroke: a process that is killed leaves whole rows.
-        data = encode(text)
-        try:
-            written = os.write(self._descriptor, data)
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._length)
-            raise unwritable(self.path, error) from error
-        self._length += len(data)
-
     def __exit__(self, *error: object) -> None:
-        os.close(self._descriptor)
+        self._lines.close()
         if not self.rows:
             self.path.unlink(missing_ok=True)

@@ -112,6 +112,11 @@ class FeatureDensity(nn.Module):
         return torch.cat(parts, 1)
 
     @property
+    def part_area(self) -> float:
+        """The share of all locations, 0 to 1, that the part takes: those with support."""
+        return 1.0 if self.support is None else float(self.support.float().mean())
+
+    @property
     def support(self) -> Tensor | None:
         """``[h,w]`` bool; None where every location has it. No wait for the device."""
         return None if self.gaussians.supported_everywhere else self.gaussians.support

@@ -26,6 +26,7 @@ from fastalign.nn.replay import replayed
 from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
 from fastalign.ops import affine
+from fastalign.regions import find_regions
 from fastalign.verdict import judge
 
 if TYPE_CHECKING:
@@ -141,13 +142,17 @@ class FYD(PersistentModel):
         """
         found = []
         with torch.inference_mode():
-            for name, image in tensors(source, self.config.image_size, self.depth):
+            part_area = self.density.part_area
+            for name, size, image in tensors(source, self.config.image_size, self.depth):
                 detail = self.predict_detail(image[None].to(self.features.device))
                 score = float(detail.score[0])
                 verdict = judge(score, float(self.image_threshold))
                 maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
                 why = self.evidence.reason(detail, 0)
-                found.append(Scored(name, score, verdict, maps, theta, why))
+                regions = find_regions(
+                    maps, float(self.pixel_threshold), size, theta=theta, part_area=part_area
+                )
+                found.append(Scored(name, score, verdict, maps, theta, why, regions))
         return found
 
     def limit_memory(self, budget: int | None, images: int = 1) -> MemoryPlan:

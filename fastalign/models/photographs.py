@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastalign.errors import InputError
+from fastalign.regions import Region
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Scored:
             nothing was compared.
         theta: ``[2,3]``, where the part lies, as :meth:`fastalign.FYD.align` gives it.
         reason: why the verdict is unsure; empty where there is a score.
+        regions: places above the model's threshold of pixels, highest score first.
     """
 
     name: str
@@ -46,12 +48,14 @@ class Scored:
     map: npt.NDArray[np.float32] = field(repr=False)
     theta: npt.NDArray[np.float32] = field(repr=False)
     reason: str = ""
+    regions: tuple[Region, ...] = ()
 
 
 def tensors(
     source: Photographs, size: tuple[int, int], depth: Depth | None
-) -> Iterator[tuple[str, Tensor]]:
-    """``(name, image [3,H,W] in 0..1)`` of each photograph, read as it is asked for.
+) -> Iterator[tuple[str, tuple[int, int], Tensor]]:
+    """``(name, (height, width), image [3,H,W] in 0..1)`` of each photograph, read as it is asked
+    for.
 
     Args:
         source: a file, a folder with its sub-folders, a pattern, an array ``[h,w,3]`` or ``[h,w]``
@@ -71,10 +75,12 @@ def tensors(
     for index, item in enumerate(given):
         if isinstance(item, (str, os.PathLike)):
             for path in find_photographs(item).files:
-                yield str(path), prepare(load_image(Path(path), depth=depth), size)
+                image = load_image(Path(path), depth=depth)
+                yield str(path), (image.shape[0], image.shape[1]), prepare(image, size)
         else:
             name = f"image {index}" if several else "image"
-            yield name, prepare(_pixels(item, name), size)
+            image = _pixels(item, name)
+            yield name, (image.shape[0], image.shape[1]), prepare(image, size)
 
 
 def _pixels(item: Any, name: str) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, features
 
-from fastalign.report.contour import outline
+from fastalign.regions.contour import outline
 from fastalign.report.heat import heat_rgba, scale_limits
 from fastalign.verdict import Verdict, judge_each
 

@@ -25,6 +25,7 @@ class StandInModel(torch.nn.Module):
         self.config = StandInConfig()
         self.register_buffer("image_threshold", torch.tensor(threshold))
         self.register_buffer("pixel_threshold", torch.tensor(threshold))
+        self.density = SimpleNamespace(part_area=0.5)
 
     def forward(self, images):
         maps = images.mean(1) - 0.5

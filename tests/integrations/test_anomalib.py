@@ -27,7 +27,7 @@ from fastalign import FYD, FYDConfig
 from fastalign.data import load_image, prepare
 from fastalign.engine import fit_category
 from fastalign.errors import ConfigError, InputError
-from fastalign.integrations.anomalib import Fyd
+from fastalign.integrations.anomalib import Fyd, find_regions
 from fastalign.integrations.anomalib.images import NormalImages
 from fastalign.integrations.anomalib.post_processor import JudgingPostProcessor
 from fastalign.integrations.anomalib.progress import BarProgress
@@ -83,7 +83,8 @@ def test_predictions_are_those_scores_after_the_post_processor(
     fitted, datamodule, dropin, images, category
 ):
     engine, model = fitted
-    predicted = by_path(engine.predict(model, datamodule=datamodule))
+    batches = engine.predict(model, datamodule=datamodule)
+    predicted = by_path(batches)
     with torch.no_grad():
         score, maps = dropin(images)
     expected = model.post_processor(InferenceBatch(pred_score=score, anomaly_map=maps[:, None]))
@@ -95,6 +96,18 @@ def test_predictions_are_those_scores_after_the_post_processor(
         torch.testing.assert_close(own_score, expected.pred_score[index], atol=1e-3, rtol=0)
         there = expected.anomaly_map[index, 0]
         torch.testing.assert_close(own_map, there, atol=1e-3, rtol=0, equal_nan=True)
+    # Their regions are the places of anomalib's masks, in the file's pixels.
+    for batch in batches:
+        regions = find_regions(batch, model)
+        for index, found in enumerate(regions):
+            mask, score_map = batch.pred_mask[index], batch.anomaly_map[index]
+            assert sum(r.photograph.area for r in found) == int(mask.sum())
+            assert all(r.part is not None and 0 < r.share <= 1 for r in found)
+            if found:
+                assert found[0].score == float(score_map[mask].max())
+        assert [[r.photograph for r in found] for found in find_regions(batch)] == [
+            [r.photograph for r in found] for found in regions
+        ]
 
 
 def test_the_metrics_are_those_of_the_scores(fitted, datamodule, dropin, images):

@@ -21,6 +21,7 @@ from fastalign.models.images import in_range
 from fastalign.models.rooms import warp
 from fastalign.nn import DenseGaussian
 from fastalign.nn.smoothing import gaussian_matrix, smooth
+from fastalign.regions import find_regions
 from fastalign.verdict import judge
 
 KEPT = Path(__file__).parents[1] / "storage" / "kept" / "version1.safetensors"
@@ -261,6 +262,12 @@ def test_photographs_are_scored_from_paths_and_arrays(model, tiny_category, tmp_
         assert item.score == float(score) and item.reason == ""
         assert torch.equal(torch.from_numpy(item.map).nan_to_num(-1), maps[0].nan_to_num(-1))
         assert item.verdict is judge(item.score, model.image_threshold)
+    limit = float(model.pixel_threshold)
+    for item in found:
+        about = {"theta": item.theta, "part_area": model.density.part_area}
+        shown = find_regions(item.map, limit, (32, 40), **about)
+        assert item.regions == shown
+        assert [region.score for region in shown] == [item.score] * (item.score > limit)
     pixels = load_image(paths[0])
     grey = np.ascontiguousarray(pixels[..., 0])
     several = model.predict([pixels, pixels / 255, Image.fromarray(grey), str(paths[1])])

@@ -21,6 +21,7 @@ if find_spec("anomalib") is None:
 
 from fastalign.integrations.anomalib.model import FydModel
 from fastalign.integrations.anomalib.module import Fyd
+from fastalign.integrations.anomalib.regions import find_regions
 from fastalign.integrations.anomalib.registry import register
 
-__all__ = ["Fyd", "FydModel", "register"]
+__all__ = ["Fyd", "FydModel", "find_regions", "register"]

@@ -47,6 +47,7 @@ class Options:
     picture_size: int | str | None = None
     pixel_threshold: float | None = None
     precision: str | None = None
+    least_area: float = 0.0
 
     @property
     def pictures(self) -> PictureOptions:

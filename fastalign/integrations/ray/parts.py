@@ -30,7 +30,8 @@ class Row:
         index: position in the input, from 0.
         image: what is said of it, as in every table of scores.
         ms: milliseconds in the worker: reading, the image's share of the forward pass, writing.
-        pictures: files written for it by kind, relative to the output folder.
+        pictures: files written for it by kind, relative to the output folder; and ``regions``, its
+            regions as JSON.
     """
 
     index: int

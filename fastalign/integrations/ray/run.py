@@ -72,6 +72,7 @@ def score_collection(
     picture_size: int | str | None = None,
     threshold: float | None = None,
     pixel_threshold: float | None = None,
+    least_area: float = 0.0,
     batch_size: int = 1,
     part_size: int | None = None,
     path_column: str = "path",
@@ -102,13 +103,15 @@ def score_collection(
         device: torch device of the workers, such as ``"cuda"``.
         gpus: GPUs that each worker claims, such as 0.5; the default is 1 on CUDA, else 0.
         precision: what the network computes in, see :meth:`fastalign.FYD.set_precision`.
-        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write as well.
+        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write as well, and ``"regions"``,
+            a column of JSON.
         map_format: ``"tiff"`` (with a viewable PNG beside each) or ``"npy"``.
         overlay_format: ``"jpg"`` or ``"png"``.
         picture_size: longest side of the pictures in pixels, see
             :func:`fastalign.engine.predict_paths`.
         threshold, pixel_threshold: to use in place of the model's, see
             :func:`fastalign.engine.predict_paths`.
+        least_area: pixels of a photograph below which a region is left out.
         batch_size: images per forward pass.
         part_size: images in one file of scores, a multiple of ``batch_size``; the default depends
             on the number of images (16 to 256). It is what a worker does over after a death.
@@ -133,6 +136,7 @@ def score_collection(
     threads = whole_number("threads", threads, 1, MOST_THREADS)
     if gpus is not None:
         gpus = real_number("gpus", gpus, 0)
+    least_area = real_number("least area", least_area, 0)
     own = Thresholds(None, None).given(threshold, pixel_threshold)
     out = Path(os.path.abspath(out))
     inputs, warning_texts = list_collection(source, path_column=path_column, outputs=out)
@@ -166,6 +170,7 @@ def score_collection(
             chosen.size,
             own.pixel,
             precision,
+            least_area,
         ),
         limits=limits,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import platform
 import time
@@ -20,8 +21,9 @@ from fastalign.data import Depth, load_image, parse_depth
 from fastalign.engine.environment import open_device
 from fastalign.engine.inputs import Input
 from fastalign.engine.judging import Judging
-from fastalign.engine.pictures import OUTPUTS, PictureWriter
+from fastalign.engine.pictures import REGIONS, PictureWriter
 from fastalign.engine.scoring import score_images, stored_depth
+from fastalign.engine.table import FILES
 from fastalign.engine.table import Row as ImageRow
 from fastalign.errors import ArtifactError, InputError
 from fastalign.integrations.ray.attempts import DEATHS, Attempts
@@ -132,12 +134,14 @@ class PartScorer:
         began = time.perf_counter()
         detail = score_images(self._model, [image for _, image in loaded])
         share = _ms(began) / len(loaded)
-        judging = Judging(self._model, self._job.limits)
+        judging = Judging(self._model, self._job.limits, self._job.options.least_area)
         for index, (offset, image) in enumerate(loaded):
             began = time.perf_counter()
             item = batch[offset]
             row = judging.row(item.name, image, detail, index)
             files = writer.write(item, image, detail.map[index])
+            # A column, where one is asked for.
+            files[REGIONS] = json.dumps([region.to_json() for region in row.regions])
             spent = rows[offset].ms + share + _ms(began)
             rows[offset] = Row(first + offset, row, spent, files)
         return rows
@@ -157,10 +161,10 @@ class _Pictures:
     def write(
         self, item: Input, image: npt.NDArray[np.uint8], scored: torch.Tensor
     ) -> dict[str, str | None]:
-        """Files of an image, as a row names them."""
+        """Pictures of an image, as a row names them."""
         placed = replace(item, stem=Path(self._folder) / item.stem)
         files = self._writer.write(placed, image, scored)
-        return {name: text_of(files[name]) if name in files else None for name in OUTPUTS}
+        return {name: text_of(files[name]) if name in files else None for name in FILES}
 
 
 def _load(job: Job, device: str) -> FYD:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def expected(tmp_path_factory, model_file, photos):
     out = tmp_path_factory.mktemp("local")
     found = predict_paths(artifact.load(model_file), photos, out, outputs=["map"])
     return {
-        item.path: (item.score, item.verdict.text, item.reason, item.map.read_bytes())
+        item.path: (item.score, item.verdict.text, item.reason, item.map.read_bytes(), item.regions)
         for item in found.images
     }
 
@@ -77,9 +78,12 @@ def as_expected(expected):
     """Check a row against ``predict`` in one process, bit for bit."""
 
     def check(row: dict, out: Path | None = None) -> None:
-        score, verdict, reason, scored = expected[row["path"]]
+        score, verdict, reason, scored, regions = expected[row["path"]]
         assert (row["score"], row["verdict"], row["reason"] or "") == (score, verdict, reason)
         assert row["ms"] > 0
+        if "regions" in row:
+            assert json.loads(row["regions"]) == [region.to_json() for region in regions]
+            assert bool(regions) == (verdict == "anomaly")
         if out is not None:
             assert (out / row["map"]).read_bytes() == scored
 

@@ -35,7 +35,9 @@ from fastalign.integrations.ray.worker import PartScorer  # noqa: E402
 def make_job(tmp_path, model_file):
     """A job over a source, as ``score_collection`` prepares it."""
 
-    def make(source, out=None, *, model=None, batch_size=1, part_size=8, outputs=("map",)):
+    def make(
+        source, out=None, *, model=None, batch_size=1, part_size=8, outputs=("map", "regions")
+    ):
         model = model or model_file
         out = out or tmp_path / "out"
         inputs, _ = list_collection(source, outputs=out)

@@ -1,4 +1,4 @@
-"""Outlines of binary masks as SVG path data."""
+"""Outlines of binary masks: as rings of corners, and as SVG path data."""
 
 from __future__ import annotations
 
@@ -6,9 +6,23 @@ import numpy as np
 import numpy.typing as npt
 
 _Point = tuple[int, int]
+Ring = list[tuple[float, float]]
 # Of two edges that leave one corner (masks that touch diagonally) take the sharper turn to the
 # right, which keeps the two regions apart. Directions are (dy, dx).
 _RIGHT_TURN = {(0, 1): (1, 0), (1, 0): (0, -1), (0, -1): (-1, 0), (-1, 0): (0, 1)}
+
+
+def rings(mask: npt.NDArray[np.bool_]) -> list[Ring]:
+    """Closed borders of all regions and holes of ``mask``, as corners ``(x, y)``.
+
+    Pixel (y, x) covers x..x+1, y..y+1, so that a border follows the edges of pixels and encloses
+    exactly theirs. Around a region corners run clockwise as they are seen, around a hole the other
+    way. Where pixels touch at a corner alone they have borders of their own.
+    """
+    return [
+        _without_collinear([(float(x), float(y)) for y, x in loop])
+        for loop in _loops(np.asarray(mask, dtype=bool))
+    ]
 
 
 def outline(mask: npt.NDArray[np.bool_]) -> str:
@@ -67,7 +81,7 @@ def _loops(mask: npt.NDArray[np.bool_]) -> list[list[_Point]]:
     return loops
 
 
-def _without_collinear(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _without_collinear(points: Ring) -> Ring:
     kept = []
     for before, here, after in zip(
         points[-1:] + points[:-1], points, points[1:] + points[:1], strict=True

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from fastalign.report.contour import outline
+from fastalign.regions.contour import outline
 
 
 def loops(path):
