@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 PARALLEL ?= -n auto
 # What a change of Python code breaks first, without what compiles, starts processes or fits at length.
 QUICK := $(filter-out tests/test_examples.py,$(wildcard tests/test_*.py)) tests/data tests/engine \
-	tests/metrics tests/nn tests/report tests/storage \
+	tests/metrics tests/nn tests/regions tests/report tests/storage \
 	tests/ops/test_errors.py tests/ops/test_every_op.py tests/ops/test_special_values.py
 GPU_CHECK_ARGS ?=
 RECORDS_ARGS ?=
