@@ -31,12 +31,13 @@ MAX_PIXELS = 1 << 28
 """Pixels that an image may have, unless FASTALIGN_MAX_PIXELS says otherwise."""
 
 
-def decode(path: Path, noun: str) -> Picture:
+def decode(path: Path, noun: str, most_pixels: int | None = None) -> Picture:
     """The samples of a file, upright.
 
     Args:
         path: the file.
         noun: what messages call it: image or mask.
+        most_pixels: that it may have, where that is fewer than FASTALIGN_MAX_PIXELS says.
 
     Raises:
         InputError: the file is missing, unreadable, empty, truncated, no image, of a kind that is
@@ -46,6 +47,11 @@ def decode(path: Path, noun: str) -> Picture:
     limit = _max_pixels()
 
     def check_size(width: int, height: int) -> None:
+        if most_pixels is not None and width * height > most_pixels:
+            raise InputError(
+                f"{path}: the {noun} has {width} x {height} pixels, more than the {most_pixels} "
+                "that are taken here; make it smaller."
+            )
         if width * height > limit:
             raise InputError(
                 f"{path}: the {noun} has {width} x {height} pixels, more than the {limit} allowed, "

@@ -18,7 +18,9 @@ ImageArray = npt.NDArray[np.uint8]
 MaskArray = npt.NDArray[np.bool_]
 
 
-def load_image(path: str | os.PathLike[str], *, depth: Depth | None = None) -> ImageArray:
+def load_image(
+    path: str | os.PathLike[str], *, depth: Depth | None = None, most_pixels: int | None = None
+) -> ImageArray:
     """Read an image as uint8 ``[H, W, 3]`` RGB, upright as its EXIF orientation says.
 
     Grey, black-and-white, palette, CMYK and YCbCr images become RGB; transparent ones are laid over
@@ -33,6 +35,7 @@ def load_image(path: str | os.PathLike[str], *, depth: Depth | None = None) -> I
         depth: of 16-bit files that state none, as :func:`settle_depth` found it for the set; a
             fitted model has it as ``model.depth``. None: all 16 bits, with a warning where that
             makes the image dark.
+        most_pixels: that it may have; None: what FASTALIGN_MAX_PIXELS says.
 
     Raises:
         InputError: the file is missing, unreadable, empty, truncated, no image, of a kind that is
@@ -40,7 +43,7 @@ def load_image(path: str | os.PathLike[str], *, depth: Depth | None = None) -> I
             known or contradicts ``depth``.
     """
     path = Path(path)
-    picture = decode(path, "image")
+    picture = decode(path, "image", most_pixels)
     bits = depth_of(path, picture, depth) if picture.is_deep else None
     image = to_rgb(path, picture, bits)
     _report_blank(path, image)

@@ -5,7 +5,17 @@ import typing
 
 import pytest
 
-COMMANDS = ("fit", "evaluate", "predict", "threshold", "export", "bench", "info", "demo")
+COMMANDS = (
+    "fit",
+    "evaluate",
+    "predict",
+    "watch",
+    "threshold",
+    "export",
+    "bench",
+    "info",
+    "demo",
+)
 
 
 def test_help_names_every_command_and_exit_code(run):

@@ -1,0 +1,136 @@
+"""What was judged, line by line: it tells after a restart what is done, whatever ended the run."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import threading
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastalign.engine.lines import Lines
+from fastalign.engine.table import encode
+from fastalign.errors import InputError
+
+JOURNAL = "verdicts.jsonl"
+PHOTOGRAPH, NOTIFIED = "photograph", "notified"
+_DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A photograph in the watched folder: a file that is written again is another one.
+
+    Attributes:
+        name: its path relative to the folder, with slashes.
+        size: bytes.
+        mtime_ns: time of its last change in nanoseconds, as its file system tells it.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def key(self) -> str:
+        """What stands for it in a journal."""
+        return key_of(f"{self.name}\0{self.size}\0{self.mtime_ns}")
+
+    def record(self) -> dict[str, Any]:
+        """As lines of the journal name it."""
+        about = {"path": self.name, "size": self.size, "mtime_ns": self.mtime_ns}
+        return {**about, "key": self.key}
+
+
+def key_of(text: str) -> str:
+    """64 bits of a digest, in hexadecimal."""
+    return hashlib.blake2b(encode(text), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+class Journal:
+    """A file of JSON lines that only grows, each of them on the disk when it is added.
+
+    Of every photograph eight bytes stay in memory. Safe for several threads.
+
+    Args:
+        path: the file; gone on with where it exists.
+
+    Attributes:
+        photographs: how many have a line.
+        unnotified: lines of photographs that somebody should be told of and, by the file as it was
+            found, was not.
+
+    Raises:
+        InputError: it cannot be read or written, or a line of it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._known = array("Q")
+        # Opened first: that removes a last line that was cut short.
+        self._lines = Lines(path, keep=True, durable=True)
+        waiting: dict[int, dict[str, Any]] = {}
+        known: list[int] = []
+        for line in _read(path):
+            if line["event"] == PHOTOGRAPH:
+                known.append(int(line["key"], 16))
+                if line["notify"]:
+                    waiting[known[-1]] = line
+            elif line["event"] == NOTIFIED:
+                waiting.pop(int(line["key"], 16), None)
+        self._known.extend(sorted(known))
+        self.unnotified = list(waiting.values())
+
+    @property
+    def photographs(self) -> int:
+        return len(self._known)
+
+    def knows(self, key: str) -> bool:
+        """Whether the photograph that a key stands for has its line."""
+        digest = int(key, 16)
+        with self._lock:
+            place = bisect.bisect_left(self._known, digest)
+            return place < len(self._known) and self._known[place] == digest
+
+    def add(self, event: str, about: dict[str, Any]) -> dict[str, Any]:
+        """Write a line; returned as it was written. That of a photograph has its ``key`` and
+        whether somebody is to be told, ``notify``.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        time = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        line = {"event": event, "time": time, **about}
+        with self._lock:
+            self._lines.add(encode(json.dumps(line, allow_nan=False) + "\n"))
+            if event == PHOTOGRAPH:
+                bisect.insort(self._known, int(line["key"], 16))
+        return line
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = json.loads(raw)
+                if line["event"] in (PHOTOGRAPH, NOTIFIED):
+                    int(line["key"], 16)
+                if line["event"] == PHOTOGRAPH:
+                    bool(line["notify"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{path}: line {number} is none of this journal ({type(error).__name__}: "
+                    f"{error}); remove the line, and its photograph is judged again, or give "
+                    "another --out."
+                ) from error
+            yield line

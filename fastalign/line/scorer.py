@@ -1,0 +1,96 @@
+"""One photograph after the other through a model that stays in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastalign.data import Depth, load_image
+from fastalign.engine.judging import Judging
+from fastalign.engine.results import finite
+from fastalign.engine.scoring import Thresholds, score_images, stored_depth
+from fastalign.engine.table import Row
+from fastalign.errors import InputError
+from fastalign.verdict import Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastalign.models.fyd import FYD
+
+Photograph = npt.NDArray[np.uint8]
+
+# Of one photograph nobody knows these.
+_LABELS = ("truth", "defect", "trained_on")
+# What is judged keeps the names of odd photographs for the warnings of a run; a line has no end.
+_KEPT = 256
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of one photograph.
+
+    Attributes:
+        row: as in every table.
+        map: ``[H,W]`` at the model's size, on its device, in the frame of the photograph.
+    """
+
+    row: Row
+    map: torch.Tensor
+
+
+class LineScorer:
+    """Judges photographs as ``fastalign predict`` does, by the same code; of one thread.
+
+    Args:
+        model: a fitted model; the device it is on is used.
+        limits: thresholds in force.
+        least_area: pixels of a photograph below which a region is left out.
+        depth: of 16-bit files that state none, in place of the model's.
+    """
+
+    def __init__(
+        self,
+        model: FYD,
+        limits: Thresholds,
+        *,
+        least_area: float = 0.0,
+        depth: Depth | None = None,
+    ) -> None:
+        self.limits = limits
+        self._model, self._least_area = model, least_area
+        self._depth = depth or stored_depth(model)
+        self._judging = Judging(model, limits, least_area)
+        self._judged = 0
+
+    def read(self, path: Path) -> Photograph:
+        """A photograph ``[h,w,3]`` from its file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return load_image(path, depth=self._depth)
+
+    def judge(self, name: str, image: Photograph) -> Judged:
+        """The verdict on a photograph uint8 ``[h,w,3]``."""
+        if self._judged % _KEPT == 0:
+            self._judging = Judging(self._model, self.limits, self._least_area)
+        self._judged += 1
+        detail = score_images(self._model, [image])
+        return Judged(self._judging.row(name, image, detail, 0), detail.map[0])
+
+    def unread(self, name: str, error: InputError | str) -> Row:
+        """The row of a photograph that cannot be read."""
+        return Row(name, None, self.limits.image, Verdict.UNSURE, str(error))
+
+
+def told(row: Row) -> dict[str, Any]:
+    """A row with its regions, JSON-able."""
+    values = {name: value for name, value in row.values().items() if name not in _LABELS}
+    height, width = row.size or (None, None)
+    regions = [region.to_json() for region in row.regions]
+    return finite({**values, "width": width, "height": height, "regions": regions})

@@ -1,0 +1,222 @@
+"""``fastalign watch``: photographs in a folder are judged as they are written."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from fastalign.data import Depth
+from fastalign.engine.inputs import Input
+from fastalign.engine.pictures import PictureOptions, PictureWriter
+from fastalign.engine.runfolder import reserve
+from fastalign.engine.scoring import thresholds
+from fastalign.errors import ConfigError, InputError
+from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
+from fastalign.line.journal import JOURNAL, PHOTOGRAPH, Journal
+from fastalign.line.notify import Messages, Notifier
+from fastalign.line.scorer import LineScorer, told
+from fastalign.line.wake import choose
+from fastalign.numeric import real_number, whole_number
+from fastalign.verdict import Verdict
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+VERDICTS = tuple(verdict.text for verdict in Verdict)
+# So many photographs one after the other that end in an unexpected error are the machine's.
+_MOST_FAULTS = 10
+_LAST_MESSAGES = 10.0
+
+
+def watch_folder(
+    model: FYD,
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    outputs: Sequence[str] = (),
+    save_all: bool = False,
+    picture_size: int | str | None = None,
+    threshold: float | None = None,
+    pixel_threshold: float | None = None,
+    least_area: float = 0.0,
+    settle: float = 1.0,
+    patience: float = 10.0,
+    poll: float | None = None,
+    events: str = "auto",
+    ahead: int = 4,
+    messages: Messages | None = None,
+    notify: Sequence[str] = ("anomaly",),
+    once: bool = False,
+    depth: Depth | None = None,
+    stop: threading.Event | None = None,
+    tell: Callable[[dict[str, Any]], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> int:
+    """Judge the photographs in a folder and below, those that are there and those that come, until
+    ``stop`` is set; returns how many this run has judged.
+
+    ``out/verdicts.jsonl`` gets a line for each, which is on the disk before the next is judged.
+    Called again with the same folders it goes on: what has a line is not judged again, and
+    everything else is, however the run before ended. A file that is written again is another
+    photograph.
+
+    Args:
+        model: a fitted model; the device it is on is used.
+        folder: where photographs come in; they are only read.
+        out: folder to write to; it may lie in ``folder``.
+        outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write, of photographs that are not
+            good.
+        save_all: of good ones as well.
+        picture_size: as in :func:`fastalign.engine.predict_paths`.
+        threshold, pixel_threshold, least_area: as in :func:`fastalign.engine.predict_paths`.
+        settle: seconds that a file must have stayed as it is.
+        patience: seconds that a file which cannot be read is waited for before it gets its line.
+        poll: seconds between two looks; None: 1, and 30 where events tell of changes.
+        events: ``"auto"``, ``"events"`` or ``"poll"`` (:func:`fastalign.line.wake.choose`).
+        ahead: photographs that are read before the model is ready for them.
+        messages: who is told; None: nobody.
+        notify: verdicts that they are told of.
+        once: end when nothing is left.
+        depth: of 16-bit files that state none, in place of the model's.
+        stop: ends the run, after the photograph that it is at.
+        tell: given each line.
+        note: told what a user may want to know.
+
+    Raises:
+        ConfigError: an option has no such value.
+        BackendError: events are asked for, and their package is missing.
+        InputError: ``folder`` is none, or ``out`` cannot be written or belongs to another run.
+    """
+    options = PictureOptions(_pictures(outputs), size=picture_size)
+    settle = real_number("settle", settle, 0, 3600)
+    patience = real_number("patience", patience, 0, 3600)
+    ahead = whole_number("ahead", ahead, 1, 1000)
+    least_area = real_number("least area", least_area, 0)
+    for verdict in notify:
+        if verdict not in VERDICTS:
+            raise ConfigError(f"--notify {verdict!r}: use any of {', '.join(VERDICTS)}.")
+    folder, out = Path(folder), Path(out)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the one that photographs come into.")
+    with_events = choose(events, folder)
+    pause = CHECK_SECONDS if with_events else POLL_SECONDS
+    pause = pause if poll is None else real_number("poll", poll, 0.01, 3600)
+    limits = thresholds(model).given(threshold, pixel_threshold)
+    scorer = LineScorer(model, limits, least_area=least_area, depth=depth)
+    stop, note = stop or threading.Event(), note or _silent
+    with ExitStack() as stack:
+        stack.enter_context(reserve(out))
+        journal = Journal(out / JOURNAL)
+        stack.callback(journal.close)
+        if journal.photographs:
+            note(f"{out / JOURNAL}: {journal.photographs} judged before, going on")
+        begin = {"image_threshold": limits.image, "pixel_threshold": limits.pixel}
+        journal.add("begin", {**begin, "folder": str(folder)})
+        notifier = Notifier(messages or Messages(), journal.add, os.path.abspath(folder))
+        notifier.start()
+        stack.callback(notifier.stop, _LAST_MESSAGES)
+        if notifier.wanted:
+            for line in journal.unnotified:
+                notifier.tell(line)
+        finder = Finder(
+            folder,
+            out,
+            journal,
+            scorer.read,
+            settle=settle,
+            patience=patience,
+            poll=pause,
+            events=with_events,
+            ahead=ahead,
+            once=once,
+            note=note,
+        )
+        finder.start()
+        stack.callback(finder.stop)
+        writer = PictureWriter(out, options, limits)
+        judging = _Line(scorer, writer, journal, notifier, tuple(notify), save_all, note)
+        while not stop.is_set():
+            try:
+                found = finder.found.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if found is None:
+                break
+            written = judging.add(found)
+            finder.done(found.arrival)
+            if tell is not None:
+                tell(written)
+        if finder.failure is not None:
+            raise finder.failure
+        journal.add("end", {"judged": judging.judged})
+    return judging.judged
+
+
+class _Line:
+    """From a photograph that was found to its line, its pictures and its message."""
+
+    def __init__(
+        self,
+        scorer: LineScorer,
+        writer: PictureWriter,
+        journal: Journal,
+        notifier: Notifier,
+        notify: tuple[str, ...],
+        save_all: bool,
+        note: Callable[[str], None],
+    ) -> None:
+        self._scorer, self._writer, self._journal = scorer, writer, journal
+        self._notifier, self._notify, self._save_all = notifier, notify, save_all
+        self._note = note
+        self._faults = 0
+        self.judged = 0
+
+    def add(self, found: Found) -> dict[str, Any]:
+        about = self._judge(found)
+        wanted = self._notifier.wanted and about["verdict"] in self._notify
+        about = {**about, **found.arrival.record(), "notify": wanted}
+        line = self._journal.add(PHOTOGRAPH, about)
+        if wanted:
+            self._notifier.tell(line)
+        self.judged += 1
+        return line
+
+    def _judge(self, found: Found) -> dict[str, Any]:
+        name = found.arrival.name
+        if found.image is None:
+            return told(self._scorer.unread(name, found.reason))
+        try:
+            judged = self._scorer.judge(name, found.image)
+        except Exception as error:
+            # One photograph shall not end the line; many one after the other are no photograph's.
+            self._faults += 1
+            if self._faults >= _MOST_FAULTS:
+                raise
+            self._note(traceback.format_exc())
+            reason = f"unexpected error: {type(error).__name__}: {error}"
+            return told(self._scorer.unread(name, reason))
+        self._faults = 0
+        row = judged.row
+        if self._save_all or row.verdict is not Verdict.GOOD:
+            place = Input(Path(name), name, Path(PurePosixPath(name)))
+            try:
+                row = replace(row, files=self._writer.write(place, found.image, judged.map))
+            except InputError as error:
+                cause = f"its pictures could not be written: {error}"
+                row = replace(row, reason="; ".join(filter(None, (row.reason, cause))))
+        return told(row)
+
+
+def _pictures(outputs: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in outputs if name != "regions")
+
+
+def _silent(text: str) -> None:
+    pass

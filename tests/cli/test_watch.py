@@ -1,0 +1,54 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+
+def test_photographs_are_judged_until_the_command_is_told_to_end(run, fitted, whole_ring, tmp_path):
+    camera, out = tmp_path / "camera", tmp_path / "out"
+    shutil.copytree(whole_ring / "test", camera)
+    code = "from fastalign.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "watch", camera, "--model", fitted, "--out", out]
+    process = subprocess.Popen(
+        [*map(str, command), "--settle", "0.1", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = [json.loads(process.stdout.readline()) for _ in range(6)]
+    shutil.copy(camera / "dent" / "00.png", camera / "late.png")
+    lines.append(json.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGTERM)
+    rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (0, "") and "7 judged" in errors
+    journal = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
+    assert [line for line in journal if line["event"] == "photograph"] == lines
+    assert lines[-1]["path"] == "late.png" and journal[-1]["event"] == "end"
+    again = run("watch", camera, "--model", fitted, "--out", out, "--once", "--settle", "0")
+    assert again.code == 0 and again.out == "" and "7 judged before" in again.err
+    # The verdicts are those of predict.
+    other = tmp_path / "predict"
+    assert run("predict", camera, "--model", fitted, "--out", other, "--save", "regions").code == 0
+    told = {line["path"]: line for line in lines}
+    for raw in (other / "regions.jsonl").read_text().splitlines():
+        row = json.loads(raw)
+        line = told.pop(row["path"])
+        assert row == {name: line[name] for name in row}
+    assert told == {}
+
+
+def test_bad_options_leave_with_2_or_3(run, fitted, tmp_path):
+    for options, code, named in (
+        ((), 3, "no such folder"),
+        (("--hook", "'open"), 2, "quotation"),
+        (("--hook", "no-such-command-anywhere"), 2, "no such command"),
+        (("--webhook", "file:///x"), 2, "http://"),
+        (("--settle", "-1"), 2, "--settle"),
+        (("--save", "video"), 2, "video"),
+        (("--notify", "bad"), 2, "bad"),
+        (("--events", "magic"), 2, "magic"),
+    ):
+        missing = tmp_path / "nowhere" if not options else tmp_path
+        outcome = run("watch", missing, "--model", fitted, "--out", tmp_path / "out", *options)
+        assert (outcome.code, named in outcome.err) == (code, True), outcome.err
