@@ -1,7 +1,8 @@
-"""Mahalanobis distance per location from a packed inverse Cholesky factor: Triton kernels.
+"""Mahalanobis distance per location: Triton kernels.
 
-The distance and the reasons of its design are in ``mahalanobis_distance``, the gradients in
-``mahalanobis_backward``.
+The distance from a packed inverse Cholesky factor and the reasons of its design are in
+``mahalanobis_distance``, its gradients in ``mahalanobis_backward``, the low-rank form in
+``mahalanobis_low_rank``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor
 from fastalign.kernels.common import float64_limit
 from fastalign.kernels.mahalanobis_backward import mahalanobis_backward
 from fastalign.kernels.mahalanobis_distance import run_distance
+from fastalign.kernels.mahalanobis_low_rank import low_rank_distance
 from fastalign.ops.layout import empty_locations
 
 __all__ = ["can_run", "mahalanobis", "mahalanobis_backward"]
@@ -28,5 +30,8 @@ def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Ten
     if x.numel() == 0:
         return out.zero_()
     with torch.cuda.device_of(x):
-        run_distance("mahalanobis", out, None, None, x, mean, whitener, squared)
+        if whitener.dim() == 3:
+            low_rank_distance("mahalanobis", out, None, None, None, x, mean, whitener, squared)
+        else:
+            run_distance("mahalanobis", out, None, None, x, mean, whitener, squared)
     return out

@@ -24,6 +24,7 @@ from fastalign.kernels.mahalanobis_distance import (
     triangle,
     warps_of,
 )
+from fastalign.kernels.mahalanobis_low_rank import low_rank_gradients
 from fastalign.ops.layout import empty_maps, no_gradient
 
 
@@ -134,6 +135,10 @@ def mahalanobis_backward(
     to_whitener = whitener.new_empty(whitener.shape) if need_whitener else no_gradient(whitener)
     if x.numel() == 0:
         return to_x.zero_(), to_mean.zero_(), to_whitener.zero_()
+    if whitener.dim() == 3:
+        needs = {"NEED_X": need_x, "NEED_MEAN": need_mean, "NEED_WHITENER": need_whitener}
+        low_rank_gradients(grad, x, mean, whitener, squared, to_x, to_mean, to_whitener, needs)
+        return to_x, to_mean, to_whitener
     batch, channels, height, width = x.shape
     locations = height * width
     name = "mahalanobis_backward"

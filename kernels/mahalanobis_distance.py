@@ -34,7 +34,7 @@ _MOST_IMAGES = 8
 
 
 @triton.jit
-def _deviations(
+def load_deviations(
     x, mean, image, channel, images, channels, row, column,
     x_b, x_c, x_h, x_w, m_c, m_h, m_w,
 ):  # fmt: skip
@@ -95,7 +95,7 @@ def _distance(
     lane = tl.arange(0, COLUMNS)
     square = tl.zeros([IMAGES], tl.float32)
     if ONE:  # all channels in one block
-        deviation = _deviations(
+        deviation = load_deviations(
             x, mean, image, lane, images, channels, at_row, at_column,
             x_b, x_c, x_h, x_w, m_c, m_h, m_w,
         )  # fmt: skip
@@ -107,7 +107,7 @@ def _distance(
         else:
             whitened = tl.zeros([IMAGES, ROWS], tl.float32)
             for column in range(0, tl.minimum(first + ROWS, channels), COLUMNS):
-                part = _deviations(
+                part = load_deviations(
                     x, mean, image, column + lane, images, channels, at_row, at_column,
                     x_b, x_c, x_h, x_w, m_c, m_h, m_w,
                 )  # fmt: skip

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../common/gaussian_inputs.h"
 #include "../common/pose_inputs.h"
 #include "../common/warp_options.h"
 #include "view.h"
@@ -71,18 +72,11 @@ struct WarpAffineBackwardArgs : WarpOptions {
   const ForcedPlans* forced = nullptr;
 };
 
-struct MahalanobisArgs {
-  View4 x;
-  View4 mean;            // batch 1
-  const void* whitener;  // [H*W, C(C+1)/2]
-  DType whitener_dtype;
-  int64_t whitener_stride[2];
-  bool squared;
-  View3 grad;   // data null: forward only
+struct MahalanobisArgs : GaussianInputs {
   void* value;  // [B, H*W]
   View4 dx;
   void* dmean;      // [C, H*W] in the mean's type, or null
-  void* dwhitener;  // [H*W, C(C+1)/2] in the whitener's type, or null
+  void* dwhitener;  // as the whitener, contiguous, in its type, or null
   const ForcedPlans* forced = nullptr;
 };
 

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "../common/gaussian_inputs.h"
 #include "../common/plans.h"
 #include "../common/pose_inputs.h"
 #include "../common/warp_options.h"
@@ -78,18 +79,11 @@ struct WarpAffineBackwardArgs : WarpOptions {
   const ForcedPlans* forced;
 };
 
-struct MahalanobisArgs {
-  View4 x;
-  View4 mean;            // float32, batch 1
-  const void* whitener;  // [H*W, C(C+1)/2]
-  DType whitener_dtype;
-  int64_t whitener_stride[2];
-  bool squared;
-  View3 grad;    // float32; data null: forward only
+struct MahalanobisArgs : GaussianInputs {
   float* value;  // [B, H*W] contiguous, or null
   View4 dx;
   float* dmean;     // [C, H*W] contiguous, or null
-  void* dwhitener;  // [H*W, C(C+1)/2] contiguous in the whitener's dtype, or null
+  void* dwhitener;  // as the whitener, contiguous, in its dtype, or null
   void* scratch;
   const ForcedPlans* forced;
 };

@@ -1,4 +1,5 @@
-// Launcher of mahalanobis, forward; hands calls with a gradient to mahalanobis_backward.cu.
+// Launcher of mahalanobis, forward; hands calls with a gradient to mahalanobis_backward.cu, and
+// those of the low-rank form to mahalanobis_low_rank.cu.
 #include "mahalanobis.cuh"
 
 #include "mahalanobis_launch.h"
@@ -45,6 +46,9 @@ Error forward(const MahalanobisArgs& args, Stream stream) {
 }  // namespace
 
 int64_t mahalanobis_scratch(const MahalanobisArgs& args) {
+  if (args.low_rank) {
+    return low_rank_scratch(args);
+  }
   const bool backward = args.grad.data != nullptr;
   const GaussianLaunch launch = plan_gaussian(args, current_device(), backward);
   const int64_t pixels = args.x.size[2] * args.x.size[3];
@@ -59,6 +63,9 @@ int64_t mahalanobis_scratch(const MahalanobisArgs& args) {
 Error mahalanobis(const MahalanobisArgs& args, Stream stream) {
   if (args.x.size[2] * args.x.size[3] > INT32_MAX - 16) {
     return kTooManyLocations;  // kernels count them in 32 bits
+  }
+  if (args.low_rank) {
+    return mahalanobis_low_rank(args, stream);
   }
   return args.grad.data != nullptr ? mahalanobis_backward(args, stream) : forward(args, stream);
 }

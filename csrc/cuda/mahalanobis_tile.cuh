@@ -111,31 +111,18 @@ FASTALIGN_DEVICE const W* factor_rows(const GaussianWork& work, int location, in
          int64_t{triangle(row)} * work.args.whitener_stride[1];
 }
 
-// Where the first entry of staged rows lies in their stage: as far from a 16-byte boundary as in
-// global memory, so that the rest can be copied in vectors.
+// Where the first entry of a run lies in its stage: as far from a 16-byte boundary as in global
+// memory, so that the rest can be copied in vectors.
 template <class W>
-FASTALIGN_DEVICE int stage_shift(const GaussianWork& work, const W* from) {
-  return work.args.whitener_stride[1] == 1
-             ? static_cast<int>(reinterpret_cast<uintptr_t>(from) % 16 / sizeof(W))
-             : 0;
+FASTALIGN_DEVICE int run_shift(const W* from) {
+  return static_cast<int>(reinterpret_cast<uintptr_t>(from) % 16 / sizeof(W));
 }
 
-// Starts the copy of rows [row, end) of a location. They are neighbours in memory: one run of
-// vectors, and up to kVec - 1 single entries at either end.
+// Starts the copy of a run of entries: vectors, and up to kVec - 1 single entries at either end.
 template <class W>
-FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int location, int row, int end,
-                                 W* stage) {
-  const int count = triangle(end) - triangle(row);
-  const W* from = factor_rows<W>(work, location, row);
+FASTALIGN_DEVICE void stage_run(const W* from, int count, W* stage) {
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
-  const int64_t stride = work.args.whitener_stride[1];
-  if (stride != 1) {
-    for (int i = first; i < count; i += step) {
-      stage[i] = from[i * stride];
-    }
-    return;
-  }
-  const int shift = stage_shift(work, from);
+  const int shift = run_shift(from);
   W* to = stage + shift;
   const int to_boundary = (kVec<W> - shift) % kVec<W>;
   const int head = to_boundary < count ? to_boundary : count;
@@ -149,6 +136,27 @@ FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int location, int row
   const int tail = head + vectors * kVec<W> + first;
   if (tail < count) {
     to[tail] = from[tail];
+  }
+}
+
+// The same of staged rows, which are no run where the whitener is strided.
+template <class W>
+FASTALIGN_DEVICE int stage_shift(const GaussianWork& work, const W* from) {
+  return work.args.whitener_stride[1] == 1 ? run_shift(from) : 0;
+}
+
+// Starts the copy of rows [row, end) of a location, which are neighbours in memory.
+template <class W>
+FASTALIGN_DEVICE void stage_rows(const GaussianWork& work, int location, int row, int end,
+                                 W* stage) {
+  const int count = triangle(end) - triangle(row);
+  const W* from = factor_rows<W>(work, location, row);
+  const int64_t stride = work.args.whitener_stride[1];
+  if (stride == 1) {
+    return stage_run(from, count, stage);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+    stage[i] = from[i * stride];
   }
 }
 

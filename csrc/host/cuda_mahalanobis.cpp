@@ -50,9 +50,7 @@ std::tuple<Tensor, Tensor, Tensor> mahalanobis_backward(Tensor grad, Tensor x, T
   Tensor dmean = need_mean ? empty_map(mean, {mean.size(0), mean.size(1), mean.size(2)},
                                        ScalarType::Float, false)
                            : no_gradient(mean);
-  Tensor dwhitener = need_whitener ? empty_map(whitener, {whitener.size(0), whitener.size(1)},
-                                               whitener.scalar_type(), false)
-                                   : no_gradient(whitener);
+  Tensor dwhitener = need_whitener ? whitener_gradient(whitener) : no_gradient(whitener);
   args.dmean = need_mean ? static_cast<float*>(dmean.mutable_data_ptr()) : nullptr;
   args.dwhitener = need_whitener ? dwhitener.mutable_data_ptr() : nullptr;
   if (grad.numel() > 0) {

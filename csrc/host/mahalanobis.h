@@ -12,7 +12,13 @@ void set_inputs(Args& inputs, const Tensor& x, const Tensor& mean, const Tensor&
                 bool squared) {
   const int64_t channels = x.size(1), height = x.size(2), width = x.size(3);
   check_shape(mean, "mean", {channels, height, width});
-  check_shape(whitener, "whitener", {height * width, packed_size(channels)});
+  inputs.low_rank = whitener.dim() == 3;
+  if (inputs.low_rank) {
+    inputs.rank = whitener.size(1);
+    check_shape(whitener, "whitener", {height * width, inputs.rank, channels});
+  } else {
+    check_shape(whitener, "whitener", {height * width, packed_size(channels)});
+  }
   const bool wide = inputs.x.dtype == DType::float64;
   check_type(mean, "mean", accumulation_type(x), wide ? "float64" : "float32");
   inputs.mean.data = const_cast<void*>(mean.const_data_ptr());
@@ -27,9 +33,18 @@ void set_inputs(Args& inputs, const Tensor& x, const Tensor& mean, const Tensor&
   inputs.whitener_dtype = storage_type(whitener, "whitener");
   FASTALIGN_CHECK(wide == (inputs.whitener_dtype == DType::float64),
                   "whitener must be float64 if and only if x is");
-  inputs.whitener_stride[0] = whitener.stride(0);
-  inputs.whitener_stride[1] = whitener.stride(1);
+  for (int64_t d = 0; d < whitener.dim(); ++d) {
+    inputs.whitener_stride[d] = whitener.stride(d);
+  }
   inputs.squared = squared;
+}
+
+inline Tensor whitener_gradient(const Tensor& whitener) {
+  const ScalarType type = whitener.scalar_type();
+  return whitener.dim() == 3
+             ? empty_map(whitener, {whitener.size(0), whitener.size(1), whitener.size(2)}, type,
+                         false)
+             : empty_map(whitener, {whitener.size(0), whitener.size(1)}, type, false);
 }
 
 }  // namespace fastalign::host

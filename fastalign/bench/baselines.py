@@ -97,7 +97,11 @@ def inverse_covariance_distance(x: Tensor, mean: Tensor, inverse: Tensor) -> Ten
 
 
 def inverse_covariance(whitener: Tensor, channels: int) -> Tensor:
-    """``[H*W,C,C]`` float32 from packed factors ``[H*W,C(C+1)/2]``."""
+    """``[H*W,C,C]`` float32 from packed factors ``[H*W,C(C+1)/2]`` or rows ``[H*W,R,C]``."""
+    if whitener.dim() == 3:
+        rows = whitener.float()
+        root = torch.eye(channels, device=whitener.device) - rows.mT @ rows
+        return root @ root
     row, column = torch.tril_indices(channels, channels, device=whitener.device)
     factor = torch.zeros(len(whitener), channels, channels, device=whitener.device)
     factor[:, row, column] = whitener.float()

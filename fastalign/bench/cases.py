@@ -49,6 +49,7 @@ SIMILARITY_SHAPES = ((8, 64, 128, 128), (8, 128, 64, 64), (8, 256, 64, 64), (32,
 WARP_SHAPES = ((8, 3, 1024, 1024), (8, 64, 128, 128), (8, 256, 32, 32))
 DISTANCE_SHAPE = (32, 3, 224, 224)
 MAHALANOBIS_SHAPES = ((1, 100, 64, 64), (8, 100, 64, 64))
+LOW_RANK_SHAPES = ((1, 176, 64, 64), (8, 176, 64, 64))
 REFINE_SHAPES = ((1, 1, 64, 64), (32, 1, 64, 64))
 
 
@@ -80,6 +81,11 @@ def _cases() -> list[Case]:
         Case(distance, LOSS, DISTANCE_SHAPE, **last),
         Case(mahalanobis, FORWARD, MAHALANOBIS_SHAPES[1], **last),
         Case(mahalanobis, FORWARD, MAHALANOBIS_SHAPES[1], storage=torch.float16),
+        *(Case(mahalanobis, FORWARD, shape, rank=32, **last) for shape in LOW_RANK_SHAPES),
+        *(
+            Case(mahalanobis, FORWARD, shape, rank=32, storage=torch.float16, **last)
+            for shape in LOW_RANK_SHAPES
+        ),
     ]
 
 
@@ -142,7 +148,8 @@ class Goal:
     batch: int | None = None
 
     def covers(self, case: Case) -> bool:
-        plain = case.dtype == case.storage == torch.float32 and case.layout == CONTIGUOUS
+        plain = case.dtype == torch.float32 and case.stored == "float32"
+        plain = plain and case.layout == CONTIGUOUS
         same = (case.op, case.work) == (self.op, self.work)
         return plain and same and not case.small and self.batch in (None, case.shape[0])
 

@@ -64,7 +64,7 @@ def describe(case: Case) -> dict[str, Any]:
         "shape": list(case.shape),
         "dtype": short(case.dtype),
         "layout": case.layout,
-        "storage": short(case.storage),
+        "storage": case.stored,
         "small": case.small,
         "bytes": case.bytes(),
         "contestants": {},

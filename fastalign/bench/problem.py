@@ -25,6 +25,7 @@ class Problem:
     dtype: torch.dtype = torch.float32
     layout: str = CONTIGUOUS
     storage: torch.dtype = torch.float32  # of mahalanobis' whitener
+    rank: int | None = None  # of its low-rank form; None: packed
     small: bool = False  # shows the overhead of a call
 
     @property
@@ -32,9 +33,16 @@ class Problem:
         words = [self.op, self.work, "x".join(map(str, self.shape)), short(self.dtype)]
         if self.layout != CONTIGUOUS:
             words.append(self.layout)
-        if self.storage != torch.float32:
-            words.append(f"{short(self.storage)} factors")
+        if self.stored != "float32":
+            words.append(f"{self.stored} factors")
         return ", ".join(words)
+
+    @property
+    def stored(self) -> str:
+        """How the whitener is stored: its dtype, and the rank where it is of low rank."""
+        return (
+            short(self.storage) if self.rank is None else f"rank {self.rank} {short(self.storage)}"
+        )
 
     def random(self, generator: torch.Generator, device: str) -> Tensor:
         x = torch.randn(self.shape, generator=generator).to(self.dtype).to(device)

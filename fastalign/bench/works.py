@@ -167,8 +167,12 @@ def _mahalanobis_inputs(case: Problem, device: str, seed: int) -> Results:
     _, channels, height, width = case.shape
     x = case.random(generator, device)
     mean = torch.randn(channels, height, width, generator=generator).to(device)
-    packed = torch.randn(height * width, channels * (channels + 1) // 2, generator=generator)
-    whitener = packed.to(device).to(case.storage)
+    if case.rank is None:
+        given = torch.randn(height * width, channels * (channels + 1) // 2, generator=generator)
+    else:  # rows shorter than 1, as those of a fit
+        given = torch.randn(height * width, case.rank, channels, generator=generator)
+        given /= 2 * max(case.rank * channels, 1) ** 0.5
+    whitener = given.to(device).to(case.storage)
     inverse = baselines.inverse_covariance(whitener, channels)
     if case.work == FORWARD:
         return x, mean, whitener, inverse
@@ -191,7 +195,8 @@ def _mahalanobis_libraries(case: Problem) -> dict[str, Function]:
 
 def _mahalanobis_bytes(case: Problem) -> int:
     batch, channels, height, width = case.shape
-    factors = height * width * (channels * (channels + 1) // 2) * case.storage.itemsize
+    entries = channels * (channels + 1) // 2 if case.rank is None else case.rank * channels
+    factors = height * width * entries * case.storage.itemsize
     forward = _map_bytes(case) + 4 * height * width * (channels + batch) + factors
     # Backward reads all of it again, the distance included, and writes x's gradient.
     backward = forward + 4 * _pixels(case) + _map_bytes(case)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,19 @@ from fastalign.ops.registration import declare
 def _storage(x: torch.dtype) -> Dtypes:
     """What factors may be kept in."""
     return (x,) if x == torch.float64 else (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class _Whitener(Companion):
+    """A packed factor, two-dimensional; what has three dimensions is held against ``low_rank``."""
+
+    low_rank: Companion = Companion("whitener")
+
+    def check(self, op: str, value: Tensor | None, of: str, first: Tensor) -> None:
+        if isinstance(value, Tensor) and value.dim() == 3:
+            self.low_rank.check(op, value, of, first)
+        else:
+            Companion.check(self, op, value, of, first)
 
 
 _MAHALANOBIS = declare(
@@ -30,14 +45,21 @@ _MAHALANOBIS = declare(
                 dtypes=lambda x: (accumulation_dtype(x),),
                 remedy=" (x is {dtype})",
             ),
-            Companion(
+            _Whitener(
                 "whitener",
                 gradient=True,
                 rows=0,
                 shape=lambda _, c, height, width: (height * width, c * (c + 1) // 2),
-                meaning="[H*W, C(C+1)/2] of x, the packed lower triangle",
+                meaning="[H*W, C(C+1)/2] of x, the packed lower triangle; or [H*W, R, C]",
                 dtypes=_storage,
                 remedy=" (x is {dtype})",
+                low_rank=Companion(
+                    "whitener",
+                    shape=lambda _, c, height, width: (height * width, "R", c),
+                    meaning="[H*W, R, C] of x, the R rows of the low-rank form",
+                    dtypes=_storage,
+                    remedy=" (x is {dtype})",
+                ),
             ),
             flag("squared"),
         ),
@@ -57,19 +79,26 @@ def mahalanobis(
 ) -> Tensor:
     """Mahalanobis distance of every location to its own Gaussian (as in PaDiM, arXiv 2011.08785).
 
+    The low-rank form serves covariances ``c I`` plus a matrix of rank R: with eigenvalues ``e_j``
+    and eigenvectors ``u_j`` of the rest, ``cov^-1/2 = c^-1/2 (I - V^T V)`` for the rows
+    ``v_j = u_j sqrt(1 - sqrt(c / e_j))``. The factor ``c^-1/2`` is left to the caller. R numbers
+    for each channel in place of (C + 1) / 2, and no cancellation: the vector is formed, then
+    squared [ours].
+
     Args:
         x: features ``[B,C,H,W]``; float32, float64, float16 or bfloat16, any strides.
         mean: ``[C,H,W]``, float32; float64 if and only if x is float64.
-        whitener: inverse Cholesky factors L of the covariances, ``cov^-1 = L^T L``, lower
-            triangles packed by rows: ``[H*W, C(C+1)/2]``, entry ``(i, j <= i)`` at
-            ``i (i + 1) / 2 + j``, row ``y * W + x`` for location ``(y, x)``. float32, float16 or
-            bfloat16; float64 if and only if x is float64.
+        whitener: float32, float16 or bfloat16; float64 if and only if x is float64. Row
+            ``y * W + x`` belongs to location ``(y, x)``. Two forms: inverse Cholesky factors L of
+            the covariances, ``cov^-1 = L^T L``, lower triangles packed by rows:
+            ``[H*W, C(C+1)/2]``, entry ``(i, j <= i)`` at ``i (i + 1) / 2 + j``; or the rows V of
+            the low-rank form: ``[H*W, R, C]``, any R, 0 included: the distance to the mean.
         squared: the squared distance instead.
         backend: None for the automatic choice, or a name of ``available_backends``.
 
     Returns:
-        The distance ``|L (x - mean)|`` ``[B,H,W]`` in float32, in float64 for float64. Its gradient
-        at distance 0 is 0.
+        The distance ``[B,H,W]`` in float32, in float64 for float64: ``|L d|`` with
+        ``d = x - mean``, or ``|d - V^T (V d)|``. Its gradient at distance 0 is 0.
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device or dtype.

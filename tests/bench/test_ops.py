@@ -25,8 +25,11 @@ TINY = {
 }
 # One case of each op, work, dtype, layout and storage.
 KINDS = {
-    (c.op, c.work, c.dtype, c.layout, c.storage): replace(
-        c, shape=TINY.get(c.op, (3, 5, 4, 6)), small=True
+    (c.op, c.work, c.dtype, c.layout, c.stored): replace(
+        c,
+        shape=TINY.get(c.op, (3, 5, 4, 6)),
+        small=True,
+        rank=None if c.rank is None else 2,
     )
     for c in GRID
 }
@@ -77,7 +80,7 @@ def test_other_libraries_compute_what_the_op_computes(library, case):
 def test_a_library_that_is_missing_is_named_and_is_no_failure(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia", None)
     monkeypatch.setitem(sys.modules, "kornia.geometry.transform", None)
-    case = KINDS["warp_affine", works.FORWARD, torch.float32, CONTIGUOUS, torch.float32]
+    case = KINDS["warp_affine", works.FORWARD, torch.float32, CONTIGUOUS, "float32"]
     with pytest.raises(Absent, match="kornia is not installed: pip install kornia"):
         case.baselines()["kornia"](*case.inputs("cpu"))
     row = measure(case, "cpu", ["reference"], 0.001, repeats=0)
@@ -86,7 +89,7 @@ def test_a_library_that_is_missing_is_named_and_is_no_failure(monkeypatch):
 
 
 def test_a_wrong_result_gets_no_time(monkeypatch):
-    case = KINDS["warp_affine", works.FORWARD, torch.float32, CONTIGUOUS, torch.float32]
+    case = KINDS["warp_affine", works.FORWARD, torch.float32, CONTIGUOUS, "float32"]
     monkeypatch.setattr(works.baselines, "grid_warp", lambda x, theta: 1.1 * x)
     row = measure(case, "cpu", ["reference"], 0.001, repeats=0)
     eager = row["contestants"]["eager"]
@@ -108,7 +111,7 @@ def document(*of_cases):
 
 
 def test_the_gate_sees_what_is_wrong():
-    case = KINDS["warp_affine", works.BOTH, torch.float32, CONTIGUOUS, torch.float32]
+    case = KINDS["warp_affine", works.BOTH, torch.float32, CONTIGUOUS, "float32"]
     inputs = case.inputs("cpu")
     against = gate.yardstick(case, inputs)
     results = case.ours("reference")(*inputs)
@@ -125,10 +128,13 @@ def test_bytes_that_have_to_be_moved():
     case = CASES[0]
     assert case.bytes() == 3 * 8 * 64 * 128 * 128 * 4
     whole, half = (
-        next(c for c in CASES if c.op == "mahalanobis" and c.storage == storage and not c.small)
-        for storage in (torch.float32, torch.bfloat16)
+        next(c for c in CASES if c.op == "mahalanobis" and c.stored == stored and not c.small)
+        for stored in ("float32", "bfloat16")
     )
     assert whole.bytes() - half.bytes() == 64 * 64 * 5050 * 2
+    rows = next(c for c in CASES if c.rank is not None)
+    packed = replace(rows, rank=None)
+    assert packed.bytes() - rows.bytes() == 64 * 64 * (176 * 177 // 2 - 32 * 176) * 4
 
 
 @pytest.mark.slow

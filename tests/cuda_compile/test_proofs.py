@@ -28,6 +28,8 @@ PROVED = {
     "mahalanobis_finish": (EVERY_PATH, EVERY_PATH),
     "mahalanobis_forward": (EVERY_PATH, OPEN),
     "mahalanobis_gradients": (ONE_PATH, OPEN),
+    "low_rank_forward": (EVERY_PATH, OPEN),
+    "low_rank_gradients": (ONE_PATH, OPEN),
     "make_plans": (EVERY_PATH, EVERY_PATH),
     "order_groups": (EVERY_PATH, OPEN),
     "pair_any": (ONE_PATH, ONE_PATH),

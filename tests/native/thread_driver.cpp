@@ -206,9 +206,12 @@ Outputs warp_affine(const Workers& workers, const Setting& s, Interpolation mode
   return {text(out), text(dx), text(dmaps.data(), kBatch * 6)};
 }
 
-Outputs mahalanobis(const Workers& workers, const Setting& s, DType stored, bool squared) {
+// `rank` negative: packed.
+Outputs mahalanobis(const Workers& workers, const Setting& s, DType stored, int64_t rank,
+                    bool squared) {
   Random random;
-  const int64_t pixels = kHeight * kWidth, packed = s.channels * (s.channels + 1) / 2;
+  const int64_t pixels = kHeight * kWidth;
+  const int64_t packed = rank < 0 ? s.channels * (s.channels + 1) / 2 : rank * s.channels;
   Buffer x = s.maps(), dx = s.maps();
   Buffer mean(s.accumulation(), s.channels * pixels), dmean(s.accumulation(), s.channels * pixels);
   Buffer whitener(stored, pixels * packed), dwhitener(stored, pixels * packed);
@@ -219,7 +222,9 @@ Outputs mahalanobis(const Workers& workers, const Setting& s, DType stored, bool
   args.mean = view(mean, 1, s.channels, kHeight, kWidth, s.channels_last);
   args.whitener = whitener.bytes.data();
   args.whitener_dtype = stored;
-  args.whitener_stride[0] = packed, args.whitener_stride[1] = 1;
+  args.whitener_stride[0] = packed, args.whitener_stride[1] = rank < 0 ? 1 : s.channels;
+  args.whitener_stride[2] = 1;
+  args.low_rank = rank >= 0, args.rank = rank;
   args.squared = squared;
   args.grad = view3(grad.bytes.data());
   args.dmean = dmean.bytes.data();
@@ -306,7 +311,11 @@ std::vector<std::pair<std::string, Call>> calls() {
                       [flag](auto& w, auto& s) { return pairwise_distance(w, s, flag); });
     list.emplace_back("mahalanobis", [flag](auto& w, auto& s) {
       const DType stored = s.dtype == DType::float64 || flag ? s.accumulation() : DType::bfloat16;
-      return mahalanobis(w, s, stored, flag);
+      return mahalanobis(w, s, stored, -1, flag);
+    });
+    list.emplace_back("mahalanobis", [flag](auto& w, auto& s) {
+      const DType stored = s.dtype == DType::float64 || !flag ? s.accumulation() : DType::float16;
+      return mahalanobis(w, s, stored, 5, flag);
     });
     for (const Interpolation mode : {Interpolation::bilinear, Interpolation::nearest}) {
       for (const Padding padding : {Padding::zeros, Padding::border, Padding::reflection}) {

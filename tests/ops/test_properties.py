@@ -201,7 +201,9 @@ def test_mahalanobis(kernels, poisoned, data):
     stored = [torch.float32, torch.float16, torch.bfloat16]
     if inputs.dtype == torch.float64:
         stored = [torch.float64]
-    whitener = inputs.whitener(data.draw(st.sampled_from(stored), "stored"))
+    kept_in = data.draw(st.sampled_from(stored), "stored")
+    rank = data.draw(st.one_of(st.none(), st.integers(0, 9)), "rank")
+    whitener = inputs.whitener(kept_in) if rank is None else inputs.low_rank(rank, kept_in)
     squared = data.draw(flags, "squared")
     need = tuple(data.draw(flags, f"need_{name}") for name in ("x", "mean", "whitener"))
     grad = any_layout(data, inputs, "grad").location_gradient()

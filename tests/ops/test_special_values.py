@@ -17,6 +17,13 @@ from fastalign import ops
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=short)
 either_distance = pytest.mark.parametrize("squared", [False, True], ids=["plain", "squared"])
 
+# By the words that stand for the form. Rows shorter than 1, as those of a fit.
+WHITENERS = {
+    "packed": lambda i, dtype: i.whitener(dtype),
+    "low rank": lambda i, dtype: (0.1 * i.low_rank(9, dtype)).detach(),
+}
+either_form = pytest.mark.parametrize("form", WHITENERS)
+
 # Enough for a handful of operations, where plain PyTorch is no yardstick since it fails here.
 FEW_ULPS = 32
 
@@ -77,9 +84,10 @@ def test_equal_images_have_distance_and_gradient_zero(dtype, squared, backend):
 
 @every_dtype
 @either_distance
-def test_at_the_mean_distance_and_gradient_are_zero(dtype, squared, backend):
+@either_form
+def test_at_the_mean_distance_and_gradient_are_zero(dtype, squared, form, backend):
     inputs = Inputs(dtype, backend.device)
-    x, whitener = inputs.features(), inputs.whitener()
+    x, whitener = inputs.features(), WHITENERS[form](inputs, accumulation(dtype))
     mean = x[0].to(accumulation(dtype))
     _require(backend, "mahalanobis", x, mean, whitener)
     leaves = [value.requires_grad_() for value in (x, mean, whitener)]
@@ -134,9 +142,9 @@ def _distance_of_magnitude(dtype, size, backend) -> None:
     _compare(found, _with_gradients(stems.of("pairwise_distance").definition(*exact), *exact))
 
 
-def _mahalanobis_of_magnitude(dtype, size, backend) -> None:
+def _mahalanobis_of_magnitude(dtype, size, backend, form) -> None:
     inputs = Inputs(dtype, backend.device)
-    x, whitener = _scaled(inputs, size, size), inputs.whitener()
+    x, whitener = _scaled(inputs, size, size), WHITENERS[form](inputs, accumulation(dtype))
     mean = torch.zeros_like(inputs.mean())
     _require(backend, "mahalanobis", x, mean, whitener)
     x.requires_grad_()
@@ -151,7 +159,8 @@ def test_short_and_long_vectors(dtype, smallest, largest, backend):
     _similarity_of_magnitudes(dtype, smallest, largest, backend)
     for size in (smallest, largest):
         _distance_of_magnitude(dtype, size, backend)
-        _mahalanobis_of_magnitude(dtype, size, backend)
+        for form in WHITENERS:
+            _mahalanobis_of_magnitude(dtype, size, backend, form)
 
 
 @pytest.mark.parametrize(("dtype", "smallest", "largest"), EXTREMES)
@@ -161,7 +170,8 @@ def test_the_reference_serves_lengths_whose_square_does_not_exist(
     _similarity_of_magnitudes(dtype, smallest, largest, reference_backend)
     for size in (smallest, largest):
         _distance_of_magnitude(dtype, size, reference_backend)
-        _mahalanobis_of_magnitude(dtype, size, reference_backend)
+        for form in WHITENERS:
+            _mahalanobis_of_magnitude(dtype, size, reference_backend, form)
 
 
 @either_distance
@@ -299,10 +309,11 @@ def test_only_equality_of_labels_counts(backend):
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16], ids=short)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=short)
-def test_whiteners_may_be_stored_in_16_bits(stored, dtype, backend):
+@either_form
+def test_whiteners_may_be_stored_in_16_bits(stored, dtype, form, backend):
     """Computed as if the rounded factors had been given in float32."""
     inputs = Inputs(dtype, backend.device)
-    x, mean, whitener = inputs.features(), inputs.mean(), inputs.whitener(stored)
+    x, mean, whitener = inputs.features(), inputs.mean(), WHITENERS[form](inputs, stored)
     _require(backend, "mahalanobis", x, mean, whitener)
     leaves = [value.requires_grad_() for value in (x, mean, whitener)]
     found = _with_gradients(ops.mahalanobis(*leaves, backend=backend.name), *leaves)

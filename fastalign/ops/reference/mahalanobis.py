@@ -1,12 +1,14 @@
-"""Mahalanobis distance from a packed inverse Cholesky factor, in plain PyTorch.
+"""Mahalanobis distance from a packed inverse Cholesky factor or a low-rank form, in plain PyTorch.
 
-At each location distance^2 = |L (x - mean)|^2 with L lower triangular. The factors are unpacked for
-a few locations at a time: all of them unpacked would take twice the memory of the packed form.
+At each location distance^2 = |A (x - mean)|^2 with A = L, lower triangular, or A = I - V^T V. The
+matrices are widened for a few locations at a time: all triangles unpacked would take twice the
+memory of the packed form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch import Tensor
 from fastalign.ops.layout import accumulation_dtype, as_gradient, no_gradient
 from fastalign.ops.reference.vectors import lengths, plain_lengths
 
-# Entries of the unpacked factors that are held at once: 16 MiB in float32.
+# Entries of the widened matrices that are held at once: 16 MiB in float32.
 _ENTRIES = 1 << 22
 
 # Rows of a triangular factor that the plain form unpacks to one rectangle: for 100 channels the
@@ -35,16 +37,58 @@ def _maps(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(height, width, channels, batch).permute(3, 2, 0, 1)
 
 
-def _chunks(whitener: Tensor, channels: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Runs of locations with their factors ``[n,C,C]`` in ``dtype``."""
+class _Packed(NamedTuple):
+    """Lower triangular matrices of some locations: ``[n,C,C]``."""
+
+    factor: Tensor
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """A times vectors ``[n,C,B]``."""
+        return self.factor @ vectors
+
+    def transposed(self, vectors: Tensor) -> Tensor:
+        """A^T times vectors ``[n,C,B]``."""
+        return self.factor.mT @ vectors
+
+    def gradient(self, vectors: Tensor, grad: Tensor) -> Tensor:
+        """Of ``sum(grad * apply(vectors))``, by what the whitener holds."""
+        channels = self.factor.shape[1]
+        row, column = torch.tril_indices(channels, channels, device=grad.device)
+        return (grad @ vectors.mT)[:, row, column]
+
+
+class _LowRank(NamedTuple):
+    """Symmetric matrices I - V^T V of some locations, by their rows V ``[n,R,C]``."""
+
+    rows: Tensor
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        return vectors - self.rows.mT @ (self.rows @ vectors)
+
+    def transposed(self, vectors: Tensor) -> Tensor:
+        return self.apply(vectors)  # symmetric
+
+    def gradient(self, vectors: Tensor, grad: Tensor) -> Tensor:
+        rows = self.rows
+        return -((rows @ vectors) @ grad.mT + (rows @ grad) @ vectors.mT)
+
+
+def _chunks(
+    whitener: Tensor, channels: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, _Packed | _LowRank]]:
+    """Runs of locations with their matrices in ``dtype``."""
+    low_rank = whitener.dim() == 3
+    size = max(1, _ENTRIES // (max(whitener.shape[1], 1) * channels if low_rank else channels**2))
     row, column = torch.tril_indices(channels, channels, device=whitener.device)
-    size = max(1, _ENTRIES // (channels * channels))
     for start in range(0, whitener.shape[0], size):
         run = slice(start, start + size)
-        packed = whitener[run].to(dtype)
-        factor = packed.new_zeros((packed.shape[0], channels, channels))
-        factor[:, row, column] = packed
-        yield run, factor
+        stored = whitener[run].to(dtype)
+        if low_rank:
+            yield run, _LowRank(stored)
+        else:
+            factor = stored.new_zeros((stored.shape[0], channels, channels))
+            factor[:, row, column] = stored
+            yield run, _Packed(factor)
 
 
 def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
@@ -54,8 +98,8 @@ def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Ten
     result = x.new_zeros((batch, height * width), dtype=dtype)
     if x.numel() > 0:
         deviation = _deviations(x, mean)
-        for run, factor in _chunks(whitener, channels, dtype):
-            white = factor @ deviation[run]
+        for run, matrix in _chunks(whitener, channels, dtype):
+            white = matrix.apply(deviation[run])
             result[:, run] = (white.square().sum(1) if squared else lengths(white)).t()
     return result.view(batch, height, width)
 
@@ -80,19 +124,17 @@ def mahalanobis_backward(
     )
     if x.numel() > 0:
         deviation = _deviations(x, mean)
-        row, column = torch.tril_indices(channels, channels, device=x.device)
-        for run, factor in _chunks(whitener, channels, dtype):
-            white = factor @ deviation[run]
+        for run, matrix in _chunks(whitener, channels, dtype):
+            white = matrix.apply(deviation[run])
             # From here on the gradient of the whitened deviation.
             if squared:
                 white *= 2 * by_location[run]
             else:
                 length = lengths(white).unsqueeze(1)
                 white = (white / length).masked_fill_(length == 0, 0) * by_location[run]
-            to_x[run] = factor.mT @ white
+            to_x[run] = matrix.transposed(white)
             if need_whitener:
-                outer = white @ deviation[run].mT
-                to_whitener[run] = outer[:, row, column].to(whitener.dtype)
+                to_whitener[run] = matrix.gradient(deviation[run], white).to(whitener.dtype)
     gradient = _maps(to_x, x)
     return (
         as_gradient(gradient, x) if need_x else no_gradient(x),
@@ -104,12 +146,18 @@ def mahalanobis_backward(
 def mahalanobis_plain(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
     """``mahalanobis`` in ops that torch itself differentiates and exports."""
     batch, channels, height, width = x.shape
-    deviation, white = _deviations(x, mean), []
-    packed = whitener.to(deviation.dtype)
-    for start in range(0, channels, _ROWS):
-        end = min(start + _ROWS, channels)
-        white.append(_rows(packed, start, end) @ deviation[:, :end])
-    whole = torch.cat(white, 1)
+    deviation = _deviations(x, mean)
+    stored = whitener.to(deviation.dtype)
+    if whitener.dim() == 2:
+        white = []
+        for start in range(0, channels, _ROWS):
+            end = min(start + _ROWS, channels)
+            white.append(_rows(stored, start, end) @ deviation[:, :end])
+        whole = torch.cat(white, 1)
+    elif whitener.shape[1] > 0:
+        whole = _LowRank(stored).apply(deviation)
+    else:  # other runtimes know no products over nothing
+        whole = deviation
     distance = whole.square().sum(1) if squared else plain_lengths(whole, 1)
     return distance.t().reshape(batch, height, width)
 

@@ -121,6 +121,26 @@ def _extra() -> list[Case]:
                 ),
             ),
         ]
+    # Of the second, 520 channels are too many for shared memory to hold all rows.
+    for words, rank, stored in (("low rank in float16", 6, torch.float16), ("many rows", 70, None)):
+        cases += [
+            Case(
+                "mahalanobis",
+                words,
+                lambda i, r=rank, t=stored: (i.features(), i.mean(), i.low_rank(r, t), False),
+            ),
+            Case(
+                "mahalanobis_backward",
+                words,
+                lambda i, r=rank, t=stored: (
+                    i.location_gradient(),
+                    i.features(),
+                    i.mean(),
+                    i.low_rank(r, t),
+                    *(False, True, True, True),
+                ),
+            ),
+        ]
     return cases
 
 

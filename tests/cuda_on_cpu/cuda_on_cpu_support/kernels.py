@@ -290,7 +290,9 @@ class Kernels:
             mean=view4(mean),
             whitener=whitener.data_ptr(),
             whitener_dtype=dtype_code(whitener),
-            whitener_stride=(ctypes.c_int64 * 2)(*whitener.stride()),
+            whitener_stride=(ctypes.c_int64 * 3)(*whitener.stride()),
+            low_rank=whitener.dim() == 3,
+            rank=whitener.shape[1] if whitener.dim() == 3 else 0,
             squared=squared,
         )
 

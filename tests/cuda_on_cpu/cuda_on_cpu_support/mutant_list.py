@@ -17,6 +17,7 @@ BARRIERS = {
     "warp_theta.cuh": ("warp_affine", 5),
     "mahalanobis.cuh": ("mahalanobis", 2),
     "mahalanobis_backward.cuh": ("mahalanobis", 7),
+    "mahalanobis_low_rank.cuh": ("mahalanobis", 4),
     "refine_pose.cuh": ("refine_pose", 3),
 }
 
@@ -137,6 +138,20 @@ MUTANTS = [
         "mahalanobis_backward.cuh",
         r"if \(b < left\)",
         "if (b <= left)",
+    ),
+    Mutant(
+        "mahalanobis",
+        "off by one",
+        "mahalanobis_low_rank.cuh",
+        r"n < left \? to_float",
+        "n <= left ? to_float",
+    ),
+    Mutant(
+        "mahalanobis",
+        "off by one",
+        "mahalanobis_low_rank.cuh",
+        r"if \(n < left\)",
+        "if (n <= left)",
     ),
     Mutant(
         "mahalanobis",

@@ -40,6 +40,7 @@ def _structs(header: Path) -> None:
 _structs(CSRC / "cpu" / "view.h")
 _structs(CSRC / "common" / "warp_options.h")
 _structs(CSRC / "common" / "pose_inputs.h")
+_structs(CSRC / "common" / "gaussian_inputs.h")
 _structs(CSRC / "cuda" / "launchers.h")
 View4, View3, Labels, Theta = (_TYPES[name] for name in ("View4", "View3", "Labels", "Theta"))
 

@@ -79,6 +79,12 @@ class Inputs:
         packed = self._normal(height * width, channels * (channels + 1) // 2)
         return self._lay(packed.to(dtype or accumulation(self.dtype)))
 
+    def low_rank(self, rank: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Rows of the low-rank form of a whitener, ``[H*W,rank,C]``."""
+        _, channels, height, width = self.shape
+        rows = self._normal(height * width, rank, channels)
+        return self._lay(rows.to(dtype or accumulation(self.dtype)))
+
 
 def short(dtype: torch.dtype) -> str:
     """``torch.float32`` as ``float32``, for test names."""

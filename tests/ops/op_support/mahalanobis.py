@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from op_support import wrong
 from op_support.definitions import root
+from op_support.inputs import Inputs
 from op_support.kinds import Case, Function, Row
 from op_support.wrong import B, C, H, W, f16, f64
 
@@ -28,74 +31,74 @@ def definition(
     *,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """``|L (x - mean)|`` location by location: ``[B,H,W]``."""
+    """``|L (x - mean)|`` location by location: ``[B,H,W]``; of rows V the matrix is I - V^T V."""
     x, mean = x.to(dtype), mean.to(dtype)
     batch, channels, height, width = x.shape
-    factor = unpack(whitener, channels, dtype)
+    if whitener.dim() == 3:
+        v = whitener.to(dtype)
+        matrices = torch.eye(channels, dtype=dtype) - torch.einsum("nrc,nrd->ncd", v, v)
+    else:
+        matrices = unpack(whitener, channels, dtype)
     rows = []
     for b in range(batch):
         for y in range(height):
             for z in range(width):
-                white = factor[y * width + z] @ (x[b, :, y, z] - mean[:, y, z])
+                white = matrices[y * width + z] @ (x[b, :, y, z] - mean[:, y, z])
                 square = white.square().sum()
                 rows.append(square if squared else root(square))
     return torch.stack(rows).view(batch, height, width)
 
 
+# Whiteners by the words that stand for them. Eleven rows are two times four and three, so that no
+# tile of rows is whole.
+WHITENERS: dict[str, Callable[[Inputs], Tensor]] = {
+    "": Inputs.whitener,
+    "low rank": lambda i: i.low_rank(11),
+    "rank 0": lambda i: i.low_rank(0),
+}
+
+
+def _backward(options: str, whitener: Callable[[Inputs], Tensor], squared: bool, *need: bool):
+    return Case(
+        "mahalanobis_backward",
+        options,
+        lambda i: (i.location_gradient(), i.features(), i.mean(), whitener(i), squared, *need),
+    )
+
+
 def _cases() -> list[Case]:
-    name = "mahalanobis"
     cases = []
-    for squared in (False, True):
-        options = "squared" if squared else ""
-        cases += [
-            Case(
-                name,
-                options,
-                lambda i, s=squared: (i.features(), i.mean(), i.whitener(), s),
-            ),
-            Case(
-                f"{name}_backward",
-                options,
-                lambda i, s=squared: (
-                    i.location_gradient(),
-                    i.features(),
-                    i.mean(),
-                    i.whitener(),
-                    s,
-                    True,
-                    True,
-                    True,
+    for form, whitener in WHITENERS.items():
+        for squared in (False, True):
+            options = ",".join(filter(None, (form, "squared" if squared else "")))
+            cases += [
+                Case(
+                    "mahalanobis",
+                    options,
+                    lambda i, w=whitener, s=squared: (i.features(), i.mean(), w(i), s),
                 ),
-            ),
-        ]
-    for need in ((True, False, False), (False, True, False), (False, False, True)):
-        cases.append(
-            Case(
-                f"{name}_backward",
-                "x={:d},mean={:d},whitener={:d}".format(*need),
-                lambda i, need=need: (
-                    i.location_gradient(),
-                    i.features(),
-                    i.mean(),
-                    i.whitener(),
-                    False,
-                    *need,
-                ),
-            )
-        )
-    return cases
+                _backward(options, whitener, squared, True, True, True),
+            ]
+        for need in ((True, False, False), (False, True, False), (False, False, True)):
+            words = "x={:d},mean={:d},whitener={:d}".format(*need)
+            options = ",".join(filter(None, (form, words)))
+            cases.append(_backward(options, whitener, False, *need))
+    return [case for case in cases if case.options == "rank 0" or "rank 0" not in case.options]
 
 
 def _functions() -> list[Function]:
     return [
         Function(
             "mahalanobis",
-            lambda i: (i.features(), i.mean(), i.whitener()),
+            lambda i, w=whitener: (i.features(), i.mean(), w(i)),
             definition,
-            (0, 1, 2),
+            (0, 1) if form == "rank 0" else (0, 1, 2),
             {"squared": squared},
+            given=form,
         )
+        for form, whitener in WHITENERS.items()
         for squared in (False, True)
+        if form != "rank 0" or not squared
     ]
 
 
@@ -117,6 +120,18 @@ WRONG: list[Row] = [
         lambda: (wrong.features(), wrong.mean(), wrong.whitener(H * W, C * C)),
         ValueError,
         ("whitener has shape [30, 16]", "expected [30, 10]", "[H*W, C(C+1)/2] of x", "packed"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(), wrong.mean(), wrong.whitener(H * W, 2, C + 1)),
+        ValueError,
+        (f"whitener has shape [30, 2, {C + 1}]", f"expected [30, R, {C}]", "[H*W, R, C] of x"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (wrong.features(), wrong.mean(), wrong.whitener(H * W, 2, C, dtype=f64)),
+        TypeError,
+        ("whitener has dtype torch.float64", "expected float32, float16 or bfloat16"),
     ),
     (
         "mahalanobis",
@@ -157,7 +172,7 @@ WRONG: list[Row] = [
 CASES = _cases()
 FUNCTIONS = _functions()
 # For checks that are slow or do not depend on the options.
-ONE_OF_EACH = [f for f in FUNCTIONS if not f.options["squared"]]
+ONE_OF_EACH = [f for f in FUNCTIONS if not f.options["squared"] and f.given != "rank 0"]
 
 # Large inputs, for a machine with a GPU.
 LARGE = ((1, 100, 17, 19), (8, 100, 17, 19), (70, 33, 9, 8), (3, 257, 5, 4))

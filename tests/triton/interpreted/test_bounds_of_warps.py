@@ -15,6 +15,7 @@ from fastalign.kernels import (
     mahalanobis,
     mahalanobis_backward,
     mahalanobis_distance,
+    mahalanobis_low_rank,
     warp_affine,
     warp_affine_backward,
     warp_affine_gather,
@@ -128,6 +129,20 @@ MUTANTS = [
         "triangle",
         "mahalanobis_backward(x=0,mean=0,whitener=1)",
         mahalanobis_backward,
+    ),
+    Mutant(
+        mahalanobis_low_rank,
+        "inside = (row < rank)[:, None] & (column < channels)[None, :]",
+        "inside = (column < channels)[None, :]",
+        "_load_rows",
+        "mahalanobis(low rank)",
+    ),
+    Mutant(
+        mahalanobis_low_rank,
+        "inside = (row < rank)[:, None] & here[None, :]",
+        "inside = here[None, :]",
+        "_gradients",
+        "mahalanobis_backward(low rank,x=0,mean=0,whitener=1)",
     ),
 ]
 

@@ -12,6 +12,8 @@ BUDGETS = {
     "mahalanobis_forward": Budget(96, wide_loads="<"),
     "mahalanobis_gradients": Budget(96, wide_loads="<"),
     "mahalanobis_finish": Budget(40),
+    "low_rank_forward": Budget(96, wide_loads="<"),
+    "low_rank_gradients": Budget(96, wide_loads="<"),
 }
 # Small maps, one of them for each kernel and vector width: the prover walks through every thread.
 PROVED = (
@@ -21,13 +23,30 @@ PROVED = (
     ("mahalanobis", (1, 130, 1, 1), "contiguous"),
     ("mahalanobis_backward", (1, 5, 1, 2), "contiguous"),
     ("mahalanobis_backward", (3, 5, 1, 2), "contiguous"),
+    ("mahalanobis(low rank)", (1, 5, 1, 2), "contiguous"),
+    ("mahalanobis(low rank)", (3, 5, 1, 2), "contiguous"),
+    ("mahalanobis_backward(low rank)", (1, 5, 1, 2), "contiguous"),
+    ("mahalanobis_backward(low rank)", (3, 5, 1, 2), "contiguous"),
 )
 
 
-def _gaussian(shape: tuple[int, ...], stored: torch.dtype, words: str, back: bool = False) -> Call:
-    batch, channels, height, width = shape
-    x, mean = maps(*shape), torch.empty(shape[1:])
-    factors = torch.empty(height * width, channels * (channels + 1) // 2, dtype=stored)
+def _factors(shape: tuple[int, ...], stored: torch.dtype, rank: int | None) -> torch.Tensor:
+    _, channels, height, width = shape
+    packed = (channels * (channels + 1) // 2,)
+    sizes = packed if rank is None else (rank, channels)
+    return torch.empty(height * width, *sizes, dtype=stored)
+
+
+def _gaussian(
+    shape: tuple[int, ...],
+    stored: torch.dtype,
+    words: str,
+    back: bool = False,
+    rank: int | None = None,
+) -> Call:
+    batch, _, height, width = shape
+    x, mean = maps(*shape, last=rank is not None), torch.empty(shape[1:])
+    factors = _factors(shape, stored, rank)
     grad = torch.empty(batch, height, width)
     size = " x ".join(map(str, shape))
     moved = size_of(x, mean, factors, grad)
@@ -54,6 +73,10 @@ def launched() -> list[Call]:
         _gaussian((32, 100, 64, 64), single, "float32 factors"),
         _gaussian((1, 1000, 8, 8), single, "float32 factors"),
         _gaussian((1, 100, 64, 64), single, "float32 factors", back=True),
+        _gaussian((1, 176, 64, 64), single, "rank 32, channels_last", rank=32),
+        _gaussian((1, 176, 64, 64), torch.float16, "rank 32 in float16, channels_last", rank=32),
+        _gaussian((32, 176, 64, 64), single, "rank 32, channels_last", rank=32),
+        _gaussian((1, 176, 64, 64), single, "rank 32, channels_last", back=True, rank=32),
     ]
 
 
@@ -62,18 +85,19 @@ def compiled() -> list[Any]:
 
     from fastalign.kernels import mahalanobis as kernels
 
-    def _inputs(shape, dtype, stored):
-        batch, channels, height, width = shape
-        mean = torch.empty((channels, height, width), device="meta")
-        packed = (height * width, channels * (channels + 1) // 2)
-        return maps(shape, dtype), mean, torch.empty(packed, dtype=stored, device="meta")
+    HALF = torch.float16
 
-    def _forward(shape, dtype=torch.float32, stored=torch.float32):
-        return lambda: kernels.mahalanobis(*_inputs(shape, dtype, stored), False)
+    def _inputs(shape, dtype, stored, rank):
+        mean = torch.empty(shape[1:], device="meta")
+        with torch.device("meta"):
+            return maps(shape, dtype), mean, _factors(shape, stored, rank)
 
-    def _backward(shape, dtype=torch.float32, stored=torch.float32):
+    def _forward(shape, dtype=torch.float32, stored=torch.float32, rank=None):
+        return lambda: kernels.mahalanobis(*_inputs(shape, dtype, stored, rank), False)
+
+    def _backward(shape, dtype=torch.float32, stored=torch.float32, rank=None):
         def call():
-            inputs = _inputs(shape, dtype, stored)
+            inputs = _inputs(shape, dtype, stored, rank)
             return kernels.mahalanobis_backward(locations(shape), *inputs, False, True, True, True)
 
         return call
@@ -85,4 +109,10 @@ def compiled() -> list[Any]:
         CompileCase("448 channels", _forward((2, 448, 56, 56))),
         CompileCase("gradients", _backward((8, 100, 64, 64))),
         CompileCase("gradients, 448 channels", _backward((8, 448, 56, 56), torch.float16)),
+        CompileCase("rank 32, one image", _forward((1, 176, 64, 64), rank=32)),
+        CompileCase("rank 32, eight images", _forward((8, 176, 64, 64), rank=32)),
+        CompileCase(
+            "rank 64, 448 channels, float16", _forward((8, 448, 56, 56), HALF, HALF, rank=64)
+        ),
+        CompileCase("gradients, rank 32", _backward((8, 176, 64, 64), rank=32)),
     ]

@@ -1,0 +1,240 @@
+// The tile of mahalanobis: deviations of some locations by location, image and channel, and what is
+// made of them for every form of the whitener.
+#pragma once
+
+#include "limits.h"
+#include "runs.h"
+
+namespace fastalign::FASTALIGN_ISA {
+namespace {
+
+constexpr int kRows = 4;  // of a matrix that are multiplied at once
+#if defined(__AVX512F__)
+constexpr int kImages = 4;  // 4 x 4 sums in 32 registers
+#else
+constexpr int kImages = 2;
+#endif
+constexpr int64_t kAhead =
+    16384;  // bytes of the whitener requested ahead of their use, in L2 by then
+
+// Scratch of one worker; rows of `padded` channels are whole vectors, zero behind the last channel.
+template <class A>
+struct GaussianTile {
+  int64_t channels, padded, images, pixels;
+  A* deviation;  // [pixels][images][padded]
+  A* gradient;   // [pixels][images][padded] of x; backward only
+  A* white;      // [images][padded] A d, then the gradient by it
+  A* mean;       // [pixels][padded]
+  A* squares;    // [images]
+  A* row;        // [pixels]
+  A* products;   // [2][images][rows]: of V with d and with the gradient; low rank only
+  int64_t rows;  // R, rounded up to what is multiplied at once; 0 where packed
+  void* factor;  // what the whitener has for one location, gathered where it is strided
+
+  static int64_t bytes(int64_t padded, int64_t images, int64_t pixels, bool backward, int64_t rows,
+                       int64_t factor_bytes) {
+    return carved<A>(pixels * images * padded) * (backward ? 2 : 1) + carved<A>(images * padded) +
+           carved<A>(pixels * padded) + carved<A>(images) + carved<A>(pixels) +
+           carved<A>(2 * images * rows) + carved<char>(factor_bytes);
+  }
+
+  GaussianTile(char* block, int64_t channel_count, int64_t padded_count, int64_t image_count,
+               int64_t pixel_count, bool backward, int64_t row_count, int64_t factor_bytes)
+      : channels(channel_count),
+        padded(padded_count),
+        images(image_count),
+        pixels(pixel_count),
+        rows(row_count) {
+    Carver carver(block);
+    deviation = carver.take<A>(pixels * images * padded);
+    gradient = backward ? carver.take<A>(pixels * images * padded) : nullptr;
+    white = carver.take<A>(images * padded);
+    mean = carver.take<A>(pixels * padded);
+    squares = carver.take<A>(images);
+    row = carver.take<A>(pixels);
+    products = carver.take<A>(2 * images * rows);
+    factor = carver.take<char>(factor_bytes);
+  }
+};
+
+// Requests [from, to) of the whitener, as far ahead as it pays.
+FASTALIGN_INLINE void prefetch_ahead(const void* from, const void* to) {
+  const char* end = static_cast<const char*>(to) + kAhead;
+  for (const char* at = static_cast<const char*>(from) + kAhead; at < end; at += 64) {
+    prefetch(at);
+  }
+}
+
+template <class A>
+FASTALIGN_INLINE bool in_range(A squared) {
+  return squared >= Limits<A>::low && squared <= Limits<A>::high;
+}
+
+// |white| without squares out of range.
+template <class A>
+__attribute__((noinline)) A careful_length(const A* white, int64_t channels) {
+  A peak = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    const A magnitude = white[c] < 0 ? -white[c] : white[c];
+    peak = magnitude > peak || magnitude != magnitude ? magnitude : peak;
+  }
+  if (peak == A(0)) {
+    return A(0);
+  }
+  A total = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    const A part = white[c] / peak;
+    total += part * part;
+  }
+  return (sizeof(A) == 4 ? static_cast<A>(__builtin_sqrtf(static_cast<float>(total)))
+                         : static_cast<A>(__builtin_sqrt(static_cast<double>(total)))) *
+         peak;
+}
+
+template <class A>
+FASTALIGN_INLINE A root(A value) {
+  if constexpr (sizeof(A) == 4) {
+    return __builtin_sqrtf(value);
+  } else {
+    return __builtin_sqrt(value);
+  }
+}
+
+// white becomes the gradient by L d: d(distance) / d(white) = white / distance, 0 at 0.
+template <class A>
+void white_gradient(const MahalanobisArgs& args, const GaussianTile<A>& t, int64_t location) {
+  const int64_t width = args.x.width();
+  const A* grad = static_cast<const A*>(args.grad.data) + location / width * args.grad.stride[1] +
+                  location % width * args.grad.stride[2];
+  for (int64_t b = 0; b < t.images; ++b) {
+    A* white = t.white + b * t.padded;
+    const A upstream = grad[b * args.grad.stride[0]];
+    A length = 1;
+    if (!args.squared) {
+      const A squared = t.squares[b];
+      length = in_range(squared) ? root(squared) : careful_length(white, t.channels);
+    }
+    for (int64_t c = 0; c < t.channels; ++c) {
+      white[c] = length == A(0)
+                     ? A(0)
+                     : (args.squared ? white[c] * (2 * upstream) : white[c] / length * upstream);
+    }
+  }
+}
+
+// The channels of one pixel, where they are neighbours in memory: to(channel, values) for each
+// vector.
+template <class S, class To>
+FASTALIGN_INLINE void read_channels(const S* pixel, int64_t channels, To&& to) {
+  constexpr int64_t lanes = kLanes<Acc<S>>;
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) {
+    to(c, load_acc(pixel + c));
+  }
+  if (c < channels) {
+    to(c, load_first(pixel + c, channels - c));
+  }
+}
+
+FASTALIGN_INLINE bool is_by_channel(const View4& view) {
+  return view.stride[1] == 1 && view.stride[3] != 1;
+}
+
+// x - mean of `count` pixels from `first`, transposed into the tile; zero behind the last channel.
+template <class S>
+void read_deviations(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t, int64_t first,
+                     int64_t count) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>;
+  const int64_t channels = t.channels, padded = t.padded, images = t.images;
+  const PixelWalk mean_walk = pixel_walk(args.mean), walk = pixel_walk(args.x);
+  const auto clear_behind = [&](A* vector) {
+    for (int64_t c = channels; c < padded; ++c) {
+      vector[c] = 0;
+    }
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    clear_behind(t.mean + i * padded);
+  }
+  if (is_by_channel(args.mean)) {
+    for (int64_t i = 0; i < count; ++i) {
+      const A* pixel = plane_of<A>(args.mean, 0, 0) + pixel_offset(mean_walk, first + i);
+      read_channels(pixel, channels, [&](int64_t c, const Vec<A>& values) {
+        store(t.mean + i * padded + c, values);
+      });
+    }
+  } else {
+    for (int64_t c = 0; c < channels; ++c) {
+      read_run(plane_of<A>(args.mean, 0, c), mean_walk, first, count, count, t.row);
+      for (int64_t i = 0; i < count; ++i) {
+        t.mean[i * padded + c] = t.row[i];
+      }
+    }
+  }
+  for (int64_t b = 0; b < images; ++b) {
+    if (is_by_channel(args.x)) {
+      for (int64_t i = 0; i < count; ++i) {
+        const S* pixel = plane_of<S>(args.x, b, 0) + pixel_offset(walk, first + i);
+        A* to = t.deviation + (i * images + b) * padded;
+        clear_behind(to);
+        read_channels(pixel, channels, [&](int64_t c, const Vec<A>& values) {
+          store(to + c, values - load(t.mean + i * padded + c));
+        });
+      }
+      continue;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      read_run(plane_of<S>(args.x, b, c), walk, first, count, count, t.row);
+      for (int64_t i = 0; i < count; ++i) {
+        t.deviation[(i * images + b) * padded + c] = t.row[i];
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      A* to = t.deviation + (i * images + b) * padded;
+      clear_behind(to);
+      for (int64_t c = 0; c < padded; c += lanes) {
+        store(to + c, load(to + c) - load(t.mean + i * padded + c));
+      }
+    }
+  }
+}
+
+// Writes the tile's gradients of x, and minus their sums over the images as those of the mean.
+template <class S>
+void write_gradients(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t, int64_t first,
+                     int64_t count) {
+  using A = Acc<S>;
+  const int64_t padded = t.padded, images = t.images, pixels = args.x.pixels();
+  if (args.dmean != nullptr) {
+    A* to = static_cast<A*>(args.dmean);
+    for (int64_t c = 0; c < t.channels; ++c) {
+      for (int64_t i = 0; i < count; ++i) {
+        A sum = 0;
+        for (int64_t b = 0; b < images; ++b) {
+          sum += t.gradient[(i * images + b) * padded + c];
+        }
+        to[c * pixels + first + i] = -sum;
+      }
+    }
+  }
+  if (args.dx.data == nullptr) {
+    return;
+  }
+  const PixelWalk walk = pixel_walk(args.dx);
+  const bool by_channel = is_by_channel(args.dx);
+  for (int64_t b = 0; b < images; ++b) {
+    for (int64_t i = 0; by_channel && i < count; ++i) {
+      write_stretch(plane_of<S>(args.dx, b, 0) + pixel_offset(walk, first + i), 1, t.channels,
+                    t.gradient + (i * images + b) * padded);
+    }
+    for (int64_t c = 0; !by_channel && c < t.channels; ++c) {
+      for (int64_t i = 0; i < count; ++i) {
+        t.row[i] = t.gradient[(i * images + b) * padded + c];
+      }
+      write_run(plane_of<S>(args.dx, b, c), walk, first, count, t.row);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastalign::FASTALIGN_ISA
