@@ -15,6 +15,7 @@ from fastalign.cli.export import export
 from fastalign.cli.fit import fit
 from fastalign.cli.info import info
 from fastalign.cli.predict import predict
+from fastalign.cli.serve import serve
 from fastalign.cli.threshold import threshold
 from fastalign.cli.watch import watch
 from fastalign.load import wait_passively
@@ -58,7 +59,7 @@ def _common(
     pass
 
 
-for _command in (fit, evaluate, predict, watch, threshold, export, bench, info, demo):
+for _command in (fit, evaluate, predict, watch, serve, threshold, export, bench, info, demo):
     app.command()(_command)
 
 

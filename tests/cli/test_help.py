@@ -10,6 +10,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "watch",
+    "serve",
     "threshold",
     "export",
     "bench",

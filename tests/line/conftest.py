@@ -41,6 +41,11 @@ class BrightModel(torch.nn.Module):
         return {"evidence": {}, "alignment": {"used": False}}
 
 
+@pytest.fixture(scope="session")
+def model_class():
+    return BrightModel
+
+
 @pytest.fixture
 def model():
     return BrightModel()

@@ -112,12 +112,13 @@ def test_a_file_is_judged_when_it_is_complete(tmp_path, running, write_picture):
     lines, _ = running(patience=20)
     target = tmp_path / "in" / "slow.png"
     with target.open("wb") as file:
-        for start in range(0, len(whole), 40):
-            file.write(whole[start : start + 40])
+        quarter = len(whole) // 4
+        for end in (quarter, 2 * quarter, 3 * quarter, len(whole)):
+            assert lines == []
+            file.write(whole[file.tell() : end])
             file.flush()
             # Longer than a file has to stay as it is.
-            time.sleep(0.05)
-            assert lines == []
+            time.sleep(0.06)
     wait_for(lambda: lines)
     assert [line["verdict"] for line in lines] == ["anomaly"]
 

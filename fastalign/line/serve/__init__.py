@@ -1,0 +1,1 @@
+"""Photographs are judged over HTTP, and a page shows the last ones; needs ``fastalign[serve]``."""

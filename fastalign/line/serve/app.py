@@ -1,0 +1,285 @@
+"""The application: what can be asked, and the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from fastalign.errors import InputError
+from fastalign.line.journal import PHOTOGRAPH, Journal, key_of
+from fastalign.line.scorer import LineScorer, Photograph, told
+from fastalign.line.serve.guard import Guard
+from fastalign.line.serve.metrics import TEXT, Metrics
+from fastalign.line.serve.recent import TRUTHS, Recent, Shown
+from fastalign.line.serve.settings import Settings
+from fastalign.line.serve.worker import Busy, Worker, decode_bytes
+
+FEEDBACK = "feedback"
+# A photograph is no form: a page elsewhere cannot send these kinds without asking first.
+_KINDS = re.compile(r"image/[\w.+-]+|application/octet-stream", re.ASCII)
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+_MOST_JSON = 10_000
+_PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+
+
+class Service:
+    """Judges photographs for the application.
+
+    Args:
+        scorer: the model's.
+        settings: limits.
+        about: what the page and ``/health`` say of the model: name, version.
+        read: reads a photograph's file.
+        journal: has a line for each verdict before it is told; None: nothing is kept.
+    """
+
+    def __init__(
+        self,
+        scorer: LineScorer,
+        settings: Settings,
+        about: dict[str, Any],
+        read: Callable[[Path], Photograph],
+        journal: Journal | None,
+    ) -> None:
+        self.settings, self.about, self.limits = settings, about, scorer.limits
+        self._read, self._journal = read, journal
+        self.worker = Worker(scorer, settings.most_waiting)
+        self.recent = Recent(settings.kept, scorer.limits.pixel)
+        self.metrics = Metrics(about["version"], about["model"], lambda: self.worker.waiting)
+        self._under_way = 0
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those whose photographs are taken in and judged at once."""
+        if self._under_way >= self.settings.most_waiting:
+            raise _busy()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def score(self, data: bytes, name: str, key: str | None, with_map: bool) -> Any:
+        """The verdict on a photograph's file, as it is answered."""
+        began = time.monotonic()
+        try:
+            return await asyncio.wait_for(
+                self._score(data, name, key, with_map, began), self.settings.seconds
+            )
+        except asyncio.TimeoutError:
+            raise HTTPException(504, "there was no verdict in time; try again later") from None
+
+    async def _score(
+        self, data: bytes, name: str, key: str | None, with_map: bool, began: float
+    ) -> Any:
+        try:
+            image = await anyio.to_thread.run_sync(decode_bytes, data, name, self._read)
+        except InputError as error:
+            raise HTTPException(422, str(error)) from None
+        try:
+            row, scores = await asyncio.wrap_future(self.worker.judge(name, image))
+        except Busy:
+            raise _busy() from None
+        seconds = time.monotonic() - began
+
+        def keep() -> dict[str, Any]:
+            stamp = datetime.now().astimezone().isoformat(timespec="milliseconds")
+            line = {"id": uuid.uuid4().hex, **told(row), "bytes": len(data)}
+            known = key_of(f"key\0{key}") if key else key_of(line["id"])
+            repeated = self._journal is not None and self._journal.knows(known)
+            if self._journal is not None and not repeated:
+                about = {**line, "key": known, "notify": False}
+                stamp = self._journal.add(PHOTOGRAPH, about)["time"]
+            line = {**line, "time": stamp, "repeated": repeated}
+            if not repeated:
+                self.recent.add(line, image, scores)
+                self.metrics.judged(line["verdict"], seconds)
+            return line
+
+        # To its end, once the journal may have the line, whoever still waits.
+        line = await asyncio.shield(anyio.to_thread.run_sync(keep))
+        if with_map:
+            values = base64.b64encode(np.ascontiguousarray(scores, "<f4").tobytes())
+            shape = list(scores.shape)
+            line = {**line, "map": {"shape": shape, "dtype": "<f4", "base64": values.decode()}}
+        return line
+
+    def feedback(self, name: str, truth: str | None) -> Shown | None:
+        """Keep what somebody says of a photograph; None where it is not there any more."""
+        shown = self.recent.judge(name, truth)
+        if shown is not None and self._journal is not None:
+            about = {key: shown.line[key] for key in ("id", "path", "verdict", "score")}
+            self._journal.add(FEEDBACK, {**about, "truth": truth})
+        return shown
+
+
+def make_app(service: Service) -> Any:
+    """The application of a service, guarded."""
+    app = FastAPI(title="fastalign", docs_url=None, redoc_url=None, openapi_url=None)
+    settings = service.settings
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        return _json({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> Response:
+        # What went wrong inside is for the server's own log.
+        return _json({"error": "an error of the server; its log says more"}, 500)
+
+    @app.post("/score")
+    async def score(request: Request) -> Response:
+        _only(request, {"name", "map"})
+        name = request.query_params.get("name", "photograph")
+        if not _NAME.fullmatch(name):
+            raise HTTPException(400, "name: 1 to 200 characters, none of them a control character")
+        wanted = request.query_params.get("map", "0")
+        if wanted not in ("0", "1"):
+            raise HTTPException(400, "map: 0 or 1")
+        key = request.headers.get("idempotency-key")
+        if key is not None and not _KEY.fullmatch(key):
+            raise HTTPException(400, "Idempotency-Key: 1 to 200 visible characters of ASCII")
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not _KINDS.fullmatch(kind):
+            raise HTTPException(
+                415, "send the bytes of a photograph's file as image/* or application/octet-stream"
+            )
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise HTTPException(415, "send the file as it is, without Content-Encoding")
+        # Before anything is read: what waits takes memory.
+        with service.place():
+            data = await _body(request, settings.most_bytes, settings.seconds)
+            return _json(await service.score(data, name, key, wanted == "1"))
+
+    @app.get("/health")
+    async def health() -> Response:
+        alive = service.worker.alive
+        return _json({"status": "ok" if alive else "broken"}, 200 if alive else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=TEXT)
+
+    @app.get("/photographs")
+    async def photographs(request: Request) -> Response:
+        _only(request, {"changes"})
+        if request.query_params.get("changes") == str(service.recent.changes):
+            return Response(status_code=204)
+        limits = service.limits
+        about = {"image_threshold": limits.image, "pixel_threshold": limits.pixel}
+        return _json({**service.about, **about, **service.recent.summary()})
+
+    @app.get("/photographs/{name}/{what}")
+    async def picture(name: str, what: str) -> Response:
+        shown = _known(service.recent.get(name))
+        if what == "photo.jpg":
+            return Response(shown.photo, media_type="image/jpeg")
+        if what == "heat.png":
+            return Response(shown.heat, media_type="image/png")
+        if what == "map.npy":
+            buffer = io.BytesIO()
+            np.save(buffer, shown.map, allow_pickle=False)
+            return Response(buffer.getvalue(), media_type="application/octet-stream")
+        if what == "verdict.json":
+            return _json({**shown.line, "truth": shown.truth})
+        raise HTTPException(404, "photo.jpg, heat.png, map.npy or verdict.json")
+
+    @app.post("/photographs/{name}/feedback")
+    async def feedback(name: str, request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise HTTPException(415, "send application/json")
+        try:
+            given = json.loads(await _body(request, _MOST_JSON, settings.seconds))
+        except (ValueError, RecursionError):
+            raise HTTPException(400, "this is no JSON") from None
+        if not (isinstance(given, dict) and set(given) == {"truth"}):
+            raise HTTPException(400, 'send {"truth": "good"}, "anomaly" or null')
+        truth = given["truth"]
+        if not (truth is None or (isinstance(truth, str) and truth in TRUTHS)):
+            raise HTTPException(400, 'truth: "good", "anomaly" or null')
+        shown = await anyio.to_thread.run_sync(service.feedback, name, truth)
+        return _json(_known(shown).summary())
+
+    for place, file in (("/", "page.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        app.add_api_route(place, _static(file), methods=["GET"])
+    return Guard(app, settings, service.metrics.refused)
+
+
+def _static(name: str) -> Callable[[], Any]:
+    content = files("fastalign.line.serve").joinpath(name).read_bytes()
+
+    async def answer() -> Response:
+        return Response(content, media_type=_PAGE[name])
+
+    return answer
+
+
+def _only(request: Request, names: set[str]) -> None:
+    given = [name for name, _ in request.query_params.multi_items()]
+    if not set(given) <= names or len(given) != len(set(given)):
+        raise HTTPException(400, f"the query may have each once: {', '.join(sorted(names))}")
+
+
+def _known(shown: Shown | None) -> Shown:
+    if shown is None:
+        raise HTTPException(404, "no such photograph among the last ones")
+    return shown
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "too many photographs wait; try again", {"Retry-After": "1"})
+
+
+async def _body(request: Request, most: int, seconds: float) -> bytes:
+    """What was sent, as far as it is allowed."""
+    stated = request.headers.get("content-length")
+    if stated is not None and int(stated) > most:
+        raise _too_large(most)
+
+    async def read() -> bytes:
+        chunks, length = [], 0
+        async for chunk in request.stream():
+            length += len(chunk)
+            if length > most:
+                raise _too_large(most)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    try:
+        data = await asyncio.wait_for(read(), seconds)
+    except asyncio.TimeoutError:
+        words = f"the body did not come within {seconds:g} s"
+        raise HTTPException(408, words, {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection was closed") from None
+    if not data:
+        raise HTTPException(400, "the body is empty")
+    return data
+
+
+def _too_large(most: int) -> HTTPException:
+    return HTTPException(413, f"more than the {most} bytes that are taken", {"Connection": "close"})
+
+
+def _json(document: Any, status: int = 200, headers: Any = None) -> Response:
+    text = json.dumps(document, allow_nan=False)
+    return Response(text, status, dict(headers or {}), media_type="application/json")

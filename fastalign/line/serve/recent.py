@@ -1,0 +1,116 @@
+"""The last photographs, small, for the page."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fastalign.line.scorer import Photograph
+from fastalign.report.gallery import fit_inside
+from fastalign.report.heat import heat_rgba, scale_limits
+
+_SIDE, _HEAT_SIDE = 640, 256
+TRUTHS = ("good", "anomaly")
+
+
+@dataclass
+class Shown:
+    """One photograph of the page.
+
+    Attributes:
+        number: from 1, in the order of verdicts.
+        line: what was said of it.
+        photo: a JPEG of it.
+        heat: its map in colour, a PNG with transparent places.
+        map: float32 ``[H,W]``.
+        truth: what somebody has said it is, ``"good"`` or ``"anomaly"``; None: nothing.
+    """
+
+    number: int
+    line: dict[str, Any]
+    photo: bytes
+    heat: bytes
+    map: npt.NDArray[np.float32]
+    truth: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """What the page needs of it."""
+        names = ("id", "path", "time", "score", "relative", "verdict", "reason", "width", "height")
+        about = {name: self.line[name] for name in names}
+        regions = len(self.line["regions"])
+        return {"number": self.number, **about, "regions": regions, "truth": self.truth}
+
+
+class Recent:
+    """The last so many photographs; safe for several threads.
+
+    Args:
+        most: how many.
+        pixel_threshold: for the colours.
+    """
+
+    def __init__(self, most: int, pixel_threshold: float | None) -> None:
+        self._most = most
+        self._threshold = math.nan if pixel_threshold is None else pixel_threshold
+        self._shown: OrderedDict[str, Shown] = OrderedDict()
+        self._lock = threading.Lock()
+        self._changes = self._number = 0
+
+    def add(self, line: dict[str, Any], image: Photograph, scores: npt.NDArray[np.float32]) -> None:
+        """Take a photograph in, and let the oldest go."""
+        photo, heat = self._pictures(image, scores)
+        with self._lock:
+            self._number += 1
+            self._changes += 1
+            self._shown[line["id"]] = Shown(self._number, line, photo, heat, scores)
+            while len(self._shown) > self._most:
+                self._shown.popitem(last=False)
+
+    def get(self, name: str) -> Shown | None:
+        """By its id; None for one that is not there any more."""
+        with self._lock:
+            return self._shown.get(name)
+
+    def judge(self, name: str, truth: str | None) -> Shown | None:
+        """Keep what somebody says of a photograph."""
+        with self._lock:
+            shown = self._shown.get(name)
+            if shown is not None:
+                shown.truth = truth
+                self._changes += 1
+            return shown
+
+    def summary(self) -> dict[str, Any]:
+        """All of them, the newest first, and a number that changes with them."""
+        with self._lock:
+            shown = [item.summary() for item in reversed(self._shown.values())]
+            return {"changes": self._changes, "judged": self._number, "photographs": shown}
+
+    @property
+    def changes(self) -> int:
+        """A number that changes with what :meth:`summary` says."""
+        return self._changes
+
+    def _pictures(self, image: Photograph, scores: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
+        width, height = fit_inside(image.shape[1], image.shape[0], _SIDE)
+        photo = Image.fromarray(image).resize(
+            (width, height), Image.Resampling.BOX, reducing_gap=2.0
+        )
+        low, high = scale_limits(self._threshold, scores)
+        heat = Image.fromarray(heat_rgba(scores, low, high))
+        heat.thumbnail((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BOX)
+        return _encoded(photo, "JPEG", quality=80), _encoded(heat, "PNG")
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()

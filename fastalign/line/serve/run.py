@@ -1,0 +1,136 @@
+"""``fastalign serve``: the application on a port, until it is told to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastalign.data import Depth, load_image
+from fastalign.engine.runfolder import reserve
+from fastalign.engine.scoring import stored_depth, thresholds
+from fastalign.errors import BackendError, InputError, extra
+from fastalign.line.journal import JOURNAL, Journal
+from fastalign.line.scorer import LineScorer
+from fastalign.line.serve.settings import Settings
+from fastalign.numeric import real_number
+
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+# Connections beyond those that may be judged: pages, health checks, metrics.
+_OTHERS = 64
+_LARGEST_HEAD = 16_384
+
+
+def require() -> None:
+    """Make sure that what the server needs is installed.
+
+    Raises:
+        BackendError: it is not; the message has the line that installs it.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise BackendError(
+            f"fastalign serve needs {' and '.join(missing)}, which this installation has not; "
+            f"install them with: {extra('serve')}"
+        )
+
+
+def serve(
+    model: FYD,
+    settings: Settings,
+    *,
+    model_name: str,
+    out: str | os.PathLike[str] | None = None,
+    threshold: float | None = None,
+    pixel_threshold: float | None = None,
+    least_area: float = 0.0,
+    depth: Depth | None = None,
+    started: Callable[[str], Any] | None = None,
+) -> None:
+    """Judge photographs over HTTP until SIGTERM or Ctrl-C; what is being judged is answered.
+
+    Args:
+        model: a fitted model; the device it is on is used, by one thread.
+        settings: limits, and who may ask.
+        model_name: for the page.
+        out: folder for ``verdicts.jsonl``, in which a line is on the disk before its verdict is
+            told, and feedback; None: nothing is kept.
+        threshold, pixel_threshold, least_area: as in :func:`fastalign.engine.predict_paths`.
+        depth: of 16-bit files that state none, in place of the model's.
+        started: told the address, once requests are answered.
+
+    Raises:
+        BackendError: a package is missing.
+        ConfigError: an option has no such value.
+        InputError: the address is taken, or ``out`` cannot be written or belongs to another run.
+    """
+    require()
+    import uvicorn
+
+    import fastalign
+    from fastalign.line.serve.app import Service, make_app
+
+    limits = thresholds(model).given(threshold, pixel_threshold)
+    least_area = real_number("least area", least_area, 0)
+    scorer = LineScorer(model, limits, least_area=least_area, depth=depth)
+    read = partial(load_image, depth=depth or stored_depth(model), most_pixels=settings.most_pixels)
+    with ExitStack() as stack:
+        journal = None
+        if out is not None:
+            stack.enter_context(reserve(Path(out)))
+            journal = Journal(Path(out) / JOURNAL)
+            stack.callback(journal.close)
+            journal.add("begin", {"image_threshold": limits.image, "model": model_name})
+        about = {"model": model_name, "version": fastalign.__version__, "kept": out is not None}
+        service = Service(scorer, settings, about, read, journal)
+        config = uvicorn.Config(
+            make_app(service),
+            host=settings.host,
+            port=settings.port,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            limit_concurrency=settings.most_waiting + _OTHERS,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=int(settings.seconds) + 1,
+            h11_max_incomplete_event_size=_LARGEST_HEAD,
+        )
+        server = make_server(config, started)
+        service.worker.start()
+        stack.callback(service.worker.stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                server.run()
+            except SystemExit as error:
+                # uvicorn has told why in its log, and ends the process.
+                raise InputError(
+                    f"{settings.host}:{settings.port}: cannot listen there; is another server on "
+                    "it? Give another --port, or 0 for any that is free."
+                ) from error
+
+
+def make_server(config: Any, started: Callable[[str], Any] | None) -> Any:
+    """A server that tells its address when it answers."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started and started is not None:
+                host, port = self.servers[0].sockets[0].getsockname()[:2]
+                shown = f"[{host}]" if ":" in host else host
+                started(f"http://{shown}:{port}/")
+
+    return Server(config)

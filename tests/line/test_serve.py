@@ -1,0 +1,502 @@
+"""A server on a free port of this machine, asked as anybody asks, and as nobody should."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from fastalign.engine.predict import predict_paths
+from fastalign.errors import ConfigError
+from fastalign.line.serve import run
+from fastalign.line.serve.settings import Settings
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: '.[serve]'")
+pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: '.[serve]'")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: '.[serve]'")
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+TOKEN = "a-token-that-nobody-guesses"
+
+
+class Client:
+    """Requests to one server."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.host, _, port = address.removeprefix("http://").strip("/").rpartition(":")
+        self.port = int(port)
+
+    def ask(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return answer, answer.read()
+        finally:
+            connection.close()
+
+    def get(self, path, **headers):
+        answer, body = self.ask("GET", path, headers=headers)
+        assert answer.status == 200, body
+        return body
+
+    def score(self, data, query="", **headers):
+        answer, body = self.ask(
+            "POST", f"/score{query}", data, {"Content-Type": "image/png", **headers}
+        )
+        return answer.status, json.loads(body)
+
+    def raw(self, data):
+        """Bytes as they are; what comes back, until the server closes or falls silent."""
+        with socket.create_connection((self.host, self.port), timeout=5) as connection:
+            parts = []
+            # A server that has heard enough closes, whatever else is sent.
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(data)
+                while part := connection.recv(65536):
+                    parts.append(part)
+                    head, _, body = b"".join(parts).partition(b"\r\n\r\n")
+                    stated = re.search(rb"content-length: (\d+)", head, re.I)
+                    if stated and len(body) >= int(stated[1]):
+                        break
+            return b"".join(parts)
+
+
+@contextlib.contextmanager
+def serving(model, monkeypatch, **options):
+    """A server in a thread of this process."""
+    out = options.pop("out", None)
+    servers, addresses = [], []
+    made = run.make_server
+
+    def make(*arguments):
+        servers.append(made(*arguments))
+        return servers[-1]
+
+    monkeypatch.setattr(run, "make_server", make)
+    ready = threading.Event()
+
+    def started(address):
+        addresses.append(address)
+        ready.set()
+
+    settings = Settings(**{"port": 0, **options})
+    thread = threading.Thread(
+        target=run.serve,
+        args=(model, settings),
+        kwargs={"model_name": "part.safetensors", "out": out, "started": started},
+    )
+    thread.start()
+    assert ready.wait(20)
+    try:
+        yield Client(addresses[0])
+    finally:
+        servers[0].should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def serve(model, monkeypatch):
+    return lambda **options: serving(model, monkeypatch, **options)
+
+
+@pytest.fixture
+def png(make_picture):
+    """The bytes of a photograph."""
+
+    def make(defect=False, size=(32, 48)):
+        buffer = io.BytesIO()
+        make_picture(defect, size).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make
+
+
+def test_a_verdict_is_that_of_predict_and_in_the_journal_before_it_is_told(
+    serve, png, tmp_path, model, read_lines
+):
+    data = png(defect=True)
+    (tmp_path / "bad.png").write_bytes(data)
+    (item,) = predict_paths(
+        model,
+        tmp_path / "bad.png",
+        tmp_path / "predict",
+        outputs=["map"],
+        gallery_images=0,
+        map_format="npy",
+    ).images
+    with serve(out=tmp_path / "out") as client:
+        status, told = client.score(data, "?name=bad.png&map=1")
+        assert status == 200
+        (line,) = read_lines(tmp_path / "out", "photograph")
+        scores = np.frombuffer(base64.b64decode(told["map"]["base64"]), "<f4")
+        kept = np.load(io.BytesIO(client.get(f"/photographs/{told['id']}/map.npy")))
+        # Whatever is sent again under one key has one line.
+        keys = {"Idempotency-Key": "bad.png@12:00"}
+        first, again = (client.score(data, **keys)[1] for _ in range(2))
+    assert (told["score"], told["verdict"]) == (item.score, "anomaly")
+    assert told["regions"] == [region.to_json() for region in item.regions] != []
+    assert (told["path"], told["width"], told["height"]) == ("bad.png", 48, 32)
+    assert told["map"]["shape"] == [16, 24] == list(kept.shape)
+    assert (scores == kept.ravel()).all() and kept.max() == np.float32(item.score)
+    assert {name: told[name] for name in ("id", "score", "regions")} == {
+        name: line[name] for name in ("id", "score", "regions")
+    }
+    assert (first["repeated"], again["repeated"]) == (False, True)
+    assert first["score"] == again["score"]
+    assert len(read_lines(tmp_path / "out", "photograph")) == 2
+
+
+def test_health_metrics_and_the_last_photographs(serve, png):
+    with serve(kept=3) as client:
+        assert json.loads(client.get("/health")) == {"status": "ok"}
+        for index in range(5):
+            client.score(png(index % 2 == 1), f"?name={index}.png")
+        client.score(b"no image")
+        last = json.loads(client.get("/photographs"))
+        assert [photo["path"] for photo in last["photographs"]] == ["4.png", "3.png", "2.png"]
+        assert last["judged"] == 5 and last["image_threshold"] == 0.25
+        answer, body = client.ask("GET", f"/photographs?changes={last['changes']}")
+        assert (answer.status, body) == (204, b"")
+        one = last["photographs"][0]["id"]
+        assert client.get(f"/photographs/{one}/photo.jpg").startswith(b"\xff\xd8")
+        assert client.get(f"/photographs/{one}/heat.png").startswith(b"\x89PNG")
+        text = client.get("/metrics").decode()
+    assert 'fastalign_photographs_total{verdict="good"} 3.0' in text
+    assert 'fastalign_photographs_total{verdict="anomaly"} 2.0' in text
+    assert 'fastalign_refused_total{status="422"} 1.0' in text
+    assert "fastalign_seconds_count 5.0" in text and "fastalign_waiting 0.0" in text
+    assert 'model="part.safetensors"' in text
+    # Every line is one that Prometheus reads.
+    pattern = r'[a-z_]+(\{([a-z_]+="[^"\n]*",?)+\})? \S+'
+    assert all(
+        re.fullmatch(pattern, line) for line in text.splitlines() if not line.startswith("#")
+    )
+
+
+def test_what_somebody_says_of_a_photograph_is_kept(serve, png, tmp_path, read_lines):
+    with serve(out=tmp_path / "out") as client:
+        _, told = client.score(png())
+        path, kind = f"/photographs/{told['id']}/feedback", {"Content-Type": "application/json"}
+        for truth in ("anomaly", None, "good"):
+            answer, body = client.ask("POST", path, json.dumps({"truth": truth}), kind)
+            assert answer.status == 200 and json.loads(body)["truth"] == truth
+        (photo,) = json.loads(client.get("/photographs"))["photographs"]
+        assert photo["truth"] == "good"
+    said = read_lines(tmp_path / "out", "feedback")
+    assert [line["truth"] for line in said] == ["anomaly", None, "good"]
+    assert {line["id"] for line in said} == {told["id"]}
+
+
+# Bad requests -------------------------------------------------------------------------------------
+
+
+def bomb(width=40_000, height=40_000):
+    """A small PNG that says it is huge."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100_000))
+        + chunk(b"IEND", b"")
+    )
+
+
+IMAGE = {"Content-Type": "image/png"}
+JSON = {"Content-Type": "application/json"}
+NOBODY = "/photographs/nobody/feedback"
+# What is asked: method, path, body, headers; the status, and a word of the error.
+BAD = {
+    "an empty body": ("POST", "/score", b"", IMAGE, 400, "empty"),
+    "no image": ("POST", "/score", b"GET / HTTP/1.1", IMAGE, 422, "photograph"),
+    "a torn image": ("POST", "/score", "torn", IMAGE, 422, "photograph"),
+    "a bomb": ("POST", "/score", bomb(), IMAGE, 422, "40000 x 40000 pixels"),
+    "a large body": ("POST", "/score", b"x" * 200_001, IMAGE, 413, "200000 bytes"),
+    "a pickle": ("POST", "/score", b"\x80\x04K\x01.", IMAGE, 422, "photograph"),
+    "objects of numpy": (
+        "POST",
+        "/score",
+        b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, 'shape': (4, 4)}"
+        + b" " * 13
+        + b"\n",
+        IMAGE,
+        422,
+        "photograph",
+    ),
+    "a script as svg": ("POST", "/score", b"<svg><script/></svg>", IMAGE, 422, "photograph"),
+    "a form": ("POST", "/score", b"a=b", {"Content-Type": "text/plain"}, 415, "image"),
+    "no kind": ("POST", "/score", b"a=b", {}, 415, "image"),
+    "packed": ("POST", "/score", b"x", {**IMAGE, "Content-Encoding": "gzip"}, 415, "as it is"),
+    "a name with a control character": ("POST", "/score?name=a%0Ab", b"x", IMAGE, 400, "name"),
+    "a long name": ("POST", "/score?name=" + "n" * 201, b"x", IMAGE, 400, "name"),
+    "two names": ("POST", "/score?name=a&name=b", b"x", IMAGE, 400, "once"),
+    "another query": ("POST", "/score?path=/etc/passwd", b"x", IMAGE, 400, "once"),
+    "map=yes": ("POST", "/score?map=yes", b"x", IMAGE, 400, "map"),
+    "a long key": ("POST", "/score", b"x", {**IMAGE, "Idempotency-Key": "k" * 201}, 400, "Key"),
+    "GET /score": ("GET", "/score", None, {}, 405, "Allowed"),
+    "a path that is not there": ("GET", "/etc/passwd", None, {}, 404, "Found"),
+    "a path upwards": ("GET", "/photographs/../../etc/passwd", None, {}, 404, "Found"),
+    "the same, encoded": ("GET", "/photographs/%2e%2e/photo.jpg", None, {}, 404, "photograph"),
+    "a picture of nobody": ("GET", "/photographs/nobody/photo.jpg", None, {}, 404, "photograph"),
+    "the pages of the framework": ("GET", "/docs", None, {}, 404, "Found"),
+    "feedback on nobody": ("POST", NOBODY, b'{"truth": "good"}', JSON, 404, "photograph"),
+    "feedback that is no JSON": ("POST", NOBODY, b"{", JSON, 400, "JSON"),
+    "JSON that is deep": ("POST", NOBODY, b"[" * 9_000, JSON, 400, "JSON"),
+    "JSON that is large": ("POST", NOBODY, b" " * 10_001, JSON, 413, "10000"),
+    "another truth": ("POST", NOBODY, b'{"truth": ["good"]}', JSON, 400, "truth"),
+    "other fields": ("POST", NOBODY, b'{"truth": "good", "x": 1}', JSON, 400, "truth"),
+    "feedback of a form": ("POST", NOBODY, b"truth=good", {}, 415, "json"),
+    "another host": ("GET", "/photographs", None, {"Host": "evil.example"}, 421, "name"),
+    "another page": ("GET", "/photographs", None, {"Sec-Fetch-Site": "cross-site"}, 403, "pages"),
+}
+
+
+@pytest.fixture(scope="module")
+def strict_client(model_class):
+    """One server for requests that change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        with serving(model_class(), patch, most_bytes=200_000) as client:
+            yield client
+
+
+def test_bad_requests_get_an_error_and_nothing_else(serve, png, tmp_path, capfd):
+    with serve(most_bytes=200_000, most_pixels=1_000_000, out=tmp_path / "out") as client:
+        for what, (method, path, body, headers, status, word) in BAD.items():
+            body = png()[:60] if body == "torn" else body
+            answer, text = client.ask(method, path, body, headers)
+            error = json.loads(text)
+            assert (answer.status, set(error)) == (status, {"error"}), what
+            assert word in error["error"], (what, error)
+            # Nothing of this machine is told.
+            assert not re.search(r"/tmp|Traceback|fastalign-|\.py", error["error"]), (what, error)
+        assert client.score(png())[0] == 200
+    assert not (tmp_path / "etc").exists()
+    journal = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
+    assert len(journal) == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5, 6\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 400_000 + b"\r\n\r\n",
+        b"GET /health HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_next_one_answered(strict_client, request_):
+    answer = strict_client.raw(request_ + b"\r\n\r\n")
+    assert not answer or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 421")), answer[:100]
+    assert json.loads(strict_client.get("/health")) == {"status": "ok"}
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(serve, png):
+    with serve(seconds=0.3) as client:
+        head = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+        answer = client.raw(head + b"Content-Length: 1000\r\n\r\nabc")
+        assert answer.startswith(b"HTTP/1.1 408")
+        # A body of unknown length that is too large.
+        chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        answer = client.raw(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert client.score(png())[0] == 200
+
+
+def test_more_than_may_wait_are_turned_away_and_slow_ones_told_so(serve, png, model):
+    scored, may_go_on = model.predict_detail, threading.Event()
+
+    def slow(images):
+        may_go_on.wait(20)
+        return scored(images)
+
+    model.predict_detail = slow
+    with serve(most_waiting=2, seconds=0.6) as client:
+        with ThreadPoolExecutor(6) as pool:
+            answers = [pool.submit(client.score, png()) for _ in range(6)]
+            statuses = sorted(answer.result()[0] for answer in answers)
+        may_go_on.set()
+        assert statuses == [503] * 4 + [504] * 2
+        time.sleep(0.05)
+        assert client.score(png())[0] == 200
+
+
+def test_an_error_inside_is_told_as_one_and_the_server_goes_on(serve, png, model, capfd):
+    scored = model.predict_detail
+
+    def once(images):
+        model.predict_detail = scored
+        raise RuntimeError("a secret of /home/somebody")
+
+    model.predict_detail = once
+    with serve() as client:
+        status, told = client.score(png())
+        assert status == 500 and "secret" not in told["error"]
+        assert client.score(png())[0] == 200
+    assert "a secret of" in capfd.readouterr().err
+
+
+def test_many_at_once_get_each_their_own_verdict(serve, png):
+    with serve() as client:
+        with ThreadPoolExecutor(8) as pool:
+            sent = [index % 3 == 0 for index in range(24)]
+            told = list(pool.map(lambda defect: client.score(png(defect))[1], sent))
+    assert [line["verdict"] == "anomaly" for line in told] == sent
+    assert len({line["id"] for line in told}) == 24
+
+
+def _serve(model, port, out):
+    run.serve(model, Settings(port=port), model_name="m", out=out)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_again_and_again_none_is_lost_and_none_is_twice(tmp_path, model, png, read_lines):
+    """A real process, killed with SIGKILL while a client sends, which sends again what was not
+    answered, under the same key."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    apart, rng = multiprocessing.get_context("fork"), random.Random(0)
+    client, data = Client(f"http://127.0.0.1:{port}/"), png()
+    done, ended = [], threading.Event()
+
+    def send():
+        while len(done) < 80:
+            key = f"photograph-{len(done)}"
+            try:
+                if client.score(data, f"?name={key}", **{"Idempotency-Key": key})[0] == 200:
+                    done.append(key)
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.005)
+        ended.set()
+
+    sender = threading.Thread(target=send)
+    kills = 0
+    process = apart.Process(target=_serve, args=(model, port, tmp_path / "out"))
+    process.start()
+    sender.start()
+    while not ended.is_set():
+        before = len(done)
+        while len(done) < before + 9 and not ended.wait(0.001):
+            pass
+        ended.wait(rng.uniform(0, 0.01))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if not ended.is_set():
+            kills += 1
+            process = apart.Process(target=_serve, args=(model, port, tmp_path / "out"))
+            process.start()
+    sender.join()
+    paths = [line["path"] for line in read_lines(tmp_path / "out", "photograph")]
+    assert kills >= 4 and paths == done and len(set(paths)) == 80
+
+
+# The token ----------------------------------------------------------------------------------------
+
+
+def test_without_the_token_nothing_is_told(serve, png):
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    with serve(token=TOKEN) as client:
+        for path in ("/", "/page.js", "/health"):
+            client.get(path)
+        for wrong in (
+            {},
+            {"Authorization": TOKEN},
+            {"Authorization": "Bearer "},
+            {"Authorization": f"Bearer {TOKEN[:-1]}"},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"Authorization": "Bearer \xff\xfe"},
+        ):
+            for method, path in (("GET", "/photographs"), ("GET", "/metrics"), ("POST", "/score")):
+                answer, body = client.ask(method, path, b"x" if method == "POST" else None, wrong)
+                assert answer.status == 401 and answer.getheader("www-authenticate") == "Bearer"
+                assert set(json.loads(body)) == {"error"}
+        assert client.score(png(), **right)[0] == 200
+        assert b"fastalign" in client.get("/metrics", **right)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"host": "0.0.0.0"}, "--token-file"),
+        ({"host": "::"}, "--token-file"),
+        ({"host": "line-pc.local"}, "--token-file"),
+        ({"token": "short"}, "16 characters"),
+        ({"token": "ü" * 20}, "ASCII"),
+        ({"port": 70_000}, "port"),
+        ({"seconds": 0}, "seconds"),
+        ({"most_waiting": 0}, "waiting"),
+    ],
+)
+def test_settings_that_are_refused(options, named):
+    with pytest.raises(ConfigError, match=named):
+        Settings(**options)
+
+
+def test_loopback_needs_no_token_and_others_any_name():
+    for host in ("127.0.0.1", "127.8.0.1", "::1", "localhost"):
+        assert Settings(host=host).is_loopback
+    assert Settings(host="0.0.0.0", token=TOKEN).hosts is None
+    assert "localhost" in Settings(token=TOKEN).hosts
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(strict_client):
+    answer, html = strict_client.ask("GET", "/")
+    policy = answer.getheader("content-security-policy")
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert answer.getheader("x-content-type-options") == "nosniff"
+    text = html.decode()
+    for name in re.findall(r'(?:src|href)="([^"]+)"', text):
+        assert strict_client.get(f"/{name}")
+    # Under this policy nothing that stands in the page itself would run.
+    assert not re.search(r"<script>|<style>| style=| on\w+=", text)
+    script = strict_client.get("/page.js").decode()
+    assert "innerHTML" not in script and "http:" not in script and "https:" not in script
+    wanted = set(re.findall(r'element\("(\w+)"\)', script))
+    assert wanted == set(re.findall(r'id="(\w+)"', text)) & wanted and len(wanted) > 10
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_page_shows_photographs_in_a_browser(serve, png, tmp_path):
+    hostile = "<img src=x onerror=alert(1)>.png"
+    with serve() as client:
+        client.score(png(), "?name=good.png")
+        client.ask("POST", "/score?name=" + hostile.replace(" ", "%20"), png(True), IMAGE)
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=3000", client.address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    page = done.stdout
+    assert 'data-ready="2"' in page and page.count('class="panel"') == 2
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in page and "<img src=x" not in page
+    assert "<b>1</b> of 2 are anomalies" in page
+    assert page.count('src="blob:') == 4
