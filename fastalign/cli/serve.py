@@ -54,6 +54,15 @@ def serve(
     port: Annotated[int, whole("--port", "Port to listen on; 0: any that is free.", 0, 65535)] = (
         8000
     ),
+    names: Annotated[
+        str,
+        typer.Option(
+            "--names",
+            help="Further names by which it is asked for, with commas, such as that of a proxy "
+            "before it.",
+            metavar="LIST",
+        ),
+    ] = "",
     token_file: Annotated[
         str | None,
         typer.Option(
@@ -122,10 +131,12 @@ def serve(
         most_waiting=max_waiting,
         seconds=seconds,
         kept=kept,
+        names=tuple(part.strip().lower() for part in names.split(",") if part.strip()),
     )
     target = open_device(device)
     # The server has handlers of its own while it runs; they hand the signal on in the end.
-    with until_told(threading.Event()):
+    stop = threading.Event()
+    with until_told(stop):
         fitted = artifact.load(model, target, precision=precision)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         fitted.limit_memory(budget, 1)
@@ -138,6 +149,7 @@ def serve(
             pixel_threshold=pixel_threshold,
             least_area=least_area,
             depth=depth,
+            stop=stop,
             started=lambda address: typer.echo(f"serving {Path(model).name}: {address}"),
         )
 

@@ -18,6 +18,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -81,15 +82,33 @@ class Client:
             return b"".join(parts)
 
 
+def lengthened(app, script):
+    """An application whose page's script goes on with another one, as a user does with a page."""
+
+    async def changed(scope, receive, send):
+        async def longer(message):
+            if message["type"] == "http.response.start":
+                message["headers"] = [h for h in message["headers"] if h[0] != b"content-length"]
+            elif message["body"]:
+                message["body"] += script
+            await send(message)
+
+        await app(scope, receive, longer if scope["path"] == "/page.js" else send)
+
+    return changed
+
+
 @contextlib.contextmanager
 def serving(model, monkeypatch, **options):
-    """A server in a thread of this process."""
-    out = options.pop("out", None)
+    """A server in a thread of this process; ``script`` runs behind that of its page."""
+    out, script = options.pop("out", None), options.pop("script", "")
     servers, addresses = [], []
     made = run.make_server
 
-    def make(*arguments):
-        servers.append(made(*arguments))
+    def make(config, told):
+        if script:
+            config.app = lengthened(config.app, script.encode())
+        servers.append(made(config, told))
         return servers[-1]
 
     monkeypatch.setattr(run, "make_server", make)
@@ -351,15 +370,20 @@ def test_more_than_may_wait_are_turned_away_and_slow_ones_told_so(serve, png, mo
 def test_an_error_inside_is_told_as_one_and_the_server_goes_on(serve, png, model, capfd):
     scored = model.predict_detail
 
-    def once(images):
-        model.predict_detail = scored
+    def broken(images):
         raise RuntimeError("a secret of /home/somebody")
 
-    model.predict_detail = once
+    model.predict_detail = broken
     with serve() as client:
         status, told = client.score(png())
         assert status == 500 and "secret" not in told["error"]
+        assert client.ask("GET", "/health")[0].status == 200
+        for _ in range(9):
+            client.score(png())
+        assert client.ask("GET", "/health")[0].status == 503
+        model.predict_detail = scored
         assert client.score(png())[0] == 200
+        assert client.ask("GET", "/health")[0].status == 200
     assert "a secret of" in capfd.readouterr().err
 
 
@@ -465,6 +489,7 @@ def test_loopback_needs_no_token_and_others_any_name():
         assert Settings(host=host).is_loopback
     assert Settings(host="0.0.0.0", token=TOKEN).hosts is None
     assert "localhost" in Settings(token=TOKEN).hosts
+    assert "line.example" in Settings(names=("line.example",)).hosts
 
 
 # The page -----------------------------------------------------------------------------------------
@@ -486,17 +511,39 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(strict_client):
     assert wanted == set(re.findall(r'id="(\w+)"', text)) & wanted and len(wanted) > 10
 
 
+# Right twice, it is good; left, it is an anomaly; the slider to its upper end, and what it says.
+USER = """
+const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const ready = setInterval(() => {
+  if (document.documentElement.dataset.ready !== "3") return;
+  clearInterval(ready);
+  for (const key of ["ArrowRight", "ArrowRight", "g", "ArrowLeft", "a", "m"]) press(key);
+  document.documentElement.dataset.before = document.getElementById("told").textContent;
+  const slider = document.getElementById("slider");
+  slider.value = slider.max;
+  slider.dispatchEvent(new Event("input"));
+  document.documentElement.dataset.after = document.getElementById("told").textContent;
+}, 20);
+"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_shows_photographs_in_a_browser(serve, png, tmp_path):
+def test_the_page_works_in_a_browser(serve, png, tmp_path):
     hostile = "<img src=x onerror=alert(1)>.png"
-    with serve() as client:
-        client.score(png(), "?name=good.png")
-        client.ask("POST", "/score?name=" + hostile.replace(" ", "%20"), png(True), IMAGE)
+    with serve(script=USER, out=tmp_path / "out") as client:
+        for name, defect in (("first.png", True), ("good.png", False), (hostile, True)):
+            answer, _ = client.ask("POST", f"/score?name={quote(name)}", png(defect), IMAGE)
+            assert answer.status == 200
         command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=3000", client.address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        photos = json.loads(client.get("/photographs"))["photographs"]
     page = done.stdout
-    assert 'data-ready="2"' in page and page.count('class="panel"') == 2
+    assert page.count('class="panel"') == 3 and page.count('src="blob:') == 6
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page and "<img src=x" not in page
-    assert "<b>1</b> of 2 are anomalies" in page
-    assert page.count('src="blob:') == 4
+    # The newest is first, so that the second is good.png.
+    assert [photo["truth"] for photo in photos] == ["anomaly", "good", None]
+    assert 'data-before="2 of 3 are anomalies"' in page
+    assert 'data-after="0 of 3 are anomalies' in page
+    assert "0 good change to anomalies" in page and "2 anomalies change to good" in page
+    assert "--heat-opacity: 0" in page and "fastalign threshold part.safetensors" in page

@@ -197,7 +197,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.matches("input:not([type=checkbox])")) return;
+    if (event.target.matches?.("input:not([type=checkbox])")) return;
     const key = event.key.toLowerCase();
     const does = {
       arrowright: () => step(1), arrowdown: () => step(1), j: () => step(1),

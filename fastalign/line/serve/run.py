@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -54,6 +55,7 @@ def serve(
     least_area: float = 0.0,
     depth: Depth | None = None,
     started: Callable[[str], Any] | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """Judge photographs over HTTP until SIGTERM or Ctrl-C; what is being judged is answered.
 
@@ -66,6 +68,7 @@ def serve(
         threshold, pixel_threshold, least_area: as in :func:`fastalign.engine.predict_paths`.
         depth: of 16-bit files that state none, in place of the model's.
         started: told the address, once requests are answered.
+        stop: set before it began, it does not begin.
 
     Raises:
         BackendError: a package is missing.
@@ -108,6 +111,8 @@ def serve(
             h11_max_incomplete_event_size=_LARGEST_HEAD,
         )
         server = make_server(config, started)
+        if stop is not None and stop.is_set():
+            return
         service.worker.start()
         stack.callback(service.worker.stop)
         with contextlib.suppress(KeyboardInterrupt):

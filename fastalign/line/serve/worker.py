@@ -17,6 +17,8 @@ from fastalign.engine.table import Row
 from fastalign.errors import InputError
 from fastalign.line.scorer import LineScorer, Photograph
 
+# So many photographs one after the other that end in an error are the machine's.
+_MOST_FAULTS = 10
 Answer = tuple[Row, npt.NDArray[np.float32]]
 
 
@@ -37,6 +39,7 @@ class Worker:
         self._scorer = scorer
         self._tasks: queue.Queue[tuple[Future[Answer], str, Photograph] | None] = queue.Queue(most)
         self._thread = threading.Thread(target=self._work, name="fastalign-model", daemon=True)
+        self._faults = 0
 
     def start(self) -> None:
         """Begin."""
@@ -54,8 +57,8 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it goes on."""
-        return self._thread.is_alive()
+        """Whether verdicts come: the last photographs did not all end in an error."""
+        return self._thread.is_alive() and self._faults < _MOST_FAULTS
 
     def judge(self, name: str, image: Photograph) -> Future[Answer]:
         """The row and the map ``[H,W]`` of a photograph, when its turn has come. Cancel what
@@ -79,8 +82,10 @@ class Worker:
             try:
                 judged = self._scorer.judge(name, image)
                 future.set_result((judged.row, judged.map.float().cpu().numpy()))
+                self._faults = 0
             except BaseException as error:
                 # Whoever asked gets it; the next photograph has its turn.
+                self._faults += 1
                 future.set_exception(error)
 
 
