@@ -513,7 +513,8 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(strict_client):
 
 # Right twice, it is good; left, it is an anomaly; the slider to its upper end, and what it says.
 USER = """
-const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const press = (key) => document.body.dispatchEvent(
+  new KeyboardEvent("keydown", { key, bubbles: true }));
 const ready = setInterval(() => {
   if (document.documentElement.dataset.ready !== "3") return;
   clearInterval(ready);
