@@ -35,6 +35,7 @@ def load(
     *,
     mapped: bool = False,
     precision: str | None = None,
+    runtime: str = "auto",
 ) -> FYD:
     """Read a model; see :meth:`fastalign.FYD.load`."""
-    return FYD.load(path, device, mapped=mapped, precision=precision)
+    return FYD.load(path, device, mapped=mapped, precision=precision, runtime=runtime)

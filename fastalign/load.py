@@ -8,12 +8,13 @@ running. The runtime reads its settings once, when torch is loaded.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -30,6 +31,9 @@ SETTINGS = (POLICY, SPINS, "KMP_BLOCKTIME", "KMP_LIBRARY")
 # Turns of GNU's waiting loop before a thread sleeps: about the pause between two layers, after
 # which it would have to be woken (benchmarks/busy_machine.py measures what this costs and saves).
 _SHORT = 2000
+# GNU's malloc.h; the largest block that it takes, and how much of what is free it keeps in all.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BLOCK, _KEPT = 32 << 20, 512 << 20
 # Share of the time in which our threads could run and had no core, above which times mislead.
 _BUSY = 0.1
 # The same share, above which a spinning thread costs more than it saves.
@@ -56,6 +60,24 @@ def wait_passively(environment: MutableMapping[str, str] = os.environ) -> bool:
     environment[POLICY] = "passive"
     environment[SPINS] = str(_SHORT)
     return True
+
+
+def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
+    """Let this process keep memory that it frees, for the next image; whether it was chosen.
+
+    GNU's malloc gives large blocks back and asks for them again, and the system clears each page
+    when it is touched: some thousand pages for an image's way through a network, a third of its
+    time. What the user has set of malloc stays, as does another malloc.
+    """
+    if any(name.startswith("MALLOC_") for name in environment):
+        return False
+    if "glibc.malloc" in environment.get("GLIBC_TUNABLES", ""):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK) and mallopt(_M_TRIM_THRESHOLD, _KEPT))
 
 
 def spins(environment: MutableMapping[str, str] = os.environ) -> bool:

@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A second to convert each model that a test loads; tests of OpenVINO ask for it.
+os.environ.setdefault("FASTALIGN_RUNTIME", "torch")
 
 import random
 from collections import Counter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastalign import load
-from fastalign.load import Load, LoadMeter, SpinWatch, spins, wait_passively
+from fastalign.load import Load, LoadMeter, SpinWatch, keep_freed_memory, spins, wait_passively
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,42 @@ def test_without_a_word_of_the_user_threads_sleep_after_a_moment():
     environment = {"OMP_WAIT_POLICY": ""}
     assert spins(environment) and wait_passively(environment) and not spins(environment)
     assert environment == {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+
+
+_FAULTS = """
+import sys
+from resource import RUSAGE_SELF, getrusage
+from fastalign.load import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+import numpy as np
+before = getrusage(RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    blocks = [np.ones(1 << 20, np.float32) for _ in range(4)]
+    del blocks
+print(getrusage(RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="malloc gives pages back in its own way: not GNU's"
+)
+def test_pages_that_were_freed_are_not_asked_for_again():
+    def faults(how: str) -> int:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        command = [sys.executable, "-c", _FAULTS, how]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return int(found.stdout)
+
+    # Four blocks of 4 MB have 4096 pages, touched anew in each of four rounds or in the first.
+    assert faults("keep") < 6000 < 10_000 < faults("leave")
+
+
+@pytest.mark.parametrize(
+    "own", [{"MALLOC_ARENA_MAX": "2"}, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}]
+)
+def test_a_word_of_the_user_about_malloc_stays(own):
+    assert not keep_freed_memory(own)
 
 
 @pytest.mark.parametrize(

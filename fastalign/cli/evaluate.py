@@ -21,6 +21,7 @@ from fastalign.cli.options import (
     MemoryBudget,
     ModelFile,
     Precision,
+    Runtime,
     SkipBad,
     Threads,
     one_folder,
@@ -28,6 +29,7 @@ from fastalign.cli.options import (
 )
 from fastalign.cli.progress import make_progress
 from fastalign.errors import ConfigError
+from fastalign.load import keep_freed_memory
 from fastalign.words import count
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def evaluate(
     layout: Layout = "auto",
     device: Device = "cpu",
     precision: Precision = None,
+    runtime: Runtime = "auto",
     threads: Threads = None,
     skip_bad: SkipBad = False,
     keep_seen: Annotated[
@@ -94,9 +97,12 @@ def evaluate(
     target = open_device(device)
     check_writable(Path(out) / "results.json")
     budget = None if memory_budget is None else parse_bytes(memory_budget)
-    fitted = artifact.load(model, target, precision=precision)
+    if budget is None:
+        keep_freed_memory()
+    fitted = artifact.load(model, target, precision=precision, runtime=runtime)
     with make_progress(details=details) as progress:
         progress.detail(fitted.limit_memory(budget).describe())
+        progress.detail(f"network: {fitted.features.runtime.words}")
         result = evaluate_category(
             one_folder(directory),
             fitted,

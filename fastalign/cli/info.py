@@ -59,6 +59,7 @@ def summary(found: dict[str, Any]) -> list[str]:
         built = " and ".join(library["built_for"]) or "nothing"
         lines.append(f"Native library: built for {built}, {library['file']}")
     lines.append(f"Threads that wait for each other: {found['waiting']}")
+    lines.append(f"Networks on the CPU: {found['runtime']}")
     for name, extra in found["extras"].items():
         if extra["missing"]:
             lines.append(f"Extra {name}: not installed; {extra['install']}")

@@ -66,6 +66,15 @@ Precision = Annotated[
         show_default="tf32 on NVIDIA's GPUs, else float32",
     ),
 ]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        help="What computes the network on a CPU: torch; openvino, where it is installed; auto: "
+        "openvino where it gives what torch gives.",
+        metavar="NAME",
+    ),
+]
 Threads = Annotated[
     int | None, whole("--threads", "CPU threads.", 1, MOST_THREADS, default="torch's choice")
 ]

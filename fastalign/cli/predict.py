@@ -21,6 +21,7 @@ from fastalign.cli.options import (
     ModelFile,
     OverlayFormat,
     Precision,
+    Runtime,
     SkipBad,
     Threads,
     set_threads,
@@ -28,6 +29,7 @@ from fastalign.cli.options import (
 from fastalign.cli.progress import make_progress
 from fastalign.cli.verdicts import print_predictions
 from fastalign.errors import ConfigError
+from fastalign.load import keep_freed_memory
 from fastalign.words import count, part_of
 
 LOCAL = "local"
@@ -103,6 +105,7 @@ def predict(
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     precision: Precision = None,
+    runtime: Runtime = "auto",
     threads: Threads = None,
     skip_bad: SkipBad = False,
     engine: Annotated[
@@ -201,6 +204,7 @@ def predict(
             out,
             device=device,
             precision=precision,
+            runtime=runtime,
             batch_size=batch_size,
             **common,
             **given,
@@ -213,7 +217,8 @@ def predict(
         common["depth"] = parse_depth(bit_depth)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         common |= {"skip_bad": skip_bad, "overwrite": overwrite, "gallery_images": gallery}
-        _predict_here(model, sources, out, device, precision, budget, batch_size, details, **common)
+        common |= {"precision": precision, "runtime": runtime}
+        _predict_here(model, sources, out, device, budget, batch_size, details, **common)
     else:
         raise ConfigError(f"--engine {engine!r}: use {LOCAL} or {RAY}.")
 
@@ -223,10 +228,12 @@ def _predict_here(
     source: str | list[str],
     out: str,
     device: str,
-    precision: str | None,
     budget: int | None,
     batch_size: int,
     details: bool,
+    *,
+    precision: str | None,
+    runtime: str,
     **options: Any,
 ) -> None:
     from fastalign import artifact
@@ -234,12 +241,15 @@ def _predict_here(
     from fastalign.engine.environment import open_device
     from fastalign.engine.runfolder import check_free
 
+    if budget is None:
+        keep_freed_memory()
     target = open_device(device)
     check_free(Path(out), overwrite=options["overwrite"])
-    fitted = artifact.load(model, target, precision=precision)
+    fitted = artifact.load(model, target, precision=precision, runtime=runtime)
     with make_progress(details=details) as progress:
         plan = fitted.limit_memory(budget, batch_size)
         progress.detail(plan.describe())
+        progress.detail(f"network: {fitted.features.runtime.words}")
         result = predict_paths(
             fitted, source, out, batch_size=plan.images, progress=progress, **options
         )

@@ -15,11 +15,12 @@ from fastalign.errors import BackendError, ConfigError
 from fastalign.ops.backends import BACKENDS
 from fastalign.ops.plans import read_environment
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "triton")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "triton", "openvino")
 ENVIRONMENT_VARIABLES = {
     "FASTALIGN_BACKEND": "forces a backend for every op: reference, cpu, cuda or triton",
     "FASTALIGN_CPU_ISA": "instruction set of the CPU kernels: baseline, avx2 or avx512",
     "FASTALIGN_PLAN": "launch plans that are forced, for measurements",
+    "FASTALIGN_RUNTIME": "what runtime auto stands for: auto, torch or openvino",
     "FASTALIGN_KEEP_RESULTS": "0: memory of large results goes back when they are freed",
     "TRITON_INTERPRET": "1: Triton kernels run on the CPU, for checks",
     "OMP_NUM_THREADS": "CPU threads of torch; `--threads` sets the same for one run",

@@ -9,7 +9,7 @@ from typing import TypedDict
 from fastalign.engine.environment import package_version
 
 # Extras for those who use the package; the others are for work on it.
-USERS = ("anomalib", "export", "heif", "ray", "serve", "watch")
+USERS = ("anomalib", "export", "heif", "openvino", "ray", "serve", "watch")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)")
 
 

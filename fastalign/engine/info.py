@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-from fastalign.engine.environment import describe_device, environment_variables, versions
+from fastalign.engine.environment import (
+    describe_device,
+    environment_variables,
+    package_version,
+    versions,
+)
 from fastalign.engine.extras import extras
 from fastalign.errors import ConfigError
 from fastalign.load import SETTINGS, spins
@@ -18,7 +23,7 @@ from fastalign.ops.schema import SCHEMAS
 
 def collect() -> dict[str, Any]:
     """Versions, devices, the native library, the backends of every op with reasons, extras, the
-    waiting policy of threads; JSON-able.
+    waiting policy of threads, and what computes networks on CPUs; JSON-able.
 
     ``plans`` says what of the kernels' launch plans can be forced, and what is.
     ``kernels`` says for each type of device in a sentence whether its fast kernels are on.
@@ -42,6 +47,7 @@ def collect() -> dict[str, Any]:
         "kernels": describe_kernels(samples),
         "extras": extras(),
         "waiting": describe_waiting(),
+        "runtime": describe_runtime(),
     }
 
 
@@ -86,6 +92,19 @@ def describe_waiting() -> str:
     if how == "sleep":
         return f"sleep ({settings})"
     return f"spin ({settings or 'the default of OpenMP'}): slow on a busy machine"
+
+
+def describe_runtime() -> str:
+    """What ``--runtime auto`` computes networks by on the CPU, and why it is torch, in words."""
+    from fastalign.models.fyd import FYD
+
+    try:
+        chosen = FYD.chosen_runtime("cpu")
+    except ConfigError as error:
+        return str(error)
+    if chosen.runtime == "openvino":
+        return f"openvino {package_version('openvino') or ''}, where it gives what torch gives"
+    return chosen.words
 
 
 def describe_library() -> dict[str, Any]:

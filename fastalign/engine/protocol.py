@@ -47,6 +47,7 @@ def describe_protocol(
         ),
         "memory": peak_rss_mb()[1],
         "device": describe_device(device),
+        "runtime": model.features.runtime.words,
         "versions": versions(),
         "configuration": dataclasses.asdict(model.config),
     }

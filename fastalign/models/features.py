@@ -18,6 +18,7 @@ from fastalign.models.pieces import PASS_BYTES
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.precision import compiled_rounding
+from fastalign.nn.runtime import Chosen
 from fastalign.nn.spatial_align import SpatialAlign
 from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.ops import affine
@@ -86,6 +87,8 @@ class FeatureExtractor(nn.Module):
         with torch.inference_mode():
             first = self.backbone(torch.zeros(1, 3, *image_size))[0]
         self.size = (int(first.shape[2]), int(first.shape[3]))
+        # Of the loaded weights, with the first image.
+        self.backbone.run_by("auto", strict=False)
         self.register_load_state_dict_post_hook(_settle_again)
 
     @in_own_state
@@ -201,6 +204,17 @@ class FeatureExtractor(nn.Module):
             ConfigError: there is no such precision, or not here.
         """
         self.backbone.run_in(precision, strict=strict)
+
+    @property
+    def runtime(self) -> Chosen:
+        """What computes the network where it is, and why; made ready for images of the model.
+
+        Raises:
+            BackendError: OpenVINO was asked for, and does not give what torch does.
+        """
+        if self._compiled is not None:
+            return Chosen("torch", "compile() was called")
+        return self.backbone.chosen(*self.image_size)
 
     @contextmanager
     def in_float32(self) -> Iterator[None]:

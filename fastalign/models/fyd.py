@@ -237,7 +237,7 @@ class FYD(PersistentModel):
             memory_budget = whole_number("memory budget", memory_budget, 1, LARGEST_SIZE)
         # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
         # the caller is in.
-        with torch.inference_mode(False), self.features.in_float32():
+        with torch.inference_mode(False), self.as_in_a_fit():
             self.record = FitRecord()
             self.record = fitting.fit(
                 self.rooms,

@@ -59,6 +59,7 @@ class PersistentModel(RoomModel):
         *,
         mapped: bool = False,
         precision: str | None = None,
+        runtime: str = "auto",
     ) -> Self:
         """Read a model written by :meth:`save`; it is in evaluation mode on ``device``.
 
@@ -70,9 +71,11 @@ class PersistentModel(RoomModel):
                 renaming another to its name, as :meth:`save` does; what is written into it changes
                 the scores, and cutting it short ends the process.
             precision: what the network computes in, see :meth:`RoomModel.set_precision`.
+            runtime: what computes it, see :meth:`RoomModel.set_runtime`.
 
         Raises:
-            ConfigError: the device does not compute in ``precision``.
+            ConfigError: the device does not compute in ``precision`` or by ``runtime``.
+            BackendError: ``runtime`` is not installed, or does not give what torch does.
             ArtifactError: the file is missing, truncated, damaged, foreign, from a newer version,
                 or its tensors do not fit its configuration; the message says which, and what to do.
         """
@@ -82,7 +85,7 @@ class PersistentModel(RoomModel):
         with storage.making_of(path):
             config = FYDConfig(**stored.config)
             model = cls._restored(config, stored.rooms, stored.metadata)
-        return model.to(device).eval().set_precision(precision)
+        return model.to(device).eval().set_precision(precision).set_runtime(runtime)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a folder in the manner of the Hugging Face hub: ``model.safetensors``,
@@ -101,6 +104,7 @@ class PersistentModel(RoomModel):
         device: str | torch.device = "cpu",
         *,
         precision: str | None = None,
+        runtime: str = "auto",
         **options: Any,
     ) -> Self:
         """A model from such a folder, a file or the hub.
@@ -109,7 +113,7 @@ class PersistentModel(RoomModel):
             source: a folder that :meth:`save_pretrained` wrote, a model file, or the id of a
                 repository on the hub (``"owner/name"``); what exists on the disk comes first.
             device: where to put it.
-            precision: as in :meth:`load`.
+            precision, runtime: as in :meth:`load`.
             options: for the hub: ``revision``, ``token``, ``cache_dir``, ``force_download``,
                 ``local_files_only``, as in ``huggingface_hub.hf_hub_download``.
 
@@ -118,7 +122,8 @@ class PersistentModel(RoomModel):
             BackendError: a repository without huggingface_hub being installed.
             InputError: there is neither such a path nor such a repository, or it cannot be reached.
         """
-        return cls.load(hub.find_file(source, options), device, precision=precision)
+        file = hub.find_file(source, options)
+        return cls.load(file, device, precision=precision, runtime=runtime)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload what :meth:`save_pretrained` writes; returns the address of the commit.

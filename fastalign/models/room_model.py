@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from fastalign.errors import ConfigError
@@ -14,9 +16,11 @@ from fastalign.models.images import checked
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make
 from fastalign.models.thresholds import Change, changed
+from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.precision import check_precision
 from fastalign.nn.replay import Replays
+from fastalign.nn.runtime import Chosen, check_runtime, chosen_on
 from fastalign.nn.state import made_in_own_state
 from fastalign.storage import layout
 
@@ -147,6 +151,21 @@ class RoomModel(nn.Module):
         """Raise :class:`ConfigError` where no device has such a precision."""
         check_precision(precision, None)
 
+    @staticmethod
+    def chosen_runtime(device: str | torch.device) -> Chosen:
+        """What ``"auto"`` computes networks by on a device, as far as it depends on that alone.
+
+        Raises:
+            ConfigError: ``FASTALIGN_RUNTIME`` names no runtime.
+        """
+        return chosen_on(torch.device(device))
+
+    @staticmethod
+    def check_runtime(runtime: str) -> None:
+        """Raise :class:`ConfigError` where there is no such runtime, :class:`BackendError` where it
+        is not installed."""
+        check_runtime(runtime)
+
     def set_precision(self, precision: str | None, *, strict: bool = True) -> Self:
         """Let the network compute in ``"float32"``, ``"tf32"``, ``"bfloat16"`` or ``"float16"``
         when it scores; returns the model.
@@ -165,6 +184,56 @@ class RoomModel(nn.Module):
         self.features.run_in(precision, strict=strict)
         self.replays.forget()
         return self
+
+    @property
+    def runtime(self) -> str:
+        """What computes the network where the model is, ``"torch"`` or ``"openvino"``."""
+        return self.features.runtime.runtime
+
+    @property
+    def runtime_reason(self) -> str:
+        """Why it is torch, in words; empty where that was asked for, or where it is OpenVINO."""
+        return self.features.runtime.reason
+
+    def set_runtime(self, runtime: str, *, strict: bool = True) -> Self:
+        """Let ``"torch"`` compute the network when the model scores, ``"openvino"``, or
+        ``"auto"``; returns the model.
+
+        OpenVINO computes on processors, in float32 and bfloat16, what has no gradients; it is
+        converted here from the model, which takes about a second. It says how the model runs; the
+        model's file and a fit have nothing of it.
+
+        Args:
+            runtime: auto: OpenVINO where it is installed, on x86-64, and gives what torch gives
+                within :data:`fastalign.nn.openvino_network.PARITY`, unless the environment variable
+                ``FASTALIGN_RUNTIME`` names another; else torch. openvino: an error where it cannot.
+            strict: False: a runtime for the device that the model will be moved to.
+
+        Raises:
+            ConfigError: there is no such runtime, or not on this device.
+            BackendError: OpenVINO is not installed, or does not give what torch does.
+        """
+        for backbone in self._backbones():
+            backbone.run_by(runtime, strict=strict)
+        if strict:
+            # Now rather than with the first image.
+            assert self.features.runtime
+        return self
+
+    def _backbones(self) -> list[FeatureBackbone]:
+        return [part for part in self.modules() if isinstance(part, FeatureBackbone)]
+
+    @contextmanager
+    def as_in_a_fit(self) -> Iterator[None]:
+        """Let the network compute in float32, by torch, meanwhile."""
+        runtime = self.features.backbone.asked_runtime
+        self.set_runtime("torch")
+        try:
+            with self.features.in_float32():
+                yield
+        finally:
+            # Those that were made meanwhile, too.
+            self.set_runtime(runtime, strict=False)
 
     def set_threshold(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastalign.errors import ConfigError, FastalignError
 from fastalign.nn import weights as weight_files
+from fastalign.nn.backbone_runtime import ByRuntime
 from fastalign.nn.fold import fold_batch_norm
 from fastalign.nn.fused import Surroundings, running_stages, surroundings, takes_any_layout
 from fastalign.nn.precision import (
@@ -41,7 +42,7 @@ from fastalign.ops import checks
 from fastalign.ops.convolution import convolution_kernels
 
 
-class FeatureBackbone(nn.Module):
+class FeatureBackbone(ByRuntime):
     """A timm network as a list of feature maps.
 
     ``forward(images)`` takes images ``[B,3,H,W]`` in 0..1 (normalisation is inside) and returns one
@@ -62,7 +63,7 @@ class FeatureBackbone(nn.Module):
     Attributes:
         layers: the module names of the outputs. channels: their channels. reductions: their
         strides in pixels. precision: what it computes in where it is, see
-        :meth:`run_in`. asked: what it was asked to compute in.
+        :meth:`run_in`. asked, asked_runtime: what it was asked to compute in, and by.
 
     Raises:
         ConfigError: a network, layer or combination that does not exist.
@@ -151,7 +152,13 @@ class FeatureBackbone(nn.Module):
 
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
-        x = self._prepare(x) if index == 0 else x
+        self._check(x, index)
+        found = self._by_openvino(x, index)
+        if found is not None:
+            return found[0]
+        return self._stage_by_torch(index, self._laid_out(x) if index == 0 else x)
+
+    def _stage_by_torch(self, index: int, x: Tensor) -> Tensor:
         # Gradients keep all pieces in any case.
         with rounding(self.precision):
             if math.isinf(self._pass_bytes) or torch.compiler.is_compiling() or x.requires_grad:
@@ -185,12 +192,33 @@ class FeatureBackbone(nn.Module):
         self._settle()
         return self
 
+    def _bounded(self) -> bool:
+        return self._must_keep and not math.isinf(self._pass_bytes)
+
+    def _part(self, stage: int | None) -> nn.Module:
+        if stage is not None:
+            return self.stages()[stage]
+        whole = self._whole if self._stages is None else self._stages
+        assert whole is not None
+        return whole
+
+    def _in_float32(self, x: Tensor, stage: int | None) -> list[Tensor]:
+        if self._stages is None:
+            assert self._whole is not None
+            return self._in_order(self._whole(self._normalise(x)))
+        maps = []
+        for part in self._stages if stage is None else [self._stages[stage]]:
+            x = part(x)
+            maps.append(x)
+        return maps
+
     def _settle(self) -> None:
-        """Settle what is computed in here, and how."""
+        """Settle what is computed in here, by what, and how."""
         device = next(self.parameters()).device
         asked = self.asked or default_precision(device)
         missing = missing_precision(asked, device)
         self.precision = asked if missing is None else default_precision(device)
+        self._choose(device, self.precision)
         self._tilers, self._runs = None, []
         fused = self.is_fused and self._stages is not None and convolution_kernels(device)
         if dtype_of(self.precision) == torch.float32 and not fused:
@@ -259,7 +287,12 @@ class FeatureBackbone(nn.Module):
         return int(most)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self._prepare(images)
+        self._check(images)
+        found = self._by_openvino(images, None)
+        return self._by_torch(images) if found is None else found
+
+    def _by_torch(self, images: Tensor) -> list[Tensor]:
+        x = self._laid_out(images)
         if torch.compiler.is_compiling():
             return self._features(x)
         try:
@@ -298,14 +331,17 @@ class FeatureBackbone(nn.Module):
             assert self._whole is not None
             network = self._runs[0] if self._runs else self._whole
             with rounding(self.precision):
-                features = network(self._normalise(x))[: len(self.layers)]
-            nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
-            return [f.permute(0, 3, 1, 2) if nhwc else f for f in features]
+                return self._in_order(network(self._normalise(x)))
         outputs = []
         for index in range(len(self._stages)):
-            x = self.forward_stage(index, x)
+            x = self._stage_by_torch(index, x)
             outputs.append(x)
         return outputs
+
+    def _in_order(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Maps ``[B,C,h,w]`` of the layers."""
+        nhwc = str(getattr(self._whole, "output_fmt", "NCHW")).upper().endswith("NHWC")
+        return [f.permute(0, 3, 1, 2) if nhwc else f for f in features[: len(self.layers)]]
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
@@ -339,7 +375,9 @@ class FeatureBackbone(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.name!r}, layers={self.layers}, channels={self.channels}"
 
-    def _prepare(self, images: Tensor) -> Tensor:
+    def _check(self, images: Tensor, index: int = 0) -> None:
+        if index > 0:
+            return
         if not captured():
             parameter = next(self.parameters())
             checks.floating("FeatureBackbone", "images", images)
@@ -350,6 +388,8 @@ class FeatureBackbone(nn.Module):
                 f"FeatureBackbone: images have shape {list(images.shape)}, expected [B, 3, H, W] "
                 "with values in 0..1"
             )
+
+    def _laid_out(self, images: Tensor) -> Tensor:
         if self.channels_last and not (self._runs and takes_any_layout(self._runs[0])):
             return images.contiguous(memory_format=torch.channels_last)
         return images

@@ -252,7 +252,8 @@ def test_info_in_short_in_full_and_as_json(run):
     assert found["plans"]["forced"] == {"warp_affine.triton": {"warps": "2"}}
     assert found["plans"]["fields"]["warp_affine.triton"]["warps"] == ["1", "2", "4", "8", "16"]
     assert found["waiting"].split()[0] in ("sleep", "spin")
-    assert set(found["extras"]) == {"anomalib", "export", "heif", "ray", "serve", "watch"}
+    extras = {"anomalib", "export", "heif", "openvino", "ray", "serve", "watch"}
+    assert set(found["extras"]) == extras
     assert found["backends"]["cpu"]["mahalanobis"]["reference"] is None
     assert set(found["backends"]["cpu"]["warp_affine"]) == {"reference", "cpu", "cuda", "triton"}
     assert isinstance(found["backends"]["cpu"]["mahalanobis"]["cuda"], str)

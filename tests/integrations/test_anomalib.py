@@ -173,7 +173,7 @@ def test_every_option_of_the_model_is_an_argument():
     parameters = inspect.signature(Fyd.__init__).parameters
     for field in fields(FYDConfig):
         assert parameters[field.name].default == field.default, field.name
-    added = {"self", "seed", "validation_fraction", "precision"}
+    added = {"self", "seed", "validation_fraction", "precision", "runtime"}
     added |= {"pre_processor", "post_processor", "evaluator", "visualizer"}
     assert set(parameters) == added | {field.name for field in fields(FYDConfig)}
 

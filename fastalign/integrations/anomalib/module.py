@@ -57,6 +57,8 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         precision: what the network computes in when it scores, see
             :meth:`fastalign.FYD.set_precision`; None: the default of the device. The trainer's has
             no influence.
+        runtime: what computes the network on a CPU when it scores, see
+            :meth:`fastalign.FYD.set_runtime`.
         post_processor, evaluator, visualizer: as in every model of anomalib.
 
     All others are the options of :class:`fastalign.FYDConfig` with their defaults. ``aspect`` None
@@ -65,6 +67,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
     Raises:
         ConfigError: an option has no such value, the pre-processor normalises, or the fit's device
             does not compute in ``precision``.
+        BackendError: ``runtime`` is not installed.
     """
 
     model: FydModel
@@ -102,6 +105,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         seed: int = 0,
         validation_fraction: float = 0.1,
         precision: str | None = None,
+        runtime: str = "auto",
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -114,6 +118,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             "validation fraction", validation_fraction, 0, 1, open_ended=True
         )
         FYD.check_precision(precision)
+        FYD.check_runtime(runtime)
         if normalises(getattr(pre_processor, "transform", None)):
             raise ConfigError(
                 "Fyd: the pre-processor has a Normalize, but the model normalises by itself; leave "
@@ -133,6 +138,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         self.seed = seed
         self.validation_fraction = validation_fraction
         self.precision = precision
+        self.runtime = runtime
         self.model = FydModel()
         self._images = NormalImages()
 
@@ -178,7 +184,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
                 fyd.fit(train, validation or None, seed=self.seed, progress=progress)
             finally:
                 progress.close()
-        self.model.fyd = fyd.set_precision(self.precision)
+        self.model.fyd = fyd.set_precision(self.precision).set_runtime(self.runtime, strict=False)
         alignment = fyd.extra_metadata()["alignment"]
         logger.info("%s (%s)", alignment["summary"], alignment["reason"])
 
@@ -224,7 +230,8 @@ class Fyd(MemoryBankMixin, AnomalibModule):
             tensors = under(_PREFIX, checkpoint["state_dict"])
             fyd = FYD.from_state(config, tensors, fitted["metadata"]).to(self.device)
             # The trainer moves it to its device later.
-            self.model.fyd = fyd.set_precision(self.precision, strict=False)
+            fyd.set_precision(self.precision, strict=False)
+            self.model.fyd = fyd.set_runtime(self.runtime, strict=False)
 
     # Export ----------------------------------------------------------------------------------
 

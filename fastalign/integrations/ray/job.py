@@ -48,6 +48,7 @@ class Options:
     pixel_threshold: float | None = None
     precision: str | None = None
     least_area: float = 0.0
+    runtime: str = "auto"
 
     @property
     def pictures(self) -> PictureOptions:

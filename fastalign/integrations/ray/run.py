@@ -66,6 +66,7 @@ def score_collection(
     device: str = "cpu",
     gpus: float | None = None,
     precision: str | None = None,
+    runtime: str = "auto",
     outputs: Sequence[str] = (),
     map_format: str = "tiff",
     overlay_format: str = "jpg",
@@ -103,6 +104,7 @@ def score_collection(
         device: torch device of the workers, such as ``"cuda"``.
         gpus: GPUs that each worker claims, such as 0.5; the default is 1 on CUDA, else 0.
         precision: what the network computes in, see :meth:`fastalign.FYD.set_precision`.
+        runtime: what computes it on a CPU, see :meth:`fastalign.FYD.set_runtime`.
         outputs: which of ``"map"``, ``"mask"``, ``"overlay"`` to write as well, and ``"regions"``,
             a column of JSON.
         map_format: ``"tiff"`` (with a viewable PNG beside each) or ``"npy"``.
@@ -130,6 +132,7 @@ def score_collection(
     require()
     parse_depth(bit_depth)
     FYD.check_precision(precision)
+    FYD.check_runtime(runtime)
     chosen = PictureOptions(tuple(outputs), map_format, overlay_format, picture_size)
     batch_size = whole_number("batch size", batch_size, 1)
     workers = whole_number("workers", workers, 1)
@@ -171,6 +174,7 @@ def score_collection(
             own.pixel,
             precision,
             least_area,
+            runtime,
         ),
         limits=limits,
     )

@@ -37,6 +37,7 @@ from fastalign.integrations.ray.parts import (
     text_of,
     write_part,
 )
+from fastalign.load import keep_freed_memory
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class PartScorer:
         self._failure: Exception | None = None
         try:
             torch.set_num_threads(threads)
+            keep_freed_memory()
             self._model = _load(job, device)
         except Exception as error:
             # Whatever it is, it ends the run, from the first part on: see _outcome.
@@ -175,8 +177,8 @@ def _load(job: Job, device: str) -> FYD:
             f"run began with (SHA-256 {found[:12]}... and {job.model[:12]}...); put that one back "
             "on every machine, or score with the new one into another folder."
         )
-    precision = job.options.precision
-    return artifact.load(job.model_file, open_device(device), precision=precision)
+    how = {"precision": job.options.precision, "runtime": job.options.runtime}
+    return artifact.load(job.model_file, open_device(device), **how)
 
 
 def _read(path: Path, depth: Depth | None) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
