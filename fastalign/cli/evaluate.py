@@ -25,6 +25,7 @@ from fastalign.cli.options import (
     SkipBad,
     Threads,
     one_folder,
+    runtime_within,
     set_threads,
 )
 from fastalign.cli.progress import make_progress
@@ -97,9 +98,10 @@ def evaluate(
     target = open_device(device)
     check_writable(Path(out) / "results.json")
     budget = None if memory_budget is None else parse_bytes(memory_budget)
+    chosen = runtime_within(budget, runtime)
     if budget is None:
         keep_freed_memory()
-    fitted = artifact.load(model, target, precision=precision, runtime=runtime)
+    fitted = artifact.load(model, target, precision=precision, runtime=chosen)
     with make_progress(details=details) as progress:
         progress.detail(fitted.limit_memory(budget).describe())
         progress.detail(f"network: {fitted.features.runtime.words}")

@@ -51,7 +51,7 @@ def export(
     from fastalign.export import OUTPUTS, export_model
 
     set_threads(threads)
-    fitted = artifact.load(model, open_device(device))
+    fitted = artifact.load(model, open_device(device), runtime="torch")
     files = export_model(fitted, out, to.value, input_dtype=images.value)
     height, width = fitted.config.image_size
     *first, last = OUTPUTS

@@ -132,6 +132,22 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def runtime_within(budget: int | None, runtime: str) -> str:
+    """What computes the network within a memory budget: torch, which does it in pieces.
+
+    Raises:
+        ConfigError: it was to be OpenVINO.
+    """
+    if budget is None:
+        return runtime
+    if runtime == "openvino":
+        raise ConfigError(
+            "--runtime openvino: OpenVINO has no pieces that would keep a --memory-budget; leave "
+            "one of the two out."
+        )
+    return "torch"
+
+
 def one_folder(given: list[str]) -> str:
     """The one folder that a command takes.
 

@@ -24,6 +24,7 @@ from fastalign.cli.options import (
     Runtime,
     SkipBad,
     Threads,
+    runtime_within,
     set_threads,
 )
 from fastalign.cli.progress import make_progress
@@ -241,11 +242,12 @@ def _predict_here(
     from fastalign.engine.environment import open_device
     from fastalign.engine.runfolder import check_free
 
+    chosen = runtime_within(budget, runtime)
     if budget is None:
         keep_freed_memory()
     target = open_device(device)
     check_free(Path(out), overwrite=options["overwrite"])
-    fitted = artifact.load(model, target, precision=precision, runtime=runtime)
+    fitted = artifact.load(model, target, precision=precision, runtime=chosen)
     with make_progress(details=details) as progress:
         plan = fitted.limit_memory(budget, batch_size)
         progress.detail(plan.describe())

@@ -74,7 +74,7 @@ def threshold(
     from fastalign import artifact
     from fastalign.io import check_writable
 
-    kept = artifact.load(model)
+    kept = artifact.load(model, runtime="torch")
     if any(given):
         check_writable(model)
         kept.set_threshold(

@@ -20,9 +20,12 @@ from fastalign.cli.options import (
     MemoryBudget,
     ModelFile,
     Precision,
+    Runtime,
     Threads,
+    runtime_within,
     set_threads,
 )
+from fastalign.load import keep_freed_memory
 
 
 @guarded
@@ -136,6 +139,7 @@ def watch(
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     precision: Precision = None,
+    runtime: Runtime = "auto",
     threads: Threads = None,
     bit_depth: BitDepth = "auto",
     debug: Debug = False,
@@ -159,8 +163,11 @@ def watch(
     target = open_device(device)
     stop = threading.Event()
     with until_told(stop):
-        fitted = artifact.load(model, target, precision=precision)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
+        if budget is None:
+            keep_freed_memory()
+        chosen = runtime_within(budget, runtime)
+        fitted = artifact.load(model, target, precision=precision, runtime=chosen)
         fitted.limit_memory(budget, 1)
         judged = watch_folder(
             fitted,

@@ -146,7 +146,9 @@ def score_collection(
     model_file = Path(os.path.abspath(model))
     identity = digest(model_file)
     # Loading the model here shows a bad one before Ray is started.
-    limits = thresholds(artifact.load(model_file)).given(threshold, pixel_threshold)
+    limits = thresholds(artifact.load(model_file, runtime="torch")).given(
+        threshold, pixel_threshold
+    )
     if limits.image is None or (limits.pixel is None and "mask" in outputs):
         warning_texts.append(NO_THRESHOLD)
     size = default_part_size(len(inputs), batch_size) if part_size is None else part_size
