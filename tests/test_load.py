@@ -61,8 +61,8 @@ def test_pages_that_were_freed_are_not_asked_for_again():
         found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return int(found.stdout)
 
-    # Four blocks of 4 MB have 4096 pages, touched anew in each of four rounds or in the first.
-    assert faults("keep") < 6000 < 10_000 < faults("leave")
+    # Four blocks are touched anew in the first of four rounds, or in each.
+    assert 2 * faults("keep") < faults("leave")
 
 
 @pytest.mark.parametrize(
