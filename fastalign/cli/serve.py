@@ -20,10 +20,13 @@ from fastalign.cli.options import (
     MemoryBudget,
     ModelFile,
     Precision,
+    Runtime,
     Threads,
+    runtime_within,
     set_threads,
 )
 from fastalign.errors import ConfigError, InputError
+from fastalign.load import keep_freed_memory
 
 _MEGA = 1_000_000
 _LARGEST_TOKEN = 1000
@@ -103,6 +106,7 @@ def serve(
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     precision: Precision = None,
+    runtime: Runtime = "auto",
     threads: Threads = None,
     bit_depth: BitDepth = "auto",
     debug: Debug = False,
@@ -137,8 +141,11 @@ def serve(
     # The server has handlers of its own while it runs; they hand the signal on in the end.
     stop = threading.Event()
     with until_told(stop):
-        fitted = artifact.load(model, target, precision=precision)
         budget = None if memory_budget is None else parse_bytes(memory_budget)
+        if budget is None:
+            keep_freed_memory()
+        chosen = runtime_within(budget, runtime)
+        fitted = artifact.load(model, target, precision=precision, runtime=chosen)
         fitted.limit_memory(budget, 1)
         serve(
             fitted,
