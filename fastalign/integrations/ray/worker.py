@@ -177,8 +177,12 @@ def _load(job: Job, device: str) -> FYD:
             f"run began with (SHA-256 {found[:12]}... and {job.model[:12]}...); put that one back "
             "on every machine, or score with the new one into another folder."
         )
-    how = {"precision": job.options.precision, "runtime": job.options.runtime}
-    return artifact.load(job.model_file, open_device(device), **how)
+    return artifact.load(
+        job.model_file,
+        open_device(device),
+        precision=job.options.precision,
+        runtime=job.options.runtime,
+    )
 
 
 def _read(path: Path, depth: Depth | None) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
