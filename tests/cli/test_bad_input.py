@@ -358,6 +358,23 @@ def test_a_real_read_only_and_a_real_full_disk(
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--runtime", "onnx"), "runtime 'onnx': use one of auto, torch, openvino"),
+        (
+            ("--runtime", "openvino", "--memory-budget", "1GB"),
+            "no pieces that would keep a --memory-budget",
+        ),
+    ],
+)
+def test_a_runtime_that_there_is_not(run, fitted, ring, tmp_path, written, options, words):
+    for command in ("evaluate", "predict"):
+        given = (ring, "-m", fitted, "-o", tmp_path / "out", *options)
+        refused(run(command, *given), 2, words)
+    assert written() == []
+
+
+@pytest.mark.parametrize(
     ("precision", "words"),
     [("half", "use one of float32, tf32"), ("float16", "precision float16 on cpu")],
 )

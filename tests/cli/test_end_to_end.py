@@ -77,6 +77,7 @@ def test_evaluate(run, fitted, whole_ring, tmp_path):
     assert results["image_auroc"] == 1.0 and results["pixel_auroc"] > 0.8
     assert results["protocol"]["image_size"].startswith("32 x 32")
     assert results["protocol"]["seed"] == 0
+    assert results["protocol"]["runtime"] == "torch (FASTALIGN_RUNTIME=torch)"
     assert len(rows(tmp_path / "results" / "scores.csv")) == 6
     assert str(tmp_path / "results" / "report.html") in outcome.out
 
