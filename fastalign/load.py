@@ -66,8 +66,8 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Let this process keep memory that it frees, for the next image; whether it was chosen.
 
     GNU's malloc gives large blocks back and asks for them again, and the system clears each page
-    when it is touched: some thousand pages for an image's way through a network, a third of its
-    time. What the user has set of malloc stays, as does another malloc.
+    when it is touched, those of every map of a network anew for every image. What the user has set
+    of malloc stays, as does another malloc.
     """
     if any(name.startswith("MALLOC_") for name in environment):
         return False
