@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign.nn.constants import constant
-from fastalign.nn.state import in_own_state
+from fastalign.nn.state import captured, in_own_state
 from fastalign.numeric import LARGEST_SIGMA
 from fastalign.ops import checks
 
@@ -81,9 +81,9 @@ def smooth(maps: Tensor, sigma: float, *, border: str = "reflect") -> Tensor:
 
 def interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """``F.interpolate(maps, size, mode="bilinear", align_corners=False)`` of maps ``[B,C,h,w]``, to
-    rounding; on a GPU in channels_last, since torch's kernel for the other layout has one thread
-    for all channels and images of a place."""
-    if maps.is_cuda:
+    rounding; in channels_last: on a GPU torch's kernel for the other layout has one thread for all
+    channels and images of a place, and on a CPU it goes there and back by a slow way."""
+    if maps.is_cuda or not captured():
         maps = maps.contiguous(memory_format=torch.channels_last)
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 

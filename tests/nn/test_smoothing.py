@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional as F
 
 from fastalign.nn import gaussian_matrix, smooth
-from fastalign.nn.smoothing import interpolated_rows
+from fastalign.nn.smoothing import interpolated, interpolated_rows
 
 # Our names of the borders and those of scipy.
 BORDERS = {"reflect": "mirror", "replicate": "nearest"}
@@ -90,6 +90,14 @@ def test_a_matrix_made_in_inference_mode_serves_training_later():
 def test_arguments_out_of_range_are_named(arguments, named):
     with pytest.raises(ValueError, match=f"gaussian_matrix: .*{named}"):
         gaussian_matrix(**arguments)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maps_are_interpolated_as_torch_does_in_the_quick_layout(layout):
+    maps = torch.randn(2, 9, 5, 7).contiguous(memory_format=layout)
+    found = interpolated(maps, (17, 30))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, F.interpolate(maps, (17, 30), mode="bilinear", align_corners=False))
 
 
 @pytest.mark.parametrize("given", [(5, 7), (8, 8), (1, 3), (16, 9)])
