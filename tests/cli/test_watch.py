@@ -4,6 +4,13 @@ import signal
 import subprocess
 import sys
 
+import torch
+
+from fastalign import FYD
+from fastalign.export import Scorer
+from fastalign.prepare import photograph
+from fastalign.verdict import Verdict
+
 
 def test_photographs_are_judged_until_the_command_is_told_to_end(run, fitted, whole_ring, tmp_path):
     camera, out = tmp_path / "camera", tmp_path / "out"
@@ -27,7 +34,14 @@ def test_photographs_are_judged_until_the_command_is_told_to_end(run, fitted, wh
     assert lines[-1]["path"] == "late.png" and journal[-1]["event"] == "end"
     again = run("watch", camera, "--model", fitted, "--out", out, "--once", "--settle", "0")
     assert again.code == 0 and again.out == "" and "7 judged before" in again.err
-    # The verdicts are those of predict.
+    # The verdicts are those of predict, and of what is exported.
+    model = FYD.load(fitted)
+    scorer = Scorer(model).eval()
+    for line in lines:
+        with torch.inference_mode():
+            image = torch.from_numpy(photograph(camera / line["path"], scorer.contract()))
+            score, _, label, _, _ = scorer(image)
+        assert (float(score), Verdict(int(label)).text) == (line["score"], line["verdict"])
     other = tmp_path / "predict"
     assert run("predict", camera, "--model", fitted, "--out", other, "--save", "regions").code == 0
     told = {line["path"]: line for line in lines}
