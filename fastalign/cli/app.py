@@ -17,6 +17,7 @@ from fastalign.cli.info import info
 from fastalign.cli.predict import predict
 from fastalign.cli.serve import serve
 from fastalign.cli.threshold import threshold
+from fastalign.cli.validate import validate
 from fastalign.cli.watch import watch
 from fastalign.load import wait_passively
 
@@ -59,7 +60,19 @@ def _common(
     pass
 
 
-for _command in (fit, evaluate, predict, watch, serve, threshold, export, bench, info, demo):
+for _command in (
+    fit,
+    evaluate,
+    predict,
+    watch,
+    serve,
+    threshold,
+    export,
+    validate,
+    bench,
+    info,
+    demo,
+):
     app.command()(_command)
 
 

@@ -13,6 +13,7 @@ COMMANDS = (
     "serve",
     "threshold",
     "export",
+    "validate",
     "bench",
     "info",
     "demo",

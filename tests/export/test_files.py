@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastalign.export import Scorer, export_model
 from fastalign.export.scorer import OUTPUTS
+from fastalign.export.validation import validate_file
 from fastalign.verdict import judge_each
 
 # One model with every part and one without any, so that each format is written twice; all options
@@ -73,6 +74,13 @@ def _check_what_cannot_be_judged(run, images: np.ndarray) -> None:
         np.testing.assert_array_equal(found[[0, 2]], before[[0, 2]])
 
 
+def _check_validation(path, model, photographs, kind: str) -> None:
+    found = validate_file(path, model, photographs)
+    assert found.holds, found.problems
+    assert (found.kind, found.photographs) == (kind, len(photographs))
+    assert all(item.largest < 1e-4 for item in found.differences)
+
+
 def _check_contract(text: str, model, dtype: str) -> None:
     contract = json.loads(text)
     limit = float(model.image_threshold)
@@ -110,6 +118,13 @@ def traced_once():
 
 
 @pytest.fixture(scope="module")
+def files(demo_data):
+    """A good photograph and a defective one."""
+    kinds = ("good", "missing_screw")
+    return [min((demo_data / "test" / kind).iterdir()) for kind in kinds]
+
+
+@pytest.fixture(scope="module")
 def scored_before(case, batch):
     """What the library gave before the model was traced."""
     return _library(case[0], batch)
@@ -123,7 +138,7 @@ def onnx_file(case, scored_before, tmp_path_factory):
     return path
 
 
-def test_onnx_in_onnxruntime(case, onnx_file, batch):
+def test_onnx_in_onnxruntime(case, onnx_file, batch, files):
     onnxruntime = pytest.importorskip(
         "onnxruntime", reason="onnxruntime is not installed (extra export)"
     )
@@ -131,6 +146,7 @@ def test_onnx_in_onnxruntime(case, onnx_file, batch):
     names = list(OUTPUTS)
     _check(lambda images: session.run(names, {"images": images}), case[0], batch, case[1])
     _check_contract(session.get_modelmeta().custom_metadata_map["fastalign"], *case)
+    _check_validation(onnx_file, case[0], files, "onnx")
 
 
 def test_onnx_in_opencv(case, onnx_file, batch):
@@ -180,7 +196,7 @@ def test_onnx_is_what_the_page_says(onnx_file, repository):
     assert [value.type.tensor_type.shape.dim[0].dim_param for value in values] == ["batch"] * 6
 
 
-def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
+def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch, files):
     openvino = pytest.importorskip("openvino", reason="openvino is not installed (extra export)")
     from fastalign.export import writers
 
@@ -213,9 +229,10 @@ def test_openvino(case, onnx_file, batch, tmp_path, monkeypatch):
     ]
     assert len(marks) > 50 and all(marks)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+    _check_validation(path, case[0], files, "openvino")
 
 
-def test_torch_export(case, scored_before, batch, tmp_path):
+def test_torch_export(case, scored_before, batch, tmp_path, files):
     path = tmp_path / "model.pt2"
     export_model(case[0], path, "torch", input_dtype=case[1])
     extra = {"fastalign": ""}
@@ -229,10 +246,11 @@ def test_torch_export(case, scored_before, batch, tmp_path):
         case[1],
     )
     _check_contract(extra["fastalign"], *case)
+    _check_validation(path, case[0], files, "torch")
 
 
 @pytest.mark.slow
-def test_aotinductor(fitted, batch, tmp_path):
+def test_aotinductor(fitted, batch, tmp_path, files):
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -250,6 +268,7 @@ def test_aotinductor(fitted, batch, tmp_path):
     package = torch._inductor.aoti_load_package(str(path))
     _check(lambda images: package(torch.from_numpy(images)), model, batch, "float32")
     _check_contract(package.get_metadata()["fastalign"], model, "float32")
+    _check_validation(path, model, files, "aotinductor")
 
 
 def test_tracing_leaves_the_model_as_it_was(case, scored_before, batch):
