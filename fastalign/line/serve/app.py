@@ -193,7 +193,8 @@ def make_app(service: Service) -> Any:
         if what == "photo.jpg":
             return Response(shown.photo, media_type="image/jpeg")
         if what == "heat.png":
-            return Response(shown.heat, media_type="image/png")
+            heat = await anyio.to_thread.run_sync(service.recent.heat, shown)
+            return Response(heat, media_type="image/png")
         if what == "map.npy":
             buffer = io.BytesIO()
             np.save(buffer, shown.map, allow_pickle=False)

@@ -29,7 +29,6 @@ class Shown:
         number: from 1, in the order of verdicts.
         line: what was said of it.
         photo: a JPEG of it.
-        heat: its map in colour, a PNG with transparent places.
         map: float32 ``[H,W]``.
         truth: what somebody has said it is, ``"good"`` or ``"anomaly"``; None: nothing.
     """
@@ -37,7 +36,6 @@ class Shown:
     number: int
     line: dict[str, Any]
     photo: bytes
-    heat: bytes
     map: npt.NDArray[np.float32]
     truth: str | None = None
 
@@ -66,13 +64,21 @@ class Recent:
 
     def add(self, line: dict[str, Any], image: Photograph, scores: npt.NDArray[np.float32]) -> None:
         """Take a photograph in, and let the oldest go."""
-        photo, heat = self._pictures(image, scores)
+        photo = _photo(image)
         with self._lock:
             self._number += 1
             self._changes += 1
-            self._shown[line["id"]] = Shown(self._number, line, photo, heat, scores)
+            self._shown[line["id"]] = Shown(self._number, line, photo, scores)
             while len(self._shown) > self._most:
                 self._shown.popitem(last=False)
+
+    def heat(self, shown: Shown) -> bytes:
+        """A photograph's map in colour, a PNG with transparent places; made when it is asked for,
+        which is seldom where photographs come quickly."""
+        low, high = scale_limits(self._threshold, shown.map)
+        picture = Image.fromarray(heat_rgba(shown.map, low, high))
+        picture.thumbnail((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BOX)
+        return _encoded(picture, "PNG")
 
     def get(self, name: str) -> Shown | None:
         """By its id; None for one that is not there any more."""
@@ -99,15 +105,11 @@ class Recent:
         """A number that changes with what :meth:`summary` says."""
         return self._changes
 
-    def _pictures(self, image: Photograph, scores: npt.NDArray[np.float32]) -> tuple[bytes, bytes]:
-        width, height = fit_inside(image.shape[1], image.shape[0], _SIDE)
-        photo = Image.fromarray(image).resize(
-            (width, height), Image.Resampling.BOX, reducing_gap=2.0
-        )
-        low, high = scale_limits(self._threshold, scores)
-        heat = Image.fromarray(heat_rgba(scores, low, high))
-        heat.thumbnail((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BOX)
-        return _encoded(photo, "JPEG", quality=80), _encoded(heat, "PNG")
+
+def _photo(image: Photograph) -> bytes:
+    width, height = fit_inside(image.shape[1], image.shape[0], _SIDE)
+    photo = Image.fromarray(image).resize((width, height), Image.Resampling.BOX, reducing_gap=2.0)
+    return _encoded(photo, "JPEG", quality=80)
 
 
 def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
