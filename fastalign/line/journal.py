@@ -93,29 +93,51 @@ class Journal:
 
     def knows(self, key: str) -> bool:
         """Whether the photograph that a key stands for has its line."""
-        digest = int(key, 16)
         with self._lock:
-            place = bisect.bisect_left(self._known, digest)
-            return place < len(self._known) and self._known[place] == digest
+            return self._has(int(key, 16))
 
     def add(self, event: str, about: dict[str, Any]) -> dict[str, Any]:
-        """Write a line; returned as it was written. That of a photograph has its ``key`` and
-        whether somebody is to be told, ``notify``.
+        """Write a line; returned as it was written.
 
         Raises:
             InputError: it cannot be written.
         """
-        time = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        line = {"event": event, "time": time, **about}
+        line = {"event": event, "time": now(), **about}
         with self._lock:
-            self._lines.add(encode(json.dumps(line, allow_nan=False) + "\n"))
-            if event == PHOTOGRAPH:
-                bisect.insort(self._known, int(line["key"], 16))
+            self._write(line)
         return line
+
+    def add_photograph(self, about: dict[str, Any]) -> dict[str, Any] | None:
+        """Write the line of a photograph, with its ``key`` and whether somebody is to be told,
+        ``notify``; returned as it was written, None where the key has one.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        line = {"event": PHOTOGRAPH, "time": now(), **about}
+        digest = int(line["key"], 16)
+        with self._lock:
+            if self._has(digest):
+                return None
+            self._write(line)
+            bisect.insort(self._known, digest)
+        return line
+
+    def _has(self, digest: int) -> bool:
+        place = bisect.bisect_left(self._known, digest)
+        return place < len(self._known) and self._known[place] == digest
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._lines.add(encode(json.dumps(line, allow_nan=False) + "\n"))
 
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
+
+
+def now() -> str:
+    """The time of a line."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

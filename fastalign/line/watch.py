@@ -19,7 +19,7 @@ from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
-from fastalign.line.journal import JOURNAL, PHOTOGRAPH, Journal
+from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.notify import Messages, Notifier
 from fastalign.line.scorer import LineScorer, told
 from fastalign.line.wake import choose
@@ -182,7 +182,8 @@ class _Line:
         about = self._judge(found)
         wanted = self._notifier.wanted and about["verdict"] in self._notify
         about = {**about, **found.arrival.record(), "notify": wanted}
-        line = self._journal.add(PHOTOGRAPH, about)
+        line = self._journal.add_photograph(about)
+        assert line is not None, "what has a line is not found again"
         if wanted:
             self._notifier.tell(line)
         self.judged += 1

@@ -7,7 +7,7 @@ import pytest
 from fastalign.errors import BackendError, ConfigError, InputError
 from fastalign.line import wake
 from fastalign.line.arrivals import MOST_WAITING, Settling, look_for_photographs
-from fastalign.line.journal import PHOTOGRAPH, Arrival, Journal
+from fastalign.line.journal import Arrival, Journal
 
 
 class Clock:
@@ -118,7 +118,8 @@ def test_the_journal_knows_what_it_has_in_eight_bytes_each(tmp_path):
     journal = Journal(tmp_path / "verdicts.jsonl")
     arrivals = [Arrival(f"ü{index}", index, -index) for index in range(300)]
     for arrival in arrivals[::2]:
-        journal.add(PHOTOGRAPH, {**arrival.record(), "notify": False})
+        journal.add_photograph({**arrival.record(), "notify": False})
+    assert journal.add_photograph({**arrivals[0].record(), "notify": False}) is None
     journal.close()
     again = Journal(tmp_path / "verdicts.jsonl")
     assert [again.knows(arrival.key) for arrival in arrivals] == [True, False] * 150
@@ -133,7 +134,7 @@ def test_names_that_are_no_text_come_back(tmp_path):
         pytest.skip("names are text there")
     name = b"\xff.png".decode("utf-8", "surrogateescape")
     journal = Journal(tmp_path / "verdicts.jsonl")
-    line = journal.add(PHOTOGRAPH, {**Arrival(name, 1, 1).record(), "notify": True})
+    line = journal.add_photograph({**Arrival(name, 1, 1).record(), "notify": True})
     journal.close()
     assert json.loads((tmp_path / "verdicts.jsonl").read_text())["path"] == name
     again = Journal(tmp_path / "verdicts.jsonl")

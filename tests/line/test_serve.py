@@ -338,7 +338,7 @@ def test_what_is_no_request_is_refused_and_the_next_one_answered(strict_client, 
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(serve, png):
-    with serve(seconds=0.3) as client:
+    with serve(seconds=0.5) as client:
         head = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
         answer = client.raw(head + b"Content-Length: 1000\r\n\r\nabc")
         assert answer.startswith(b"HTTP/1.1 408")
@@ -357,7 +357,7 @@ def test_more_than_may_wait_are_turned_away_and_slow_ones_told_so(serve, png, mo
         return scored(images)
 
     model.predict_detail = slow
-    with serve(most_waiting=2, seconds=0.6) as client:
+    with serve(most_waiting=2, seconds=1.0) as client:
         with ThreadPoolExecutor(6) as pool:
             answers = [pool.submit(client.score, png()) for _ in range(6)]
             statuses = sorted(answer.result()[0] for answer in answers)
@@ -387,13 +387,17 @@ def test_an_error_inside_is_told_as_one_and_the_server_goes_on(serve, png, model
     assert "a secret of" in capfd.readouterr().err
 
 
-def test_many_at_once_get_each_their_own_verdict(serve, png):
-    with serve() as client:
+def test_many_at_once_get_each_their_own_verdict(serve, png, tmp_path):
+    with serve(out=tmp_path / "out") as client:
         with ThreadPoolExecutor(8) as pool:
             sent = [index % 3 == 0 for index in range(24)]
             told = list(pool.map(lambda defect: client.score(png(defect))[1], sent))
+            # The same one many times at once has one line.
+            keys = {"Idempotency-Key": "one"}
+            same = list(pool.map(lambda _: client.score(png(), **keys)[1], range(8)))
     assert [line["verdict"] == "anomaly" for line in told] == sent
     assert len({line["id"] for line in told}) == 24
+    assert sorted(line["repeated"] for line in same) == [False] + [True] * 7
 
 
 def _serve(model, port, out):

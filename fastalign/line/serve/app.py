@@ -11,7 +11,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from fastalign.errors import InputError
-from fastalign.line.journal import PHOTOGRAPH, Journal, key_of
+from fastalign.line.journal import Journal, key_of, now
 from fastalign.line.scorer import LineScorer, Photograph, told
 from fastalign.line.serve.guard import Guard
 from fastalign.line.serve.metrics import TEXT, Metrics
@@ -101,14 +100,13 @@ class Service:
         seconds = time.monotonic() - began
 
         def keep() -> dict[str, Any]:
-            stamp = datetime.now().astimezone().isoformat(timespec="milliseconds")
-            line = {"id": uuid.uuid4().hex, **told(row), "bytes": len(data)}
-            known = key_of(f"key\0{key}") if key else key_of(line["id"])
-            repeated = self._journal is not None and self._journal.knows(known)
-            if self._journal is not None and not repeated:
+            line = {"id": uuid.uuid4().hex, "time": now(), **told(row), "bytes": len(data)}
+            repeated = False
+            if self._journal is not None:
+                known = key_of(f"key\0{key}") if key else key_of(line["id"])
                 about = {**line, "key": known, "notify": False}
-                stamp = self._journal.add(PHOTOGRAPH, about)["time"]
-            line = {**line, "time": stamp, "repeated": repeated}
+                repeated = self._journal.add_photograph(about) is None
+            line["repeated"] = repeated
             if not repeated:
                 self.recent.add(line, image, scores)
                 self.metrics.judged(line["verdict"], seconds)
