@@ -78,7 +78,7 @@ def test_photographs_are_found_by_their_endings(tmp_path):
 @pytest.mark.parametrize(
     ("folder", "remote"),
     [
-        ("/home/me/in", False),
+        ("/data/in", False),
         ("/mnt/line 1/in", True),
         ("/mnt/line 1", True),
         ("/mnt/other", False),

@@ -371,7 +371,7 @@ def test_an_error_inside_is_told_as_one_and_the_server_goes_on(serve, png, model
     scored = model.predict_detail
 
     def broken(images):
-        raise RuntimeError("a secret of /home/somebody")
+        raise RuntimeError("a secret of /var/somebody")
 
     model.predict_detail = broken
     with serve() as client:

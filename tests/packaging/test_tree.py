@@ -52,6 +52,24 @@ def test_no_file_mentions(pattern, sample, repository, source_files):
     assert found == []
 
 
+def test_every_file_of_the_package_is_shipped(repository, source_files):
+    """Pages and styles go by patterns; one that none fits would be missing after an installation
+    alone."""
+    text = (repository / "pyproject.toml").read_text(encoding="utf-8")
+    listed = text.partition("[tool.setuptools.package-data]")[2].partition("]")[0]
+    patterns = re.findall(r'"([^"]+)"', listed)
+    inside = [path for path in source_files if path.parts[0] == "fastalign"]
+    others = [path for path in inside if path.suffix not in {".py", ".pyi"}]
+    assert len(patterns) > 5 and len(others) > 20
+    left = [
+        path
+        for path in others
+        if not any(path.match(f"fastalign/{pattern}") for pattern in patterns)
+        and path.parts[1] != "demo_data"
+    ]
+    assert left == []
+
+
 def test_no_large_files_and_no_build_products(repository, source_files):
     large = [str(p) for p in source_files if (repository / p).stat().st_size > 2_000_000]
     products = [str(p) for p in source_files if p.suffix in {".so", ".o", ".pyc", ".whl"}]
