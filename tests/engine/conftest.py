@@ -26,6 +26,7 @@ class StandInModel(torch.nn.Module):
         self.register_buffer("image_threshold", torch.tensor(threshold))
         self.register_buffer("pixel_threshold", torch.tensor(threshold))
         self.density = SimpleNamespace(part_area=0.5)
+        self.features = SimpleNamespace(runtime=SimpleNamespace(words="torch"))
 
     def forward(self, images):
         maps = images.mean(1) - 0.5
