@@ -61,14 +61,7 @@ def decode(path: Path, noun: str, most_pixels: int | None = None) -> Picture:
             )
 
     try:
-        with open(path, "rb") as file:
-            head = file.read(12)
-        if head.startswith(npy.SIGNATURE):
-            picture = npy.read_npy(path, check_size)
-        elif head.startswith(tiff.SIGNATURES):
-            picture = _read_tiff(path, check_size)
-        else:
-            picture = _read_by_pillow(path, check_size)
+        picture = _read(path, check_size)
         if picture.values.size == 0:
             raise ValueError("it has no pixels")
     except FileNotFoundError as error:
@@ -88,6 +81,37 @@ def decode(path: Path, noun: str, most_pixels: int | None = None) -> Picture:
     if noun == "image":
         picture.values = narrow(path, picture.values)
     return picture
+
+
+class _Size(Exception):
+    """Width and height of a file, in place of its samples."""
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Height and width that a file states in its head, before it is turned upright; None where it
+    cannot be read."""
+
+    def stop(width: int, height: int) -> None:
+        raise _Size(height, width)
+
+    try:
+        _read(path, stop)
+    except _Size as size:
+        height, width = size.args
+        return int(height), int(width)
+    except (Unread, tiff.Unsupported, MemoryError, InputError, *DECODING_ERRORS):
+        return None
+    return None
+
+
+def _read(path: Path, check_size: Callable[[int, int], None]) -> Picture:
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head.startswith(npy.SIGNATURE):
+        return npy.read_npy(path, check_size)
+    if head.startswith(tiff.SIGNATURES):
+        return _read_tiff(path, check_size)
+    return _read_by_pillow(path, check_size)
 
 
 def states_no_depth(path: Path) -> bool:

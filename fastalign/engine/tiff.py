@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 _LOWEST, _HIGHEST, _FLOAT = 340, 341, 11
 _STRIP_BYTES = 1 << 18
+# The digits of interpolated scores hardly compress: higher levels take longer and save nothing
+# (benchmarks/picture_size.py).
+_LEVEL = 1
 
 
 def encode_tiff(scores: npt.NDArray[np.float32], description: str = "") -> bytes:
@@ -28,6 +31,9 @@ def encode_tiff(scores: npt.NDArray[np.float32], description: str = "") -> bytes
         scores,
         photometric="minisblack",
         compression="zlib",
+        compressionargs={"level": _LEVEL},
+        # Whoever writes many maps has threads of its own.
+        maxworkers=1,
         predictor=False,
         rowsperstrip=max(1, min(scores.shape[0], _STRIP_BYTES // (4 * scores.shape[1]))),
         description=description.encode("ascii", "replace").decode(),

@@ -74,8 +74,19 @@ def heat_rgba(
     Places whose score is NaN, at which nothing was compared, are striped in grey, by lines of
     ``stripe`` pixels. ``top``: the row of the whole map that the first one is.
     """
-    position = np.nan_to_num((scores - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    position = np.clip(position, 0.0, 1.0)
+    rows, columns = np.ogrid[top : top + scores.shape[0], : scores.shape[1]]
+    return _coloured(scores, low, high, rows + columns, stripe)
+
+
+def _coloured(
+    scores: npt.NDArray[np.float32],
+    low: float,
+    high: float,
+    diagonals: npt.NDArray[np.int64],
+    stripe: int,
+) -> npt.NDArray[np.uint8]:
+    """RGBA of scores of any shape, each with the number of its diagonal (row plus column)."""
+    position = scale_position(scores, low, high)
     rgba = np.empty((*scores.shape, 4), dtype=np.uint8)
     rgba[..., :3] = colour_table()[(position * 255).round().astype(np.uint8)]
     opacity = np.interp(position, [at for at, _ in _OPACITY], [value for _, value in _OPACITY])
@@ -83,11 +94,24 @@ def heat_rgba(
     unseen = np.isnan(scores)
     if unseen.any():
         grey, line, gap = _STRIPES
-        rows, columns = np.ogrid[top : top + scores.shape[0], : scores.shape[1]]
-        on_line = (rows + columns) // stripe % 4 == 0
+        on_line = diagonals[unseen] // stripe % 4 == 0
         rgba[unseen, :3] = grey
-        rgba[unseen, 3] = np.where(on_line, 255 * line, 255 * gap).round().astype(np.uint8)[unseen]
+        rgba[unseen, 3] = np.where(on_line, 255 * line, 255 * gap).round().astype(np.uint8)
     return rgba
+
+
+def scale_position(
+    scores: npt.NDArray[np.float32], low: float, high: float
+) -> npt.NDArray[np.float32]:
+    """Where scores of any shape lie on the scale, 0 to 1; 0 for NaN."""
+    position = np.nan_to_num((scores - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+    return np.clip(position, 0.0, 1.0)
+
+
+def above_foot(scores: npt.NDArray[np.float32], low: float) -> npt.NDArray[np.intp]:
+    """The flat places of ``[H, W]`` scores that are above the foot of the scale or NaN: all others
+    are transparent, which most of a map is."""
+    return np.flatnonzero(~(scores <= low))
 
 
 def heat_overlay(
@@ -106,31 +130,54 @@ def heat_overlay(
         ``[H, W, 3]`` uint8 RGB.
     """
     low, high = scale_limits(threshold, scores)
-    mixed = np.empty_like(image)
+    mixed = np.array(image, order="C")
+    stripe = max(2, max(scores.shape) // 160)
     # In bands, since the intermediate arrays are many times larger than a large photograph.
     for top in range(0, image.shape[0], _BAND):
-        band = slice(top, top + _BAND)
-        rgba = heat_rgba(scores[band], low, high, top=top, stripe=max(2, max(scores.shape) // 160))
-        alpha = rgba[..., 3:].astype(np.float32) / 255
-        mixed[band] = (image[band] * (1 - alpha) + rgba[..., :3] * alpha).round()
+        part = scores[top : top + _BAND]
+        places = above_foot(part, low)
+        if not places.size:
+            continue
+        row, column = np.divmod(places, part.shape[1])
+        rgba = _coloured(part.reshape(-1)[places], low, high, top + row + column, stripe)
+        alpha = rgba[:, 3:].astype(np.float32) / 255
+        pixels = mixed[top : top + _BAND].reshape(-1, 3)
+        pixels[places] = (pixels[places] * (1 - alpha) + rgba[:, :3] * alpha).round()
     found = judge_each(scores, threshold) == Verdict.ANOMALY
     if found.any():
         width = max(1, round(max(found.shape) / 400))
+        around = _box(found, width + 1)
+        found, shown = found[around], mixed[around]
         # Dark outside, bright inside: visible on any background.
         halo = grow(found, width) & ~found
-        mixed[halo] = (mixed[halo] * 0.35).astype(np.uint8)
-        mixed[found & ~shrink(found, width)] = _OUTLINE
+        shown[halo] = (shown[halo] * 0.35).astype(np.uint8)
+        shown[found & ~shrink(found, width)] = _OUTLINE
     return mixed
+
+
+def _box(mask: npt.NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """The rows and columns that hold all of a mask which is not empty, and so many around them."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return (
+        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1),
+        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + margin + 1),
+    )
 
 
 def grow(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
     """The mask with ``by`` pixels more on every side (a square neighbourhood)."""
-    from scipy import ndimage
-
-    grown = mask.view(np.uint8)
-    for axis in (0, 1):
-        grown = ndimage.maximum_filter1d(grown, 2 * by + 1, axis=axis, mode="constant")
-    return grown.view(np.bool_)
+    for _ in range(2):
+        # Along the rows of what is turned on its side, and back: a window of 2 by + 1 pixels, made
+        # by doubling, looks ahead from ``by`` pixels before each.
+        wide = np.pad(mask, ((by, by), (0, 0)))
+        reach, whole = 1, 2 * by + 1
+        while reach < whole:
+            step = min(reach, whole - reach)
+            further = wide.copy()
+            further[:-step] |= wide[step:]
+            wide, reach = further, reach + step
+        mask = wide[: mask.shape[0]].T
+    return mask
 
 
 def shrink(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from fastalign.data import IMAGE_SUFFIXES, load_image, load_mask
-from fastalign.data.decode import MAX_PIXELS, decode
+from fastalign.data.decode import MAX_PIXELS, decode, size_of
 from fastalign.errors import ConfigError, DataWarning, InputError, LargeFileError
 
 CODECS = {".webp": "webp", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".avif": "avif"}
@@ -449,3 +449,15 @@ def test_the_limit_of_pixels_is_an_option(tmp_path, picture, monkeypatch, suffix
 
 def test_line_scan_images_are_within_the_limit():
     assert 8192 * 24000 <= MAX_PIXELS
+
+
+def test_the_size_of_a_file_is_known_from_its_head(tmp_path):
+    image = Image.fromarray(np.zeros((5, 7, 3), np.uint8))
+    for name in ("a.jpg", "a.png", "a.bmp", "a.tiff"):
+        image.save(tmp_path / name)
+    np.save(tmp_path / "a.npy", np.zeros((5, 7), np.uint8))
+    for path in tmp_path.iterdir():
+        assert size_of(path) == (5, 7)
+    (tmp_path / "text.png").write_text("no image")
+    assert size_of(tmp_path / "text.png") is None and size_of(tmp_path / "missing.png") is None
+    assert size_of(tmp_path) is None

@@ -6,9 +6,11 @@ import pytest
 from fastalign.report.heat import (
     THRESHOLD_POSITION,
     colour_table,
+    grow,
     heat_overlay,
     heat_rgba,
     scale_limits,
+    shrink,
 )
 
 
@@ -80,3 +82,34 @@ def test_overlay_outlines_what_exceeds_the_threshold():
     assert (overlay[9, 14:31] < 90).all()
     without = heat_overlay(image, scores, math.nan)
     assert not (without == (255, 149, 0)).all(axis=2).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_overlay_is_the_heat_laid_over_the_image(seed):
+    """Pixels below the scale, which are passed over, included."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(8, 4, (300, 41)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.1] = np.nan
+    scores[5, 6:8] = np.inf, -np.inf
+    image = rng.integers(0, 256, (300, 41, 3), dtype=np.uint8)
+    threshold = 10.0 if seed else math.nan
+    rgba = heat_rgba(scores, *scale_limits(threshold, scores))
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    expected = (image * (1 - alpha) + rgba[..., :3] * alpha).round().astype(np.uint8)
+    with np.errstate(invalid="ignore"):
+        found = scores > threshold
+    found &= np.isfinite(scores)
+    halo = grow(found, 1) & ~found
+    expected[halo] = (expected[halo] * 0.35).astype(np.uint8)
+    expected[found & ~shrink(found, 1)] = (255, 149, 0)
+    assert (heat_overlay(image, scores, threshold) == expected).all()
+
+
+@pytest.mark.parametrize("by", [1, 2, 3, 6])
+def test_masks_grow_and_shrink_by_a_square(by):
+    mask = np.random.default_rng(by).random((19, 12)) > 0.9
+    padded = np.pad(mask, by)
+    near = [padded[y : y + 19, x : x + 12] for y in range(2 * by + 1) for x in range(2 * by + 1)]
+    assert (grow(mask, by) == np.logical_or.reduce(near)).all()
+    assert (shrink(mask, by) == ~grow(~mask, by)).all()
+    assert shrink(np.ones((3, 4), bool), by).all()
