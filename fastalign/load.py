@@ -8,13 +8,14 @@ running. The runtime reads its settings once, when torch is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -227,6 +228,15 @@ class SpinWatch:
                 self._end(began)
 
         return watched
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Not watching during the block: its threads outnumber the cores on purpose."""
+        before, self._inside = self._inside, True
+        try:
+            yield
+        finally:
+            self._inside = before
 
     def _begin(self) -> float:
         self._inside = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -164,7 +165,14 @@ def test_what_counts_as_busy(busy, found):
     assert found.busy is busy
 
 
-def watch_calls(monkeypatch, tasks: Path, waited: float, threads: int = 2, **environment: str):
+def watch_calls(
+    monkeypatch,
+    tasks: Path,
+    waited: float,
+    threads: int = 2,
+    paused: bool = False,
+    **environment: str,
+):
     """What a watch says to twelve seconds of calls that wait ``waited`` of their time."""
     for name in load.SETTINGS:
         monkeypatch.delenv(name, raising=False)
@@ -189,7 +197,8 @@ def watch_calls(monkeypatch, tasks: Path, waited: float, threads: int = 2, **env
         return "result"
 
     write_tasks(tasks, main=(0.0, 0.0))
-    assert all(work() == "result" for _ in range(120))
+    with watch.paused() if paused else contextlib.nullcontext():
+        assert all(work() == "result" for _ in range(120))
     return said
 
 
@@ -205,8 +214,9 @@ def test_spinning_beside_other_work_is_told_once(tasks, monkeypatch):
         {"waited": 0.05},
         {"waited": 0.5, "threads": 1},
         {"waited": 0.5, "OMP_WAIT_POLICY": "passive"},
+        {"waited": 0.5, "paused": True},
     ],
-    ids=["quiet", "one thread", "passive"],
+    ids=["quiet", "one thread", "passive", "paused"],
 )
 def test_nothing_is_said_where_nothing_is_to_be_done(case, tasks, monkeypatch):
     assert watch_calls(monkeypatch, tasks, **case) == []

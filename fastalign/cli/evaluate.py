@@ -103,7 +103,8 @@ def evaluate(
         keep_freed_memory()
     fitted = artifact.load(model, target, precision=precision, runtime=chosen)
     with make_progress(details=details) as progress:
-        progress.detail(fitted.limit_memory(budget).describe())
+        plan = fitted.limit_memory(budget)
+        progress.detail(plan.describe())
         progress.detail(f"network: {fitted.features.runtime.words}")
         result = evaluate_category(
             one_folder(directory),
@@ -116,6 +117,7 @@ def evaluate(
             keep_seen=keep_seen,
             save_regions=save == "regions",
             least_area=least_area,
+            memory=plan.spare,
             depth=parse_depth(bit_depth),
             model_name=Path(model).name,
             progress=progress,

@@ -253,7 +253,13 @@ def _predict_here(
         progress.detail(plan.describe())
         progress.detail(f"network: {fitted.features.runtime.words}")
         result = predict_paths(
-            fitted, source, out, batch_size=plan.images, progress=progress, **options
+            fitted,
+            source,
+            out,
+            batch_size=plan.images,
+            memory=plan.spare,
+            progress=progress,
+            **options,
         )
     for message in result.warnings:
         warn(message)

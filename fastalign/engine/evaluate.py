@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from fastalign.data import Depth, open_category
 from fastalign.engine.evaluation_figures import conclude
 from fastalign.engine.evaluation_run import EvaluationRun
+from fastalign.engine.pipeline import Room
 from fastalign.engine.protocol import describe_alignment, describe_protocol
 from fastalign.engine.regions_file import COCO, REGIONS, RegionsFile
 from fastalign.engine.results import Evaluation
 from fastalign.engine.runfolder import earlier_evaluation, reserve
 from fastalign.engine.scoring import thresholds
+from fastalign.engine.timing import time_model
 from fastalign.errors import InputError
 from fastalign.load import LoadMeter
 from fastalign.models.progress import NoProgress, Progress
@@ -41,12 +43,14 @@ def evaluate_category(
     model_name: str = "",
     save_regions: bool = False,
     least_area: float = 0.0,
+    memory: int | None = None,
     depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score the test images of a category and compute every figure.
 
-    Images stream: one photograph, its maps and its pictures are in memory at a time.
+    Images stream: threads read them ahead of the model and draw the report's pictures behind it,
+    a few at a time. Then the model is timed by itself on the first of them.
 
     Args:
         directory: a category in any layout that :func:`fastalign.data.open_category` reads.
@@ -63,6 +67,8 @@ def evaluate_category(
         model_name: name of the model's file, for the protocol.
         save_regions: write ``regions.jsonl`` and ``regions.coco.json`` into ``out`` as well.
         least_area: pixels of a photograph below which a region is left out.
+        memory: bytes that photographs under way may take, see
+            :func:`fastalign.engine.predict_paths`.
         depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
 
@@ -108,10 +114,10 @@ def evaluate_category(
             least_area,
             regions,
         )
+        run.go_through(Room.of(1, memory), progress)
+        # By itself, since threads that read and draw beside it would show in its times.
         meter = LoadMeter()
-        for sample in category.test:
-            run.add(sample)
-            progress.advance()
+        run.times = time_model(model, run.paths, run.depth, progress)
         load = meter.read()
         evaluation = conclude(run, category.name)
         run.seen.tell(evaluation)
@@ -122,7 +128,7 @@ def evaluate_category(
             "category": category.name,
             "layout": category.layout,
             "model_file": model_name,
-            **describe_protocol(model, size, evaluation.counts, len(run.times)),
+            **describe_protocol(model, size, evaluation.counts, len(run.times.model)),
             "images_trained_on": run.seen.policy,
             "load": load.to_json(),
         }

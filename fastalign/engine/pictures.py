@@ -21,7 +21,13 @@ from fastalign.engine.tiff import encode_tiff
 from fastalign.errors import ConfigError
 from fastalign.io import atomic_write
 from fastalign.numeric import whole_number
-from fastalign.report.heat import colour_table, heat_overlay, scale_limits
+from fastalign.report.heat import (
+    above_foot,
+    colour_table,
+    heat_overlay,
+    scale_limits,
+    scale_position,
+)
 
 REGIONS = "regions"
 OUTPUTS = (*FILES, REGIONS)
@@ -30,6 +36,13 @@ OVERLAY_FORMATS = ("jpg", "png")
 FULL = "full"
 DEFAULT_SIDE = 1024
 _JPEG_QUALITY = 90
+# Bytes of one pixel of pictures while they are made: map, photograph, overlay, masks, and files.
+_BYTES_OF_A_PIXEL = 32
+# zlib's levels, and its strategy of runs for masks, by size against time: docs/cli.md has the table
+# and benchmarks/picture_size.py prints it.
+_MASK_PNG = {"compress_level": 1, "compress_type": 3}
+_VIEW_PNG = {"compress_level": 3}
+_OVERLAY_PNG = {"compress_level": 1}
 # The colour of what was not looked at.
 _UNSEEN = (128, 128, 128)
 _SIDES = (16, 65535)
@@ -69,6 +82,11 @@ class PictureOptions:
             size = whole_number("picture size", self.size, *_SIDES, text=True, other=FULL)
             object.__setattr__(self, "size", size)
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """What of ``outputs`` are pictures."""
+        return tuple(name for name in FILES if name in self.outputs)
+
     def at(self, photo: tuple[int, int], model: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the pictures of a photograph ``(height, width)``."""
         if self.size == FULL:
@@ -96,30 +114,69 @@ class PictureWriter:
         self, item: Input, image: npt.NDArray[np.uint8], scored: torch.Tensor
     ) -> dict[str, str]:
         """Write what was asked for of one image ``[H,W,3]``; ``scored`` is its map at the model's
-        size. Returns the files by kind, relative to ``out``."""
-        options, limits = self._options, self._limits
+        size. Returns the files by kind, relative to ``out``.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        files: dict[str, str] = {}
+        self.save(item, image, self.scores(image, scored), files)
+        return files
+
+    def scores(
+        self, image: npt.NDArray[np.uint8], scored: torch.Tensor
+    ) -> npt.NDArray[np.float32] | None:
+        """The map ``[h,w]`` of an image ``[H,W,3]`` at the size of its pictures; None where none
+        are asked for."""
+        if not self._options.pictures:
+            return None
         model = (int(scored.shape[0]), int(scored.shape[1]))
-        size = options.at((image.shape[0], image.shape[1]), model)
-        scores = map_at(scored, size)
-        written = {}
-        if "map" in options.outputs:
-            path = self._path("map", item, f".{options.map_format}")
-            if options.map_format == "npy":
-                _save(path, _encode_npy(scores))
-            else:
-                _save(path, encode_tiff(scores, self._about(image, item)))
-                _save(companion(path), _encode_view(scores, limits.pixel_or_nan))
-            written["map"] = path
+        return map_at(scored, self._options.at((image.shape[0], image.shape[1]), model))
+
+    def bytes_of(self, photo: tuple[int, int], model: tuple[int, int]) -> int:
+        """What the pictures of a photograph ``(height, width)`` take while they are made."""
+        height, width = self._options.at(photo, model)
+        return _BYTES_OF_A_PIXEL * height * width if self._options.pictures else 0
+
+    def save(
+        self,
+        item: Input,
+        image: npt.NDArray[np.uint8],
+        scores: npt.NDArray[np.float32] | None,
+        files: dict[str, str],
+    ) -> None:
+        """Write what was asked for of one image; ``scores`` are those of :meth:`scores`. Needs no
+        torch, and several threads may do it at once.
+
+        Args:
+            files: gets the files by kind, relative to ``out``, each when it is written.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        options, limits = self._options, self._limits
+        if scores is None:
+            return
+        size = (scores.shape[0], scores.shape[1])
+
+        def write(kind: str, suffix: str, data: bytes) -> Path:
+            path = self._path(kind, item, suffix)
+            _save(path, data)
+            files[kind] = path.relative_to(self._out).as_posix()
+            return path
+
+        if "map" in options.outputs and options.map_format == "npy":
+            write("map", ".npy", _encode_npy(scores))
+        elif "map" in options.outputs:
+            path = write("map", ".tiff", encode_tiff(scores, self._about(image, item)))
+            _save(companion(path), _encode_view(scores, limits.pixel_or_nan))
         if "mask" in options.outputs and limits.pixel is not None:
-            written["mask"] = path = self._path("mask", item, ".png")
-            _save(path, _encode(Image.fromarray(limits.mask(scores)), "PNG"))
+            mask = Image.fromarray(limits.mask(scores))
+            write("mask", ".png", _encode(mask, "PNG", **_MASK_PNG))
         if "overlay" in options.outputs:
-            written["overlay"] = path = self._path("overlay", item, f".{options.overlay_format}")
-            overlay = Image.fromarray(
-                heat_overlay(_shrink(image, size), scores, limits.pixel_or_nan)
-            )
-            _save(path, _encode(overlay, "PNG" if options.overlay_format == "png" else "JPEG"))
-        return {kind: path.relative_to(self._out).as_posix() for kind, path in written.items()}
+            overlay = heat_overlay(_shrink(image, size), scores, limits.pixel_or_nan)
+            encoded = _encode_overlay(overlay, options.overlay_format)
+            write("overlay", f".{options.overlay_format}", encoded)
 
     def _path(self, kind: str, item: Input, suffix: str) -> Path:
         return self._out / PICTURES[kind] / item.stem.with_name(item.stem.name + suffix)
@@ -148,15 +205,19 @@ def _shrink(image: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
     return np.asarray(picture)
 
 
-def _encode(image: Image.Image, kind: str) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: int) -> bytes:
     """In memory first: Pillow hides the cause of an error while it writes to a file."""
     buffer = io.BytesIO()
-    if kind == "JPEG":
-        # Thin outlines in full colour resolution.
-        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    else:
-        image.save(buffer, kind)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _encode_overlay(overlay: npt.NDArray[np.uint8], overlay_format: str) -> bytes:
+    picture = Image.fromarray(overlay)
+    if overlay_format == "png":
+        return _encode(picture, "PNG", **_OVERLAY_PNG)
+    # Thin outlines in full colour resolution.
+    return _encode(picture, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
 
 
 def _encode_npy(scores: npt.NDArray[np.float32]) -> bytes:
@@ -169,8 +230,11 @@ def _encode_view(scores: npt.NDArray[np.float32], threshold: float) -> bytes:
     """A map in the colours of the report, as PNG with a palette; places without a score, at which
     nothing was compared, are grey."""
     low, high = scale_limits(threshold, scores)
-    position = np.nan_to_num((scores - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    places = (np.clip(position, 0.0, 1.0) * 254).round().astype(np.uint8)
-    picture = Image.fromarray(np.where(np.isnan(scores), np.uint8(255), places))
+    places = above_foot(scores, low)
+    found = scores.reshape(-1)[places]
+    position = (scale_position(found, low, high) * 254).round().astype(np.uint8)
+    indices = np.zeros(scores.shape, np.uint8)
+    indices.reshape(-1)[places] = np.where(np.isnan(found), np.uint8(255), position)
+    picture = Image.fromarray(indices)
     picture.putpalette(colour_table(255).tobytes() + bytes(_UNSEEN))
-    return _encode(picture, "PNG")
+    return _encode(picture, "PNG", **_VIEW_PNG)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fastalign.data import Depth, Source
 from fastalign.engine.inputs import Input, find_inputs
 from fastalign.engine.pictures import REGIONS, PictureOptions
+from fastalign.engine.pipeline import Room
 from fastalign.engine.predict_page import PredictionPage
 from fastalign.engine.prediction_run import PredictionRun
 from fastalign.engine.regions_file import RegionsFile
@@ -44,6 +45,7 @@ def predict_paths(
     batch_size: int = 1,
     skip_bad: bool = False,
     overwrite: bool = False,
+    memory: int | None = None,
     depth: Depth | None = None,
     progress: Progress | None = None,
 ) -> Predictions:
@@ -55,6 +57,9 @@ def predict_paths(
     ``report.html``. Maps are float32 and unclamped; a mask is 255 where the map exceeds the pixel
     threshold, 128 where it could not be judged, else 0. All are in the frame of their image,
     upright as its EXIF orientation says.
+
+    Threads read images ahead of the model and write what it found behind it; rows keep the order of
+    the images, and no file depends on how many threads there are.
 
     An image that cannot be read is a row with its reason. A run that ends early, whatever the
     cause, leaves the rows and pictures that it has made.
@@ -80,6 +85,8 @@ def predict_paths(
             all others are scored.
         overwrite: replace the results of an earlier run in ``out``: its tables and the pictures
             that they list.
+        memory: bytes that photographs may take between reading and writing, on top of what the
+            model needs; None: 512 MiB. One batch is under way whatever it takes.
         depth: of 16-bit files that state none, in place of the model's.
         progress: told about the course.
 
@@ -91,6 +98,8 @@ def predict_paths(
     """
     options = PictureOptions(tuple(outputs), map_format, overlay_format, picture_size)
     batch_size = whole_number("batch size", batch_size, 1)
+    if memory is not None:
+        memory = whole_number("memory", memory)
     most = whole_number("gallery", gallery_images)
     least_area = real_number("least area", least_area, 0)
     stored = thresholds(model)
@@ -104,7 +113,7 @@ def predict_paths(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastalign-")))
         table = stack.enter_context(ScoresTable(out / SCORES))
         depth = depth or stored_depth(model)
-        page = PredictionPage(scratch, limits, most, _words(source), depth)
+        page = PredictionPage(scratch, limits, most, _words(source), depth, memory is None)
         regions = None
         if REGIONS in options.outputs:
             regions = stack.enter_context(RegionsFile(out, limits.pixel, least_area))
@@ -113,9 +122,7 @@ def predict_paths(
         )
         progress.start("scoring", len(inputs))
         try:
-            for batch in _batches(inputs, batch_size):
-                run.score(batch)
-                progress.advance(len(batch))
+            run.go_through(_batches(inputs, batch_size), Room.of(batch_size, memory))
             run.finish(inputs)
         except BaseException as error:
             # The first error is the cause; what is left to write may fail for the same one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from fastalign.data import Depth, load_image
 from fastalign.engine.protocol import describe_alignment, describe_protocol
+from fastalign.engine.reading import reading_ahead
 from fastalign.engine.results import Evaluation, ImageResult, Predictions, rank
 from fastalign.engine.runfolder import REPORT
 from fastalign.engine.scoring import Thresholds, aligned_picture, thresholds
@@ -23,6 +25,20 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD, Detail
 
 
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of an image besides the photograph.
+
+    Attributes:
+        scores: map ``[h,w]`` float32 in the image's frame.
+        aligned, covered: as :func:`fastalign.engine.scoring.aligned_picture` gives them.
+    """
+
+    scores: npt.NDArray[np.float32]
+    aligned: npt.NDArray[np.uint8]
+    covered: npt.NDArray[np.bool_]
+
+
 class PredictionPage:
     """Keeps the pictures of the images with the highest scores, and writes the page.
 
@@ -32,43 +48,61 @@ class PredictionPage:
         most: images shown at most; 0: no page.
         data: what is scored, in words.
         depth: of 16-bit files that state none.
+        ahead: whether the page may hold two photographs at a time while it is written.
     """
 
     def __init__(
-        self, folder: Path, limits: Thresholds, most: int, data: str, depth: Depth | None
+        self,
+        folder: Path,
+        limits: Thresholds,
+        most: int,
+        data: str,
+        depth: Depth | None,
+        ahead: bool = True,
     ) -> None:
+        self._ahead = ahead
         self._gallery = Gallery(folder, limits.pixel_or_nan)
         self._most = most
         self._data = data
         self._depth = depth
+        self._seen: list[float] = []
         self._kept: list[tuple[float, int]] = []
         self._paths: dict[int, Path] = {}
         self._load = LoadMeter()
 
-    def add(
-        self,
-        number: int,
-        path: Path,
-        score: float,
-        image: npt.NDArray[np.uint8],
-        detail: Detail,
-        index: int,
-    ) -> None:
-        """Take image ``number`` of the run, which is ``index`` in ``detail``, if it is among the
-        highest so far."""
+    def card(self, score: float, detail: Detail, index: int) -> Card | None:
+        """What is to be drawn of the next image of the run, which is ``index`` in ``detail``; None
+        where so many before it have higher scores that it will not be shown."""
+        if not self._among_highest(rank(score)):
+            return None
+        aligned, covered = aligned_picture(detail, index)
+        return Card(detail.map[index].float().cpu().numpy(), aligned, covered)
+
+    def _among_highest(self, place: float) -> bool:
+        if len(self._seen) < self._most:
+            heapq.heappush(self._seen, place)
+            return True
+        if not self._most or place <= self._seen[0]:
+            return False
+        heapq.heapreplace(self._seen, place)
+        return True
+
+    def draw(self, number: int, image: npt.NDArray[np.uint8], card: Card) -> None:
+        """Make the pictures of image ``number`` of the run; several threads may do so at once."""
+        self._gallery.add(number, image, card.scores, None, card.aligned, card.covered)
+
+    def add(self, number: int, path: Path, score: float) -> None:
+        """Take image ``number`` of the run, which was drawn, if it is among the highest so far."""
         entry = (rank(score), -number)
         if len(self._kept) < self._most:
             heapq.heappush(self._kept, entry)
-        elif self._most and entry > self._kept[0]:
-            _, dropped = heapq.heapreplace(self._kept, entry)
-            self._gallery.remove(-dropped)
-            del self._paths[-dropped]
         else:
-            return
+            _, dropped = heapq.heappushpop(self._kept, entry)
+            self._gallery.remove(-dropped)
+            self._paths.pop(-dropped, None)
+            if -dropped == number:
+                return
         self._paths[number] = path
-        aligned, covered = aligned_picture(detail, index)
-        scores = detail.map[index].float().cpu().numpy()
-        self._gallery.add(number, image, scores, None, aligned, covered)
 
     def _photograph(self, number: int) -> npt.NDArray[np.uint8]:
         return load_image(self._paths[number], depth=self._depth)
@@ -110,7 +144,8 @@ class PredictionPage:
         ):
             if used != of_model:
                 protocol[name] = "given for this run"
-        protocol["load"] = self._load.read().to_json()
+        # The threads of this run wait for each other's cores, which says nothing of other work.
+        protocol["load"] = replace(self._load.read(), waited=None).to_json()
         for name in ("evaluation_size", "mask_resampling", "timing", "memory"):
             del protocol[name]
         evaluation = Evaluation(
@@ -130,6 +165,7 @@ class PredictionPage:
             warnings=result.warnings,
         )
         order = [-number for _, number in sorted(self._kept, reverse=True)]
-        text = render_report(evaluation, self._gallery, order=order, photograph=self._photograph)
+        with reading_ahead(self._photograph, order if self._ahead else ()) as photograph:
+            text = render_report(evaluation, self._gallery, order=order, photograph=photograph)
         with atomic_write(result.out / REPORT) as file:
             file.write(text.encode("utf-8", "replace"))

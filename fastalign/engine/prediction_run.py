@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastalign.data import Depth, load_image
+from fastalign.data import Depth
 from fastalign.engine.inputs import Input
 from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import PictureOptions, PictureWriter
-from fastalign.engine.predict_page import PredictionPage
+from fastalign.engine.pipeline import Pipeline, Room, Stop
+from fastalign.engine.predict_page import Card, PredictionPage
 from fastalign.engine.protocol import threshold_source
+from fastalign.engine.reading import Photograph, Reader
 from fastalign.engine.regions_file import RegionsFile
 from fastalign.engine.results import Prediction, Predictions, Skipped, finite
 from fastalign.engine.runfolder import PREDICTIONS
-from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, score_images, thresholds
+from fastalign.engine.scoring import NO_THRESHOLD, Thresholds, score_resized, thresholds
 from fastalign.engine.table import FILES, SCORES, Row, ScoresTable, encode
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
@@ -28,7 +31,29 @@ from fastalign.verdict import Verdict
 from fastalign.words import part_of
 
 if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD, Detail
+    from fastalign.models.fyd import FYD
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A photograph between the model and its files; ``files`` grows while they are written."""
+
+    photograph: Photograph
+    row: Row
+    number: int = -1
+    scores: npt.NDArray[np.float32] | None = None
+    card: Card | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class _Written(NamedTuple):
+    """What is left of it then: whether it has a place on the page, and what went wrong."""
+
+    item: Input
+    row: Row
+    number: int
+    has_card: bool
+    error: Exception | None = None
 
 
 class PredictionRun:
@@ -66,50 +91,90 @@ class PredictionRun:
         self.images: list[Prediction] = []
         self.skipped: list[Skipped] = []
         self.rows: list[Row] = []
+        self.stopped: Stop | None = None
+        self._scored = 0
         if limits.image is None or (limits.pixel is None and "mask" in options.outputs):
             notes.append(NO_THRESHOLD)
 
-    def score(self, batch: list[Input]) -> None:
-        """Score a batch; its rows and pictures are written when this returns."""
-        read: list[tuple[Input, npt.NDArray[np.uint8] | None, str]] = []
-        for item in batch:
-            try:
-                read.append((item, load_image(item.path, depth=self.depth), ""))
-            except InputError as error:
-                read.append((item, None, str(error)))
-        images = [image for _, image, _ in read if image is not None]
-        detail = score_images(self.model, images) if images else None
-        index = 0
-        for item, image, reason in read:
-            if image is None or detail is None:
-                self._add_unread(item, reason)
-                continue
-            self._add(item, image, detail, index)
-            index += 1
+    def go_through(self, batches: Iterable[Sequence[Input]], room: Room) -> None:
+        """Score all batches; rows and pictures of an image are written before those of the next.
 
-    def _add_unread(self, item: Input, reason: str) -> None:
-        self.skipped.append(Skipped(item.name, reason))
-        self.progress.note(f"warning: cannot be read: {reason}")
-        self._write(Row(item.name, None, self.limits.image, Verdict.UNSURE, reason))
-
-    def _add(self, item: Input, image: npt.NDArray[np.uint8], detail: Detail, index: int) -> None:
-        row = self.judging.row(item.name, image, detail, index)
-        score, reason, alignment = row.score, row.reason, row.alignment
-        assert score is not None and alignment is not None
-        try:
-            files = self.writer.write(item, image, detail.map[index])
-        except InputError as error:
-            # The score is known; the run ends for want of a place for its pictures.
-            cause = f"its pictures could not be written: {error}"
-            self._write(replace(row, reason="; ".join(filter(None, (reason, cause)))))
-            raise
-        self._write(replace(row, files=files))
-        placed = {kind: self.out / files[kind] if kind in files else None for kind in FILES}
-        prediction = Prediction(
-            item.name, score, row.verdict, reason, alignment, **placed, regions=row.regions
+        Raises:
+            BaseException: what went wrong, of the first image with which anything did.
+        """
+        reader = Reader(self.model.config.image_size, self.depth, self.writer)
+        pipeline = Pipeline(
+            reader.read, self._score, self._save, self._add, room, weigh=reader.weigh
         )
-        self.page.add(len(self.images), item.path, score, image, detail, index)
-        self.images.append(prediction)
+        try:
+            pipeline.run(batches)
+        finally:
+            self.stopped = pipeline.stopped
+
+    def _score(self, read: list[Photograph]) -> list[_Scored]:
+        images = [photograph.resized for photograph in read if photograph.resized is not None]
+        detail = score_resized(self.model, images) if images else None
+        found: list[_Scored] = []
+        index = 0
+        for photograph in read:
+            image, name = photograph.image, photograph.item.name
+            if image is None or detail is None:
+                unsure = Row(name, None, self.limits.image, Verdict.UNSURE, photograph.reason)
+                found.append(_Scored(photograph, unsure))
+                continue
+            row = self.judging.row(name, image, detail, index)
+            assert row.score is not None
+            scores = self.writer.scores(image, detail.map[index])
+            card = self.page.card(row.score, detail, index)
+            found.append(_Scored(photograph, row, self._scored, scores, card))
+            self._scored += 1
+            index += 1
+        return found
+
+    def _save(self, scored: _Scored) -> _Written:
+        """Write what is to be seen of an image, in a thread."""
+        photograph, row, number = scored.photograph, scored.row, scored.number
+        item, image, error = photograph.item, photograph.image, None
+        if image is not None:
+            try:
+                self.writer.save(item, image, scored.scores, scored.files)
+                if scored.card is not None:
+                    self.page.draw(number, image, scored.card)
+            except Exception as caught:
+                # The score is known; the run ends for want of a place for its pictures.
+                error = caught
+                what = str(error) if isinstance(error, InputError) else repr(error)
+                cause = f"its pictures could not be written: {what}"
+                row = replace(row, reason="; ".join(filter(None, (row.reason, cause))))
+        row = replace(row, files=scored.files)
+        return _Written(item, row, number, scored.card is not None and error is None, error)
+
+    def _add(self, written: _Written) -> None:
+        item, row = written.item, written.row
+        if row.score is None or row.alignment is None:
+            self.skipped.append(Skipped(item.name, row.reason))
+            self.progress.note(f"warning: cannot be read: {row.reason}")
+        self._write(row)
+        if written.error is not None:
+            raise written.error
+        self.progress.advance()
+        if row.score is None or row.alignment is None:
+            return
+        placed = {kind: self.out / row.files[kind] if kind in row.files else None for kind in FILES}
+        # Behind one that failed the numbers are those of other places.
+        if written.has_card and written.number == len(self.images):
+            self.page.add(written.number, item.path, row.score)
+        self.images.append(
+            Prediction(
+                item.name,
+                row.score,
+                row.verdict,
+                row.reason,
+                row.alignment,
+                **placed,
+                regions=row.regions,
+            )
+        )
 
     def _write(self, row: Row) -> None:
         self.table.add(row)
@@ -163,4 +228,7 @@ class PredictionRun:
         self.progress.note(
             f"{part_of(len(self.rows), len(inputs), 'image', 'are')} in {self.out / SCORES}"
         )
-        self.finish(inputs, type(error).__name__)
+        where = ""
+        if self.stopped is not None and isinstance(self.stopped.item, Input):
+            where = f" while {self.stopped.stage} {self.stopped.item.name}"
+        self.finish(inputs, type(error).__name__ + where)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from fastalign.data import Depth, prepare
+from fastalign.data import Depth
+from fastalign.data.tensors import resized, to_float
 from fastalign.engine.results import Alignment
 from fastalign.models.evidence import Evidence
 from fastalign.numeric import real_number
@@ -146,8 +147,13 @@ def map_at(scores: torch.Tensor, size: tuple[int, int]) -> npt.NDArray[np.float3
     return scores.cpu().numpy()
 
 
-def score_images(model: FYD, images: list[npt.NDArray[np.uint8]]) -> Detail:
-    """What the model says of images uint8 ``[h,w,3]`` of any size."""
-    batch = torch.stack([prepare(image, model.config.image_size) for image in images])
+def score_resized(model: FYD, images: list[torch.Tensor]) -> Detail:
+    """What the model says of images uint8 ``[3,h,w]`` of its size."""
+    batch = to_float(torch.stack(images))
     with torch.inference_mode():
         return model.predict_detail(batch.to(model.image_threshold.device))
+
+
+def score_images(model: FYD, images: list[npt.NDArray[np.uint8]]) -> Detail:
+    """What the model says of images uint8 ``[h,w,3]`` of any size."""
+    return score_resized(model, [resized(image, model.config.image_size) for image in images])

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_curve as sklearn_roc_curve
 from fastalign.data import ImageDataset, open_category
 from fastalign.engine.evaluate import evaluate_category
 from fastalign.engine.evaluation_figures import roc_curve
+from fastalign.engine.pipeline import Room
 from fastalign.engine.results import METRICS
 from fastalign.engine.table import COLUMNS
 from fastalign.errors import ConfigError, InputError
@@ -209,6 +210,7 @@ def test_images_and_maps_of_the_past_are_let_go(model, category, monkeypatch):
         return detail
 
     monkeypatch.setattr(model, "predict_detail", watched)
+    monkeypatch.setattr(Room, "of", lambda *_: Room(2))
     evaluate_category(category, model)
     assert len(most) == 6 and max(most) <= 2
 

@@ -2,11 +2,13 @@ import csv
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fastalign.engine.pipeline import Room
 from fastalign.engine.predict import predict_paths
 from fastalign.errors import ConfigError, InputError
 from fastalign.verdict import Verdict
@@ -178,7 +180,7 @@ def test_what_was_scored_before_an_early_end_is_in_the_table(
         seen.append(1)
         if len(seen) == 3:
             # What is there while the run goes on.
-            assert len(table(tmp_path / "out" / "scores.csv")) == 2
+            assert len(table(tmp_path / "out" / "scores.csv")) <= 2
             raise error
         return scored(images)
 
@@ -190,7 +192,7 @@ def test_what_was_scored_before_an_early_end_is_in_the_table(
     assert all((tmp_path / "out" / row["mask"]).is_file() for row in rows)
     document = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert document["complete"] is False and document["images_given"] == 4
-    assert error.__name__ in document["warnings"][0]
+    assert f"{error.__name__} while computing 2.png" in document["warnings"][0]
     assert not [name for name in files_below(tmp_path / "out") if "/." in f"/{name}"]
 
 
@@ -236,10 +238,20 @@ def test_options_with_no_such_value(tmp_path, model, options):
         predict_paths(model, tmp_path, tmp_path / "out", **options)
 
 
+@pytest.mark.parametrize(
+    ("full_at", "listed"),
+    [
+        ("maps/b.tiff", ""),
+        ("maps/b.png", "map"),
+        ("masks/b.png", "map"),
+        ("overlays/b.jpg", "mask"),
+    ],
+)
 def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(
-    tmp_path, model, make_photo, save_image, monkeypatch
+    tmp_path, model, make_photo, save_image, monkeypatch, full_at, listed
 ):
-    save_image(tmp_path / "in" / "a.png", make_photo())
+    for name in "abcd":
+        save_image(tmp_path / "in" / f"{name}.png", make_photo())
     from fastalign.engine import pictures
 
     real = pictures.atomic_write
@@ -257,13 +269,40 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(
     @contextmanager
     def full(path, *args, **options):
         with real(path, *args, **options) as file:
-            yield Full(file) if path.parent.name == "masks" else file
+            yield Full(file) if path == tmp_path / "out" / full_at else file
 
     monkeypatch.setattr(pictures, "atomic_write", full)
-    with pytest.raises(InputError, match=r"masks.a\.png"):
+    with pytest.raises(InputError, match=full_at.replace(".", r"\.").replace("/", ".")):
         predict_paths(model, tmp_path / "in", tmp_path / "out")
-    assert not [name for name in files_below(tmp_path / "out") if name.startswith("masks")]
+    rows = table(tmp_path / "out" / "scores.csv")
+    assert [row["path"] for row in rows] == ["a.png", "b.png", "c.png", "d.png"][: len(rows)]
+    # Of every picture the table knows, and every one that it knows is there, whole.
+    known = {row[kind] for row in rows for kind in ("map", "mask", "overlay")} - {""}
+    known |= {name.replace(".tiff", ".png") for name in known}
+    pictures = {name for name in files_below(tmp_path / "out") if "/" in name}
+    assert pictures == known - {full_at}
     # What is known of the image stays: its score, and why its pictures are not there.
-    (row,) = table(tmp_path / "out" / "scores.csv")
-    assert row["path"] == "a.png" and row["score"] != "" and row["mask"] == ""
+    row = rows[1]
+    assert row["score"] != "" and row["overlay"] == "" and (not listed or row[listed] != "")
     assert "could not be written" in row["reason"] and "no space left" in row["reason"]
+    document = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert "InputError while writing b.png" in document["warnings"][0]
+
+
+def test_one_thread_and_many_write_the_same_bytes(
+    tmp_path, model, make_photo, save_image, monkeypatch
+):
+    for number in range(7):
+        save_image(tmp_path / "in" / f"{number}.png", make_photo(40, 50, (number, 2, 9, 9)))
+    (tmp_path / "in" / "3.png").write_text("no image")
+    found = []
+    for name, room in (("one", Room(1)), ("many", Room(9, threads=4))):
+        monkeypatch.setattr(Room, "of", lambda *_, room=room: room)
+        out = tmp_path / name
+        predict_paths(model, tmp_path / "in", out, batch_size=2, skip_bad=True, gallery_images=3)
+        files = {file: (out / file).read_bytes() for file in files_below(out)}
+        # Date and load are those of the moment.
+        page = files.pop("report.html").decode()
+        found.append((files, re.findall(r"base64,([A-Za-z0-9+/=]+)", page)))
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 2 + 4 * 6 and len(found[0][1]) >= 3 * 4

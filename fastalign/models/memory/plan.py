@@ -57,6 +57,11 @@ class MemoryPlan:
         """Bytes at the peak."""
         return sum(self.parts.values())
 
+    @property
+    def spare(self) -> int | None:
+        """Bytes that the budget leaves; None: no limit was given."""
+        return None if self.budget is None else max(0, self.budget - self.total)
+
     def describe(self) -> str:
         """One line for people."""
         shares = ", ".join(f"{name} {size / MB:.0f}" for name, size in self.parts.items() if size)
