@@ -152,7 +152,7 @@ def watch(
     from fastalign import artifact
     from fastalign.data import parse_depth
     from fastalign.engine.environment import open_device
-    from fastalign.line.notify import Messages, split_command
+    from fastalign.line.messages import Messages, split_command
     from fastalign.line.watch import watch_folder
     from fastalign.models.memory import parse_bytes
 

@@ -20,7 +20,8 @@ from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
 from fastalign.line.journal import JOURNAL, Journal
-from fastalign.line.notify import Messages, Notifier
+from fastalign.line.messages import Messages
+from fastalign.line.notify import Notifier
 from fastalign.line.scorer import LineScorer, told
 from fastalign.line.wake import choose
 from fastalign.numeric import real_number, whole_number

@@ -13,7 +13,7 @@ import pytest
 from fastalign.engine.predict import predict_paths
 from fastalign.errors import ConfigError, InputError
 from fastalign.line import finder as finding
-from fastalign.line.notify import Messages
+from fastalign.line.messages import Messages
 from fastalign.line.watch import watch_folder
 
 QUICK = {"settle": 0.02, "patience": 0.15, "poll": 0.02, "events": "poll"}

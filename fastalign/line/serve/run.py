@@ -79,7 +79,8 @@ def serve(
     import uvicorn
 
     import fastalign
-    from fastalign.line.serve.app import Service, make_app
+    from fastalign.line.serve.app import make_app
+    from fastalign.line.serve.service import Service
 
     limits = thresholds(model).given(threshold, pixel_threshold)
     least_area = real_number("least area", least_area, 0)

@@ -1,0 +1,120 @@
+"""From the bytes of a photograph's file to what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+from starlette.exceptions import HTTPException
+
+from fastalign.errors import InputError
+from fastalign.line.journal import Journal, key_of, now
+from fastalign.line.scorer import LineScorer, Photograph, told
+from fastalign.line.serve.metrics import Metrics
+from fastalign.line.serve.recent import Recent, Shown
+from fastalign.line.serve.settings import Settings
+from fastalign.line.serve.worker import Busy, Worker, decode_bytes
+
+FEEDBACK = "feedback"
+
+
+class Service:
+    """Judges photographs for the application.
+
+    Args:
+        scorer: the model's.
+        settings: limits.
+        about: what the page and ``/health`` say of the model: name, version.
+        read: reads a photograph's file.
+        journal: has a line for each verdict before it is told; None: nothing is kept.
+    """
+
+    def __init__(
+        self,
+        scorer: LineScorer,
+        settings: Settings,
+        about: dict[str, Any],
+        read: Callable[[Path], Photograph],
+        journal: Journal | None,
+    ) -> None:
+        self.settings, self.about, self.limits = settings, about, scorer.limits
+        self._read, self._journal = read, journal
+        self.worker = Worker(scorer, settings.most_waiting)
+        self.recent = Recent(settings.kept, scorer.limits.pixel)
+        self.metrics = Metrics(about["version"], about["model"], lambda: self.worker.waiting)
+        self._under_way = 0
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those whose photographs are taken in and judged at once."""
+        if self._under_way >= self.settings.most_waiting:
+            raise _busy()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def score(self, data: bytes, name: str, key: str | None, with_map: bool) -> Any:
+        """The verdict on a photograph's file, as it is answered."""
+        began = time.monotonic()
+        try:
+            return await asyncio.wait_for(
+                self._score(data, name, key, with_map, began), self.settings.seconds
+            )
+        except asyncio.TimeoutError:
+            raise HTTPException(504, "there was no verdict in time; try again later") from None
+
+    async def _score(
+        self, data: bytes, name: str, key: str | None, with_map: bool, began: float
+    ) -> Any:
+        try:
+            image = await anyio.to_thread.run_sync(decode_bytes, data, name, self._read)
+        except InputError as error:
+            raise HTTPException(422, str(error)) from None
+        try:
+            row, scores = await asyncio.wrap_future(self.worker.judge(name, image))
+        except Busy:
+            raise _busy() from None
+        seconds = time.monotonic() - began
+
+        def keep() -> dict[str, Any]:
+            line = {"id": uuid.uuid4().hex, "time": now(), **told(row), "bytes": len(data)}
+            repeated = False
+            if self._journal is not None:
+                known = key_of(f"key\0{key}") if key else key_of(line["id"])
+                about = {**line, "key": known, "notify": False}
+                repeated = self._journal.add_photograph(about) is None
+            line["repeated"] = repeated
+            if not repeated:
+                self.recent.add(line, image, scores)
+                self.metrics.judged(line["verdict"], seconds)
+            return line
+
+        # To its end, once the journal may have the line, whoever still waits.
+        line = await asyncio.shield(anyio.to_thread.run_sync(keep))
+        if with_map:
+            values = base64.b64encode(np.ascontiguousarray(scores, "<f4").tobytes())
+            shape = list(scores.shape)
+            line = {**line, "map": {"shape": shape, "dtype": "<f4", "base64": values.decode()}}
+        return line
+
+    def feedback(self, name: str, truth: str | None) -> Shown | None:
+        """Keep what somebody says of a photograph; None where it is not there any more."""
+        shown = self.recent.judge(name, truth)
+        if shown is not None and self._journal is not None:
+            about = {key: shown.line[key] for key in ("id", "path", "verdict", "score")}
+            self._journal.add(FEEDBACK, {**about, "truth": truth})
+        return shown
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "too many photographs wait; try again", {"Retry-After": "1"})
