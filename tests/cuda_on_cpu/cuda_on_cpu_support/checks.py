@@ -121,8 +121,9 @@ def _extra() -> list[Case]:
                 ),
             ),
         ]
-    # Of the second, 520 channels are too many for shared memory to hold all rows.
-    for words, rank, stored in (("low rank in float16", 6, torch.float16), ("many rows", 70, None)):
+    # Of many rows, 520 channels are too many for shared memory to hold them all.
+    rows = [(f"low rank in {short(stored)}", 6, stored) for stored in HALVES]
+    for words, rank, stored in (*rows, ("many rows", 26, None)):
         cases += [
             Case(
                 "mahalanobis",

@@ -80,9 +80,9 @@ class Inputs:
         return self._lay(packed.to(dtype or accumulation(self.dtype)))
 
     def low_rank(self, rank: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows of the low-rank form of a whitener, ``[H*W,rank,C]``."""
+        """Rows of the low-rank form of a whitener, ``[H*W,rank,C]``, shorter than 1 as of a fit."""
         _, channels, height, width = self.shape
-        rows = self._normal(height * width, rank, channels)
+        rows = self._normal(height * width, rank, channels) / (2 * max(channels, 1) ** 0.5)
         return self._lay(rows.to(dtype or accumulation(self.dtype)))
 
 
