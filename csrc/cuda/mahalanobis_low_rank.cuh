@@ -29,6 +29,7 @@
 namespace fastalign::cuda {
 
 constexpr int kLowRankThreads = 256;  // at most; fewer for fewer channels
+constexpr int kLowRankBlocks = 3;     // of a multiprocessor; more would cost spilled registers
 constexpr int kLowRankRows = 4;       // that a warp multiplies at once
 
 // How a launch is cut; chosen by the launcher, the same for all blocks.
@@ -254,7 +255,7 @@ FASTALIGN_DEVICE Squares all_sums(const LowRankTile<W>& tile, int image) {
 }
 
 template <class W, int N>
-FASTALIGN_KERNEL(kLowRankThreads)
+FASTALIGN_KERNEL(kLowRankThreads, kLowRankBlocks)
 low_rank_forward(LowRankWork work) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   LowRankTile<W> tile(work, shared, N, false);
@@ -352,7 +353,7 @@ FASTALIGN_DEVICE void add_row_gradients(const LowRankWork& work, const LowRankTi
 }
 
 template <class W, int N>
-FASTALIGN_KERNEL(kLowRankThreads)
+FASTALIGN_KERNEL(kLowRankThreads, kLowRankBlocks)
 low_rank_gradients(LowRankWork work) {
   FASTALIGN_DYNAMIC_SHARED(unsigned char, shared);
   LowRankTile<W> tile(work, shared, N, true);
