@@ -27,7 +27,7 @@ def channel_moments(x: Tensor) -> Tensor:
     second = deviations.square_().sum(2).double().sum(0)
     centre = centre.double()
     squares = second + 2 * centre * first + count * centre.square()
-    return torch.cat([centre.new_tensor([count]), count * centre + first, squares])
+    return torch.cat([centre.new_full((1,), count), count * centre + first, squares])
 
 
 def mean_and_variance(moments: Tensor) -> tuple[Tensor, Tensor]:

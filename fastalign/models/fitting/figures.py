@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from fastalign.distributed import World
 from fastalign.nn.heads import direction_moments, std_of_directions
+from fastalign.nn.transfer import fetched
 from fastalign.ops import affine
+
+
+class EpochFigures:
+    """Means over the batches of an epoch, added up where they are and fetched once."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """Take in what a batch has logged, scalars by name."""
+        for name, value in figures.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._batches += 1
+
+    def settle(self) -> dict[str, float]:
+        """The means by name."""
+        if not self._sums:
+            return {}
+        sums = fetched(torch.stack(list(self._sums.values()))).tolist()
+        return {name: total / self._batches for name, total in zip(self._sums, sums, strict=True)}
 
 
 class BatchFigures:
@@ -25,7 +50,7 @@ class BatchFigures:
     def add_mean(self, name: str, values: Tensor) -> None:
         """Log the mean of ``values [B]``."""
         values = values.detach().double()
-        self._means[name] = torch.stack([values.sum(), values.new_tensor(len(values))])
+        self._means[name] = torch.stack([values.sum(), values.new_full((), len(values))])
 
     def add_magnitudes(self, part: str, theta: Tensor, aspect: float) -> None:
         """Log the mean size of the warps theta ``[B,2,3]`` of a part."""

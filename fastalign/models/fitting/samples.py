@@ -11,6 +11,7 @@ from torch import Tensor
 from fastalign.distributed import World
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.prior import CovariancePrior
+from fastalign.nn.transfer import fetched, sent
 
 _NO_POSITIONS = torch.empty(0, dtype=torch.int64)
 
@@ -43,12 +44,12 @@ class Samples:
 
     def pick(self, features: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """The features ``[B,places,C]`` and valid ``[B,places]`` at the places, of features
-        ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
-        places = self._places.to(features.device)
-        at_places = features.flatten(2)[:, :, places].transpose(1, 2).cpu()
+        ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere), where these are."""
+        places = sent(self._places, features.device)
+        at_places = features.flatten(2)[:, :, places].transpose(1, 2).contiguous()
         if valid is None:
-            return at_places, torch.ones(at_places.shape[:2], dtype=torch.bool)
-        return at_places, valid.flatten(1)[:, places].cpu()
+            return at_places, torch.ones_like(at_places[..., 0], dtype=torch.bool)
+        return at_places, valid.flatten(1)[:, places]
 
     def put(self, features: Tensor, valid: Tensor, first: int) -> None:
         """Take in what :meth:`pick` gave, of a batch whose first image is at the position ``first``
@@ -65,7 +66,9 @@ class Samples:
             return self
         places = len(self._places)
         none = torch.empty(0, places, channels), torch.empty(0, places, dtype=torch.bool)
-        parts = (self._features, none[0]), (self._valid, none[1]), (self._positions, _NO_POSITIONS)
+        features, valid = self._fetched() if self._features else none
+        own = [features], [valid], self._positions
+        parts = zip(own, (*none, _NO_POSITIONS), strict=True)
         every = [
             world.gather_rows(torch.cat([*kept, empty]), "the samples for the calibration")
             for kept, empty in parts
@@ -112,9 +115,13 @@ class Samples:
         chosen = features[complete][:, places]
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed, prior)
 
+    def _fetched(self) -> tuple[Tensor, Tensor]:
+        """Features and valid of all images, on the CPU."""
+        return fetched(torch.cat(self._features)), fetched(torch.cat(self._valid))
+
     def _distinct(self, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Features and valid of the images, of twins the first alone."""
-        features, valid = torch.cat(self._features), torch.cat(self._valid)
+        features, valid = self._fetched()
         positions = torch.cat(self._positions).tolist()
         first = list({groups[p]: i for i, p in reversed(list(enumerate(positions)))}.values())
         if len(first) == len(positions):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastalign.errors import InputError
 from fastalign.models.progress import Progress
+from fastalign.nn.transfer import sent
 from fastalign.ops import checks
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ class ImageSource:
             from fastalign.data import iterate_batches
 
             for batch in iterate_batches(self._dataset, size, indices=indices):
-                yield batch.images.to(self.device), batch.positions
+                yield sent(batch.images, self.device), batch.positions
             return
         order = list(range(len(self))) if indices is None else list(indices)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             stacked = torch.stack([self._tensors[index] for index in chosen])
-            yield stacked.to(self.device, torch.float32), torch.tensor(chosen)
+            yield sent(stacked.float(), self.device), torch.tensor(chosen)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """One batch of these images, as :meth:`batches`; of none as well."""

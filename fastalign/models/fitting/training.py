@@ -18,7 +18,7 @@ from fastalign.distributed import (
 )
 from fastalign.models.config import FYDConfig
 from fastalign.models.features import FeatureExtractor
-from fastalign.models.fitting.figures import BatchFigures
+from fastalign.models.fitting.figures import BatchFigures, EpochFigures
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.watch import Watch, warn_of
 from fastalign.models.names import below, under
@@ -27,6 +27,7 @@ from fastalign.models.rooms import warp
 from fastalign.nn.heads import Predictor, Projector
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.nn.transfer import sent
 from fastalign.ops import affine, warp_affine
 
 _SEED_STRIDE = 1_000_003
@@ -114,8 +115,7 @@ class Trainer:
         for part in trained:
             part.train()
         watches = {name: Watch(layer) for name, layer in self._warps().items()}
-        sums: dict[str, float] = {}
-        batches = 0
+        epoch = EpochFigures()
         try:
             for images, positions in self.batches(index):
                 loss, logged = self._step(images, positions)
@@ -123,15 +123,13 @@ class Trainer:
                 loss.backward()
                 average_gradients(self.parameters(), world=self.world)
                 self.optimizer.step()
-                for name, value in logged.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                batches += 1
+                epoch.add(logged)
         finally:
             for part in trained:
                 part.eval()
             for watch in watches.values():
                 watch.end()
-        figures = {name: value / batches for name, value in sums.items()}
+        figures = epoch.settle()
         for watch in watches.values():
             watch.join(self.world)
         if self.world.rank == 0:
@@ -180,7 +178,7 @@ class Trainer:
         loss = images.new_zeros(())
         logged: dict[str, Tensor] = {}
         figures = BatchFigures(self.world)
-        theta = None if self.theta is None else self.theta[positions.to(self.theta.device)]
+        theta = None if self.theta is None else self.theta[sent(positions, self.theta.device)]
         if pose.ica is not None:
             theta = pose.ica.localise(images)
             small = resize(images, pose.search_size)

@@ -16,6 +16,7 @@ from fastalign.models.fitting.source import ImageSource
 from fastalign.models.pose import Located
 from fastalign.models.rooms import Rooms
 from fastalign.nn.registration.refiner import GaussNewtonRefiner
+from fastalign.nn.transfer import fetched, sent
 from fastalign.ops import affine, warp_affine
 
 # Images whose coverage is worked out at once.
@@ -64,9 +65,9 @@ class NormalViews:
         if template is not None and found.theta is not None:
             own = self._without_itself(template, self._rooms.pose.edges(images), found.theta)
             inside = torch.tensor([place in self._members for place in places])
-            alone = torch.where(inside.to(own.device), own, residual)
+            alone = torch.where(sent(inside, own.device), own, residual)
         columns = [residual[:, None], alone[:, None], theta.flatten(1)]
-        rows = torch.cat([column.double().cpu() for column in columns], 1)
+        rows = torch.cat([column.detach().double() for column in columns], 1)
         self._rows.update(zip(places, rows, strict=True))
 
     def _without_itself(self, template: GaussNewtonRefiner, edges: Tensor, theta: Tensor) -> Tensor:
@@ -94,8 +95,10 @@ class NormalViews:
     def settle(self, world: World) -> Views:
         """What all processes have seen, once the density is fitted."""
         own = torch.empty((len(self._rows), 9), dtype=torch.float64)
-        for row, (place, values) in zip(own, sorted(self._rows.items()), strict=True):
-            row[0], row[1:] = place, values
+        places = sorted(self._rows)
+        if places:
+            own[:, 0] = torch.tensor(places, dtype=torch.float64)
+            own[:, 1:] = fetched(torch.stack([self._rows[place] for place in places]))
         every = world.gather_rows(own, "the poses of normal images")
         # The first process may have seen images of the others, where all take turns.
         first = {int(row[0]): position for position, row in reversed(list(enumerate(every)))}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastalign.distributed import World
 from fastalign.errors import CollapseWarning, RunawayWarpWarning
 from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.nn.transfer import fetched
 from fastalign.ops import affine
 
 # Below this spread of directions (1: isotropic) the features are called collapsed.
@@ -26,6 +27,7 @@ class Watch:
         self._layer = layer
         self._sum = torch.zeros_like(layer.bounds)
         self._images = 0
+        self._joined: Tensor | None = None
         self._handle = layer.head.register_forward_hook(self._add)
 
     def _add(self, module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -38,15 +40,19 @@ class Watch:
 
     def join(self, world: World) -> None:
         """Take in what the other processes have seen."""
-        seen = torch.cat([self._sum, self._sum.new_tensor([self._images])])
-        world.sum_(seen, "the size of warps")
-        self._sum, self._images = seen[:-1], int(seen[-1])
+        self._joined = world.sum_(self._seen(), "the size of warps")
 
     def reached(self) -> str | None:
         """The parameter whose mean lies at its bound, None where none does."""
-        share = (self._sum / max(1, self._images)).abs()
-        worst = int(share.argmax())
-        return affine.FAMILIES[self._layer.family][worst] if share[worst] > _RUNAWAY else None
+        seen = self._seen() if self._joined is None else self._joined
+        *sums, images = fetched(seen).tolist()
+        shares = [abs(total) / max(1, images) for total in sums]
+        worst = max(range(len(shares)), key=shares.__getitem__)
+        return affine.FAMILIES[self._layer.family][worst] if shares[worst] > _RUNAWAY else None
+
+    def _seen(self) -> Tensor:
+        """The sums of the parameters and the number of images, one behind the other."""
+        return torch.cat([self._sum, self._sum.new_full((1,), self._images)])
 
 
 def warn_of(figures: dict[str, float], watches: dict[str, Watch], epoch: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number
 from fastalign.ops import affine, plain
 
@@ -53,27 +54,29 @@ class TemplateBank(nn.Module):
         super().__init__()
         self.aspect = real_number("TemplateBank: aspect", aspect, LEAST_ASPECT, LARGEST_ASPECT)
         self.max_shift = real_number("TemplateBank: max_shift", max_shift, 0, 1)
-        self.register_buffer("angles", angles.float())
+        angles = angles.float()
+        self.register_buffer("angles", sent(angles, templates.device))
         self.register_buffer("templates", templates.float())
-        self._prepare()
+        self._prepare(angles)
         self.register_load_state_dict_post_hook(_prepare_again)
 
     @property
     def full_circle(self) -> bool:
         """Whether the last angle is followed by the first."""
-        step = self.step
+        step = self._step
         return len(self.angles) > 2 and abs(len(self.angles) * step - 2 * math.pi) < 0.1 * step
 
     @property
     def step(self) -> float:
         """Radians from one angle to the next, 0 for a single one."""
-        return float(self.angles[1] - self.angles[0]) if len(self.angles) > 1 else 0.0
+        return self._step
 
-    def _prepare(self) -> None:
-        """Everything that follows from the templates: spectra ``[frequencies,2R,K]``, overlaps."""
+    def _prepare(self, angles: Tensor) -> None:
+        """Everything that follows from the templates and their angles: spectra
+        ``[frequencies,2R,K]``, overlaps, step."""
         device = self.templates.device
         height, width = self.templates.shape[-2:]
-        window = hann(height, width).to(device)
+        window = sent(hann(height, width), device)
         padded = (2 * height, 2 * width)
         spectra = torch.fft.rfft2(self.templates * window, s=padded)
         spectra = spectra.permute(2, 3, 0, 1).flatten(0, 1)
@@ -84,8 +87,9 @@ class TemplateBank(nn.Module):
         overlap = self._centre(overlap + _LEAST_OVERLAP * overlap.max())
         for name, value in (("spectra", spectra), ("window", window), ("per_overlap", 1 / overlap)):
             self.register_buffer(f"_{name}", value, persistent=False)
+        first = fetched(angles[:2]).tolist()
+        self._step = first[1] - first[0] if len(first) > 1 else 0.0
         self._is_full = self.full_circle
-        self._step = self.step
 
     def _limits(self) -> tuple[int, int]:
         """The largest shift down and to the right in locations: a and b."""
@@ -182,7 +186,7 @@ class TemplateBank(nn.Module):
 
 
 def _prepare_again(bank: TemplateBank, _: object) -> None:
-    bank._prepare()
+    bank._prepare(bank.angles)
 
 
 def _vertex(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:

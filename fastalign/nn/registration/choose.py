@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastalign.nn.registration.encoder import LocalEncoder
 from fastalign.nn.registration.search import Search, search_poses
+from fastalign.nn.transfer import fetched, sent
 from fastalign.ops import affine, warp_affine
 from fastalign.words import count
 
@@ -64,15 +65,16 @@ def unexplained_share(stages: Sequence[Tensor], theta: Tensor, image_size: Seque
         image_size: height and width of the images.
     """
     number = len(theta)
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(0)).to(theta.device)
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+    order = sent(order, theta.device)
     folds = [order[fold::_FOLDS] for fold in range(_FOLDS)]
-    shares = []
+    sums_of_stages = []
     for features in stages:
         valid = affine.valid_mask(theta, image_size, features.shape[-2:])
         unit = F.normalize(features - features.mean((0, 2, 3), keepdim=True), dim=1)
         weight = valid.unsqueeze(1).to(unit.dtype)
         total, count = (unit * weight).sum(0), weight.sum(0)
-        residual = baseline = 0.0
+        residual = baseline = total.new_zeros((), dtype=torch.float64)
         for held_out in folds:
             given, seen = unit[held_out], weight[held_out]
             rest = count - seen.sum(0)
@@ -81,9 +83,11 @@ def unexplained_share(stages: Sequence[Tensor], theta: Tensor, image_size: Seque
             local = sums / rest.clamp_min(1)
             everywhere = (sums * supported).sum((1, 2)) / (rest * supported).sum().clamp_min(1)
             counted = seen * supported
-            residual += float(((given - local).square() * counted).sum())
-            baseline += float(((given - everywhere[:, None, None]).square() * counted).sum())
-        shares.append(residual / baseline if baseline > 0 else 1.0)
+            residual = residual + ((given - local).square() * counted).sum()
+            baseline = baseline + ((given - everywhere[:, None, None]).square() * counted).sum()
+        sums_of_stages.append(torch.stack([residual, baseline]))
+    found = fetched(torch.stack(sums_of_stages)).tolist()
+    shares = [residual / baseline if baseline > 0 else 1.0 for residual, baseline in found]
     return sum(shares) / len(shares)
 
 

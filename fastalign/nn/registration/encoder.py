@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.constants import constant
+from fastalign.nn.transfer import fetched, sent
 from fastalign.ops import plain
 
 # Variances below this share of the largest are not scaled up further: they are noise.
@@ -91,17 +92,21 @@ class LocalEncoder(nn.Module):
 
     def fit(self, features: Tensor, valid: Tensor) -> LocalEncoder:
         """Mean and principal components of features ``[B,C,h,w]`` where valid ``[B,h,w]``."""
-        vectors = features.permute(0, 2, 3, 1)[valid].double()
-        mean = vectors.mean(0)
-        centred = vectors - mean
-        variances, axes = torch.linalg.eigh(centred.mT @ centred / max(1, len(vectors)))
+        # By weights: a choice of vectors would wait for the device to say how many they are.
+        weight = valid.flatten().double()
+        vectors = features.permute(0, 2, 3, 1).flatten(0, 2).double()
+        number = weight.sum().clamp_min(1)
+        mean = (weight @ vectors) / number
+        centred = (vectors - mean) * weight[:, None]
+        # On the host, where so small a matrix takes less than the launch of a device's solver.
+        variances, axes = torch.linalg.eigh(fetched(centred.mT @ centred / number))
         variances, axes = variances[-self.components :], axes[:, -self.components :]
         floor = (variances.max() * _FLOOR).clamp_min(1e-12)
         # eigh leaves the sign of each axis open; a fixed one makes equal runs equal files.
         largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
         axes = axes * torch.where(largest < 0, -1.0, 1.0)
         self.mean.copy_(mean)
-        self.basis.copy_(axes / variances.clamp_min(floor).sqrt())
+        self.basis.copy_(sent(axes / variances.clamp_min(floor).sqrt(), self.basis.device))
         return self
 
     def project(self, features: Tensor) -> Tensor:

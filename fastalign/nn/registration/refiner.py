@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fastalign.nn.registration.encoder import resize
 from fastalign.nn.smoothing import smooth
+from fastalign.nn.transfer import sent
 from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number, whole_number
 from fastalign.ops import affine, refine_pose
 
@@ -65,7 +66,7 @@ class GaussNewtonRefiner(nn.Module):
         self.iterations = whole_number("GaussNewtonRefiner: iterations", iterations, 0, 1000)
         self.register_buffer("template", template)
         self.register_buffer("weight", weight)
-        generators = affine.generators(family, self.aspect).to(template.device)
+        generators = sent(affine.generators(family, self.aspect), template.device)
         self.register_buffer("_generators", generators, persistent=False)
 
     def correlation(self, edges: Tensor, theta: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from fastalign.nn.registration.aligner import TemplateAligner, edge_size
 from fastalign.nn.registration.bank import TemplateBank
 from fastalign.nn.registration.encoder import LocalEncoder
 from fastalign.nn.registration.refiner import GaussNewtonRefiner, edge_strength
+from fastalign.nn.transfer import fetched, sent
 from fastalign.ops import affine, warp_affine
 
 # From one angle of a bank to the next; Gauss-Newton reaches further than half of it.
@@ -91,7 +92,8 @@ def search_poses(
             size,
         )
 
-    members, theta = torch.tensor([0]), affine.identity(1, device=images.device)
+    members = torch.zeros(1, dtype=torch.long, device=images.device)
+    theta = affine.identity(1, device=images.device)
     rounds, round_ = _ROUNDS, 0
     while round_ < rounds:
         aligner = assemble(members, theta, first=round_ == 0)
@@ -101,7 +103,7 @@ def search_poses(
             rounds += 1
         round_ += 1
         poses = recentre(poses, family, aspect)
-        members = correlation.argsort(descending=True, stable=True)[:_MEMBERS].cpu()
+        members = correlation.argsort(descending=True, stable=True)[:_MEMBERS]
         theta = poses[members]
     if limit > 0:
         limit = _seen(poses, aspect)
@@ -123,12 +125,15 @@ def recentre(theta: Tensor, family: str, aspect: float) -> Tensor:
         angle = affine.magnitude(theta, aspect)["rotation"].deg2rad()
         sine, cosine = angle.sin().mean(), angle.cos().mean()
         # Poses all around the circle have no mean direction.
-        if torch.hypot(sine, cosine) > 0.3:
-            turn = -torch.atan2(sine, cosine).view(1, 1)
-            theta = affine.compose(theta, affine.from_parameters(turn, "rotation", aspect))
+        turn = torch.where(torch.hypot(sine, cosine) > 0.3, -torch.atan2(sine, cosine), 0.0)
+        turn = affine.from_parameters(turn.view(1, 1), "rotation", aspect)
+        theta = affine.compose(theta, turn)
     if "shift_x" in affine.FAMILIES[family]:
         linear, shift = theta[:, :, :2], theta[:, :, 2:]
-        centre = -torch.linalg.solve((linear.mT @ linear).sum(0), (linear.mT @ shift).sum(0))
+        # Without a look at whether it could be solved, for which the device would be waited for:
+        # sums of squares of warps that can be inverted can.
+        left, right = (linear.mT @ linear).sum(0), (linear.mT @ shift).sum(0)
+        centre = -torch.linalg.solve_ex(left, right).result
         eye = torch.eye(2, device=theta.device)
         theta = affine.compose(theta, torch.cat([eye, centre], 1)[None])
     return theta
@@ -137,13 +142,16 @@ def recentre(theta: Tensor, family: str, aspect: float) -> Tensor:
 def _at_limit(theta: Tensor, limit: float, aspect: float) -> bool:
     """Whether more than a few poses lie at the end of the angles, so that some lie beyond."""
     angle = affine.magnitude(theta, aspect)["rotation"].deg2rad().abs()
-    beyond = float((angle > limit - _STEP).float().mean())
-    return limit < math.pi - _STEP / 2 and beyond > _CROWDED
+    if limit >= math.pi - _STEP / 2:
+        return False
+    return fetched((angle > limit - _STEP).float().mean()).tolist() > _CROWDED
 
 
 def _seen(theta: Tensor, aspect: float) -> float:
     """The largest rotation of these poses and a margin, in radians."""
-    largest = math.radians(float(affine.magnitude(theta, aspect)["rotation"].abs().max()))
+    largest = math.radians(
+        fetched(affine.magnitude(theta, aspect)["rotation"].abs().max()).tolist()
+    )
     limit = largest + max(math.radians(15), 0.25 * largest)
     return math.pi if limit > math.radians(135) else limit
 
@@ -178,7 +186,7 @@ def _bank(
     """Templates of the aligned images, turned by each angle before they are encoded: a network's
     features do not turn with its input."""
     features, valid = [], []
-    turns = affine.from_parameters(angles[:, None], "rotation", aspect).to(theta.device)
+    turns = sent(affine.from_parameters(angles[:, None], "rotation", aspect), theta.device)
     for turn in turns:
         turned = affine.compose(theta, turn)
         found = encoder.features(warp_affine(images, turned, padding_mode="border"))
@@ -189,6 +197,4 @@ def _bank(
         (encoder.project(found) * seen[:, None]).sum(0) / seen.sum(0).clamp_min(1)
         for found, seen in zip(features, valid, strict=True)
     ]
-    return TemplateBank(
-        angles.to(images.device), torch.stack(templates), aspect=aspect, max_shift=max_shift
-    )
+    return TemplateBank(angles, torch.stack(templates), aspect=aspect, max_shift=max_shift)
