@@ -5,9 +5,11 @@ alignment, nearest neighbours anywhere among turned copies, and one PCA for all 
     python benchmarks/controls.py --data DIR [--rows screw_plate] [--turns 0 20 45 180]
         [--counts 5 10 20 50 all] [--controls ours patchcore] [--again]
     python benchmarks/controls.py --data DIR --times screw_plate
+    python benchmarks/controls.py --merge NAME ...
 
 DIR holds the categories screw_plate, ball_screw, screw_head and cookie. In pieces, too: results are
-written after each row, and rows that are there stay, unless ``--again`` measures them anew. Writes
+written after each row, and rows that are there stay, unless ``--again`` measures them anew; pieces
+that were measured side by side (``--name``) are put together by ``--merge``. Writes
 results/controls.json, .md and .png.
 """
 
@@ -144,8 +146,8 @@ def times(path: Path, size: int, wanted: Sequence[str], note: Callable[[Row], No
 
 def study(options: argparse.Namespace, wanted: Sequence[str], document: Row) -> None:
     """All rows that are asked for and not there."""
-    rows = {tuple(row[key] for key in KEY): row for row in document["rows"]}
-    again = set(rows) if options.again else set()
+    there = {tuple(row[key] for key in KEY) for row in document["rows"]}
+    there = set() if options.again else there
     for name in options.rows:
         for degrees in options.turns:
             for seed in options.seeds:
@@ -155,11 +157,7 @@ def study(options: argparse.Namespace, wanted: Sequence[str], document: Row) -> 
                     total if text == "all" else min(int(text), total) for text in options.counts
                 ):
                     about = (name, degrees, count, seed)
-                    missing = [
-                        control
-                        for control in wanted
-                        if (*about, control) not in rows or (*about, control) in again
-                    ]
+                    missing = [control for control in wanted if (*about, control) not in there]
                     if not missing:
                         continue
                     jitter = Jitter(degrees, SHIFTS.get(degrees, 0.1))
@@ -171,9 +169,8 @@ def study(options: argparse.Namespace, wanted: Sequence[str], document: Row) -> 
                         key = (*about, control)
                         row = dict(zip(KEY, key, strict=True)) | found
                         row["poses"], row["commit"] = jitter.label, setting.commit()
-                        rows[key] = row
                         print(*key, found, flush=True)
-                        document["rows"] = [rows[key] for key in sorted(rows, key=place)]
+                        merge(document, {"rows": [row], "times": []})
                         publish(options.name, document)
 
 
@@ -195,13 +192,28 @@ def place(key: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
+def read(name: str) -> Row:
+    """The rows and times of earlier results, none where there are none."""
+    stored = RESULTS / f"{name}.json"
+    found = json.loads(stored.read_text()) if stored.is_file() else {}
+    return {"rows": found.get("rows", []), "times": found.get("times", [])}
+
+
+def merge(document: Row, other: Row) -> None:
+    """Take in rows and times, in the place of the same ones."""
+    rows = {tuple(row[key] for key in KEY): row for row in (*document["rows"], *other["rows"])}
+    document["rows"] = [rows[key] for key in sorted(rows, key=place)]
+    kept = {row["control"]: row for row in (*document["times"], *other["times"])}
+    document["times"] = [kept[name] for name in NAMES if name in kept]
+
+
 def publish(name: str, document: Row) -> None:
     write(name, document, page(document))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--rows", nargs="+", default=list(DATA), help="categories; default all")
     parser.add_argument(
         "--turns", nargs="+", type=float, default=[0.0], help="degrees; 0: as they are"
@@ -216,29 +228,31 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--device", default="cpu", help="of the figures; times are the CPU's")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--name", default="controls")
+    parser.add_argument("--name", default="controls", help="of the results")
+    parser.add_argument("--merge", nargs="+", metavar="NAME", help="take in these results")
     options = parser.parse_args()
+    if options.data is None and options.merge is None:
+        parser.error("--data DIR, where the categories are, or --merge NAME")
     torch.set_num_threads(options.threads)
     wanted = [n for n in NAMES if any(slug(n).startswith(given) for given in options.controls)]
     if not wanted:
         parser.error(f"--controls {' '.join(options.controls)}: none of {', '.join(NAMES)}")
-    stored = RESULTS / f"{options.name}.json"
-    document: Row = {"rows": [], "times": []}
-    if stored.is_file():
-        document |= json.loads(stored.read_text())
-    with torch.inference_mode():
-        if options.times is None:
+    document = read(options.name)
+    if options.merge is not None:
+        for name in options.merge:
+            merge(document, read(name))
+        publish(options.name, document)
+    elif options.times is None:
+        with torch.inference_mode():
             study(options, wanted, document)
-        else:
-            kept = {row["control"]: row for row in document["times"]}
+    else:
 
-            def note(row: Row) -> None:
-                kept[row["control"]] = row
-                print(row, flush=True)
-                document["times"] = [kept[name] for name in NAMES if name in kept]
-                publish(options.name, document)
+        def note(row: Row) -> None:
+            print(row, flush=True)
+            merge(document, {"rows": [], "times": [row]})
+            publish(options.name, document)
 
-            times(options.data / options.times, options.image_size, wanted, note)
+        times(options.data / options.times, options.image_size, wanted, note)
     plot(document, RESULTS / f"{options.name}.png")
 
 

@@ -27,7 +27,7 @@ network included, on {threads} threads; `same place` fits our model first, for i
 def page(document: Row) -> str:
     """Markdown: by poses, by number of photographs, times."""
     rows = document["rows"]
-    parts = [_by_poses(rows, data) for data in _unique(rows, "data")]
+    parts = [table for data in _unique(rows, "data") for table in _by_poses(rows, data)]
     parts += [_by_count(rows, data) for data in _unique(rows, "data")]
     parts.append(_times(document["times"]))
     if rows:
@@ -56,13 +56,19 @@ def _table(head: str, rows: list[Row], columns: dict[str, Any], key: str) -> str
     return "\n".join(lines)
 
 
-def _by_poses(rows: list[Row], data: str) -> str:
-    """Of all training photographs, or as many as there are rows of."""
+def _by_poses(rows: list[Row], data: str) -> list[str]:
+    """A table for each number of photographs that was measured in several poses; of the largest
+    number where there is none."""
     own = [row for row in rows if row["data"] == data]
-    most = max(row["photographs"] for row in own)
-    own = [row for row in own if row["photographs"] == most]
-    columns = {row["poses"]: row["degrees"] for row in sorted(own, key=lambda r: r["degrees"])}
-    return _table(f"{data}, {most} photographs", own, columns, "degrees")
+    counts = sorted(_unique(own, "photographs"), reverse=True)
+    of = {count: [row for row in own if row["photographs"] == count] for count in counts}
+    several = [count for count in counts if len(_unique(of[count], "degrees")) > 1]
+    tables = []
+    for count in several or counts[:1]:
+        turns = sorted(of[count], key=lambda row: row["degrees"])
+        columns = {row["poses"]: row["degrees"] for row in turns}
+        tables.append(_table(f"{data}, {count} photographs", of[count], columns, "degrees"))
+    return tables
 
 
 def _by_count(rows: list[Row], data: str) -> str:
