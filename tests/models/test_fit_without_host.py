@@ -105,7 +105,7 @@ def test_the_search_for_poses_fetches_once_a_round_and_for_each_bank(on_gpu, fet
     # Three rounds, in each how many poses are at the end of the angles, and the largest angle in
     # the end; four banks, for each the covariance of its features.
     width = model.features.channels[1]
-    assert sorted(fetches) == [*[()] * 4, *[(width, width)] * 4]
+    assert sorted(fetches) == [*[(1,)] * 4, *[(width, width)] * 4]
 
 
 def test_a_judgement_of_poses_is_one_fetch(on_gpu, fetches):

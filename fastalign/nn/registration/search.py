@@ -144,16 +144,20 @@ def _at_limit(theta: Tensor, limit: float, aspect: float) -> bool:
     angle = affine.magnitude(theta, aspect)["rotation"].deg2rad().abs()
     if limit >= math.pi - _STEP / 2:
         return False
-    return fetched((angle > limit - _STEP).float().mean()).tolist() > _CROWDED
+    return _number((angle > limit - _STEP).float().mean()) > _CROWDED
 
 
 def _seen(theta: Tensor, aspect: float) -> float:
     """The largest rotation of these poses and a margin, in radians."""
-    largest = math.radians(
-        fetched(affine.magnitude(theta, aspect)["rotation"].abs().max()).tolist()
-    )
+    largest = math.radians(_number(affine.magnitude(theta, aspect)["rotation"].abs().max()))
     limit = largest + max(math.radians(15), 0.25 * largest)
     return math.pi if limit > math.radians(135) else limit
+
+
+def _number(value: Tensor) -> float:
+    """A scalar, for a decision on the host."""
+    (number,) = fetched(value.view(1)).tolist()
+    return float(number)
 
 
 def _infer(aligner: TemplateAligner, images: Tensor) -> tuple[Tensor, Tensor]:
