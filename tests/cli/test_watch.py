@@ -3,10 +3,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 
+import pytest
 import torch
 
 from fastalign import FYD
+from fastalign.cli.ending import until_told
 from fastalign.export import Scorer
 from fastalign.prepare import photograph
 from fastalign.verdict import Verdict
@@ -66,3 +70,13 @@ def test_bad_options_leave_with_2_or_3(run, fitted, tmp_path):
         missing = tmp_path / "nowhere" if not options else tmp_path
         outcome = run("watch", missing, "--model", fitted, "--out", tmp_path / "out", *options)
         assert (outcome.code, named in outcome.err) == (code, True), outcome.err
+
+
+def test_the_first_signal_asks_to_end_and_the_second_ends():
+    stop, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+    with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt):
+        with until_told(stop):
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.is_set()
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -13,6 +13,7 @@ import pytest
 from fastalign.engine.predict import predict_paths
 from fastalign.errors import ConfigError, InputError
 from fastalign.line import finder as finding
+from fastalign.line import scorer
 from fastalign.line.messages import Messages
 from fastalign.line.watch import watch_folder
 
@@ -121,6 +122,27 @@ def test_a_file_is_judged_when_it_is_complete(tmp_path, running, write_picture):
             time.sleep(0.06)
     wait_for(lambda: lines)
     assert [line["verdict"] for line in lines] == ["anomaly"]
+
+
+def test_what_was_read_while_it_was_written_again_is_read_again(
+    tmp_path, running, write_picture, monkeypatch
+):
+    path = write_picture(tmp_path / "in" / "a.png")
+    read, calls = scorer.load_image, []
+
+    def overtaken(*arguments, **options):
+        image = read(*arguments, **options)
+        calls.append(1)
+        if len(calls) == 1:
+            write_picture(path, defect=True)
+        return image
+
+    monkeypatch.setattr(scorer, "load_image", overtaken)
+    lines, _ = running()
+    wait_for(lambda: lines)
+    time.sleep(0.1)
+    assert [line["verdict"] for line in lines] == ["anomaly"] and len(calls) == 2
+    assert lines[0]["size"] == path.stat().st_size
 
 
 def test_a_name_that_is_gone_at_once_is_no_photograph(tmp_path, running, write_picture):
