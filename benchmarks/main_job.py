@@ -100,7 +100,7 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "False alarms among good test images and misses among anomalies, of the aligned model at "
         "its stored threshold; image AUROC / pixel AUROC / AUPRO at FPR 0.3, in brackets the "
         "range of the image AUROC over the seeds; EfficientNet-Lite0, layers at strides 4, 8 "
-        f"and 16, {options.channels or 'all'} channels, "
+        f"and 16, {options.channels or 'all'} channels ({options.reduction}), "
         f"prior {'learned' if options.prior < 0 else format(options.prior, 'g')}, "
         f"{options.image_size} x "
         f"{options.image_size}, whole image, masks by nearest, last epoch, mean over seeds "
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", help="categories; default all")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--channels", type=int, default=FYDConfig.channels, help="0: all")
+    parser.add_argument("--reduction", default=FYDConfig.reduction, help="draw or whiten")
     parser.add_argument("--prior", type=float, default=FYDConfig.prior, help="below 0: learned")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="main_job")
@@ -124,7 +125,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     side = options.image_size
     prior = None if options.prior < 0 else options.prior
-    model = {"image_size": (side, side), "channels": options.channels, "prior": prior}
+    model = {
+        "image_size": (side, side),
+        "reduction": options.reduction,
+        "channels": options.channels,
+        "prior": prior,
+    }
     rows = []
     for name, jitter in ROWS:
         if options.rows is None or name in options.rows:

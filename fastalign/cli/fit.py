@@ -160,9 +160,9 @@ def fit(
         list[str] | None,
         _model(
             "--set",
-            "Any other option of the model: skip, fca_family, aspect, prior, storage, min_share, "
-            "calibrate, refit, sigma, learning_rate, ica_learning_rate, momentum, ica_weight, "
-            "fa_weight, projector_channels, search_images.",
+            "Any other option of the model: skip, fca_family, aspect, reduction, prior, storage, "
+            "min_share, calibrate, refit, sigma, learning_rate, ica_learning_rate, momentum, "
+            "ica_weight, fa_weight, projector_channels, search_images.",
             "NAME=VALUE",
             False,
         ),

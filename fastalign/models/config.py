@@ -36,6 +36,7 @@ Family = Literal[
     "similarity",
     "affine",
 ]
+Reduction = Literal["whiten", "draw"]
 Storage = Literal["float32", "bfloat16", "float16"]
 
 
@@ -65,7 +66,12 @@ class FYDConfig:
         weights: ``"embedded"``, ``"hub"`` or a file; None: embedded for EfficientNet-Lite0, the hub
             for all others.
         layers: timm feature indices or module names. None: the last at strides 4, 8 and 16. [L]
-        channels: feature channels kept, drawn at random by the seed. [L] PaDiM's 100; 0 for all.
+        reduction: how the network's channels become features. ``"whiten"``: by what all locations
+            have in common, so that all directions of normal variation count alike, and then to
+            ``channels`` directions, the same for every seed [O]; ``"draw"``: ``channels`` of them
+            are drawn at random by the seed [L, PaDiM].
+        channels: features of each location. [L] PaDiM's 100; 0 for as many as the network's
+            channels.
         prior: for how many photographs the covariance that all locations have in common counts at
             each of them [O]; 0: none, as in PaDiM [L]; None: as many as make held-out normal images
             likeliest [O].
@@ -102,6 +108,7 @@ class FYDConfig:
     backbone: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layers: tuple[int | str, ...] | None = None
+    reduction: str = "draw"
     channels: int = 100
     prior: float | None = 0.0
     shrinkage: float | None = None
@@ -152,6 +159,7 @@ class FYDConfig:
             )
         self._choose("family", ("auto", *get_args(Family)))
         self._choose("fca_family", get_args(Family))
+        self._choose("reduction", get_args(Reduction))
         self._choose("storage", get_args(Storage))
         self._bound("channels", 0, whole=True)
         self._bound("epochs", 0, whole=True)
@@ -233,6 +241,7 @@ class FYDOptions(TypedDict, total=False):
     backbone: str
     weights: str | None
     layers: Sequence[int | str] | None
+    reduction: Reduction
     channels: int
     prior: float | None
     shrinkage: float | None

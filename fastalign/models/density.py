@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,23 +30,28 @@ class Distance(NamedTuple):
 
 
 class FeatureDensity(nn.Module):
-    """A Gaussian for each location over the selected channels of all stages.
+    """A Gaussian for each location over features of all stages: some of their channels, or some
+    directions that all of them make up.
 
     Arguments:
-        stage_channels: of the stages; :attr:`rows` says which of them :meth:`forward` wants.
+        stage_channels: of the stages; :attr:`wanted` says what :meth:`forward` wants of them.
         size: height and width of the map, those of the first stage.
-        channels: how many are selected; 0 for all.
+        channels: how many features there are; 0 for as many as the stages have channels.
         shrinkage, storage: of :class:`fastalign.nn.DenseGaussian`.
 
     Attributes:
         gaussians: the fitted Gaussians.
         selection: ``[C]`` int64, ascending, indices into the channels of all stages.
+        directions: ``[C,K]`` float32, each feature as a sum over the K channels of all stages;
+            None: features are the selected channels.
         calibration: ``[h,w]``, what distances are multiplied with.
-        rows: the selected channels by stage, indices ``[K_i]``.
+        wanted: by stage the selected channels, indices ``[K_i]``, or what its channels add to each
+            feature, ``[C,K_i]`` float32.
         bands: rows of the map that are described and scored at once.
     """
 
     selection: Tensor
+    directions: Tensor | None
     calibration: Tensor
 
     def __init__(
@@ -64,6 +69,7 @@ class FeatureDensity(nn.Module):
         total = sum(stage_channels)
         self.channels = min(whole_number("channels", channels) or total, total)
         self.register_buffer("selection", torch.arange(self.channels))
+        self.register_buffer("directions", None)
         self.gaussians = DenseGaussian(self.channels, size, shrinkage=shrinkage, storage=storage)
         self.register_buffer("calibration", torch.ones(size))
         self.bands = split_rows(size[0], feature_bands(size, self.channels))
@@ -72,7 +78,8 @@ class FeatureDensity(nn.Module):
 
     @in_own_state
     def forward(self, stages: Sequence[Tensor]) -> Distance:
-        """Distances of stages ``[B,K_i,H_i,W_i]``, the channels of :attr:`rows`.
+        """Distances of stages as :attr:`wanted`: selected channels ``[B,K_i,H_i,W_i]``, or what
+        each adds to the features, ``[B,C,H_i,W_i]``.
 
         Where one image's features are large, in bands of rows, since all of them are never needed
         at once.
@@ -91,12 +98,13 @@ class FeatureDensity(nn.Module):
         __call__ = forward
 
     def describe(self, stages: Sequence[Tensor], rows: slice | None = None) -> Tensor:
-        """The channels of all stages at the size of the first: ``[B,C,h,w]``, float32; of the rows
+        """The features at the size of the first stage: ``[B,C,h,w]``, float32; of the rows
         ``rows`` alone if these are given.
 
-        [L] Concatenated as in PaDiM; [O] bilinear where PaDiM repeats the nearest value.
+        [L] Channels are concatenated as in PaDiM; [O] bilinear where PaDiM repeats the nearest
+        value. [O] Directions are sums over the stages, which are the same before upsampling.
         """
-        parts = []
+        parts: list[Tensor] = []
         for stage in stages:
             if not stage.shape[1]:
                 continue
@@ -106,7 +114,13 @@ class FeatureDensity(nn.Module):
                 part = interpolated(stage, self.size)
             else:
                 part = interpolated_rows(stage, self.size, rows)
-            parts.append(part.float())
+            part = part.float()
+            if self.directions is None:
+                parts.append(part)
+            else:
+                parts = [part if not parts else parts[0] + part]
+        if self.directions is not None:
+            return parts[0]
         if parts[0].is_cuda and len(parts[0]) >= _LARGE_BATCH:
             parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
         return torch.cat(parts, 1)
@@ -136,7 +150,15 @@ class FeatureDensity(nn.Module):
     def select(self, channels: Tensor) -> FeatureDensity:
         """Select these channels: indices ``[C]``, ascending, into those of all stages. Returns the
         room."""
-        self.selection = channels.to(self.device)
+        self.selection, self.directions = channels.to(self.device), None
+        self.settle()
+        return self
+
+    def project(self, directions: Tensor) -> FeatureDensity:
+        """Features are these directions ``[C,K]``, sums over the channels of all stages. Returns
+        the room."""
+        every = torch.arange(sum(self.stage_channels), device=self.device)
+        self.selection, self.directions = every, directions.float().to(self.device)
         self.settle()
         return self
 
@@ -146,18 +168,32 @@ class FeatureDensity(nn.Module):
         return self
 
     def settle(self) -> None:
-        """The selected channels by stage, worked out once."""
+        """What is wanted of each stage, worked out once."""
+        if self.directions is not None:
+            self.wanted = list(self.directions.split(self.stage_channels, 1))
+            return
         starts = [0]
         for channels in self.stage_channels:
             starts.append(starts[-1] + channels)
-        self.rows = [
+        self.wanted = [
             self.selection[(self.selection >= start) & (self.selection < end)] - start
             for start, end in zip(starts, starts[1:], strict=False)
         ]
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        total = sum(self.stage_channels)
+        projected = prefix + "directions" in state_dict
+        if projected != (self.directions is not None):
+            number = total if projected else self.channels
+            self.selection = torch.arange(number, device=self.device)
+            empty = torch.empty((self.channels, total), device=self.device)
+            self.directions = empty if projected else None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureDensity:
         super()._apply(keeping_dtypes(fn), recurse)
-        self.rows = [fn(rows) for rows in self.rows]
+        move = keeping_dtypes(fn)
+        self.wanted = [move(wanted) for wanted in self.wanted]
         return self
 
     def restore(self, tensors: Mapping[str, Tensor]) -> FeatureDensity:

@@ -79,7 +79,7 @@ class FeatureExtractor(nn.Module):
             self.backbone.stages()
         self.fca: nn.ModuleList | None = None
         self.adapters: nn.ModuleList | None = None
-        self._kept: Sequence[Tensor] | None = None
+        self._wanted: Sequence[Tensor] | None = None
         self._kernels: list[Tensor] = []
         self._compiled: Callable[[Tensor, Tensor | None], Encoded] | None = None
         self._budget: int | None = None
@@ -94,7 +94,7 @@ class FeatureExtractor(nn.Module):
     @in_own_state
     def forward(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
         """The stages of images ``[B,3,H,W]`` that were aligned by theta ``[B,2,3]`` (None: not at
-        all), each ``[B,C_i,H_i,W_i]`` with the channels of :meth:`keep`, and theta with FCA's warps
+        all), each ``[B,C_i,H_i,W_i]`` with what :meth:`keep` was told, and theta with FCA's warps
         composed."""
         if self._compiled is None or torch.compiler.is_compiling():
             return self.extract(images, theta)
@@ -107,14 +107,17 @@ class FeatureExtractor(nn.Module):
     def extract(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
         """As :meth:`forward`, without what :meth:`compile` has made."""
         stages, theta = self.encode(images, theta)
-        if self._kept is None:
+        if self._wanted is None:
             return Encoded(self.adapt(stages), theta)
         parts = []
-        for index, channels in enumerate(self._kept):
+        for index, wanted in enumerate(self._wanted):
             stage = stages[index]
-            part = stage[:, channels]
-            if self.adapters is not None and len(channels):
-                part = part + F.conv2d(stage, self._kernels[index])
+            if wanted.is_floating_point():
+                part = F.conv2d(stage.float(), self._kernels[index])
+            else:
+                part = stage[:, wanted]
+                if self.adapters is not None and len(wanted):
+                    part = part + F.conv2d(stage, self._kernels[index])
             parts.append(part)
         return Encoded(parts, theta)
 
@@ -139,29 +142,35 @@ class FeatureExtractor(nn.Module):
             stage + adapter(stage) for stage, adapter in zip(stages, self.adapters, strict=True)
         ]
 
-    def keep(self, channels: Sequence[Tensor] | None) -> FeatureExtractor:
-        """Give these channels alone, indices ``[K_i]`` for each stage; None: all. Returns the
-        room."""
-        self._kept = channels
+    def keep(self, wanted: Sequence[Tensor] | None) -> FeatureExtractor:
+        """Keep of each stage these channels alone, indices ``[K_i]``, or these sums over its
+        channels, ``[N,C_i]`` float32; None: all channels. Returns the room."""
+        self._wanted = wanted
         self.settle()
         return self
 
     def settle(self) -> None:
-        """Work out the adapters' weights of the channels that are kept."""
+        """Work out the weights of what is wanted, the adapters' included."""
         self._kernels = []
-        if self._kept is None or self.adapters is None:
+        if self._wanted is None:
             return
+        adapters = [None] * len(self.channels) if self.adapters is None else self.adapters
         # For scores with gradients, whatever mode the caller is in.
         with torch.inference_mode(False), torch.no_grad():
-            for adapter, channels in zip(self.adapters, self._kept, strict=True):
-                assert isinstance(adapter.weight, Tensor)
-                self._kernels.append(adapter.weight[channels])
+            for adapter, wanted in zip(adapters, self._wanted, strict=True):
+                weight = None if adapter is None else adapter.weight
+                assert weight is None or isinstance(weight, Tensor)
+                if wanted.is_floating_point():
+                    sums = wanted if weight is None else wanted + wanted @ weight[:, :, 0, 0]
+                    self._kernels.append(sums[:, :, None, None])
+                elif weight is not None:
+                    self._kernels.append(weight[wanted])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureExtractor:
         before = self.device.type
         super()._apply(keeping_dtypes(fn), recurse)
-        if self._kept is not None:
-            self._kept = [channels.to(self.device) for channels in self._kept]
+        if self._wanted is not None:
+            self._wanted = [wanted.to(self.device) for wanted in self._wanted]
         self.settle()
         if self.device.type != before:
             # Pieces that fit a CPU's caches would only cost time elsewhere.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-# Options that earlier versions do not know: without them in a file they can read it.
-_LATER = ("prior",)
+# What files of versions have that do not know these options, and can read where they are left out.
+_EARLIER = {"prior": 0.0, "reduction": "draw"}
 
 
 class PersistentModel(RoomModel):
@@ -35,8 +35,8 @@ class PersistentModel(RoomModel):
         """The model as storage keeps it: configuration, the tensors of its rooms, metadata."""
         rooms = layout.rooms_of(self.state_dict())
         config = asdict(self.config)
-        for name in _LATER:
-            if config[name] == getattr(FYDConfig, name):
+        for name, value in _EARLIER.items():
+            if config[name] == value:
                 del config[name]
         return StoredModel(config, rooms, self.extra_metadata())
 
@@ -83,7 +83,7 @@ class PersistentModel(RoomModel):
             path, [field.name for field in fields(FYDConfig)], mapped=mapped
         )
         with storage.making_of(path):
-            config = FYDConfig(**stored.config)
+            config = FYDConfig(**{**_EARLIER, **stored.config})
             model = cls._restored(config, stored.rooms, stored.metadata)
         return model.to(device).eval().set_precision(precision).set_runtime(runtime)
 

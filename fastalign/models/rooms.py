@@ -35,7 +35,7 @@ class Rooms:
 
     def settle(self) -> None:
         """Let each room know what it needs of the others."""
-        self.features.keep(self.density.rows)
+        self.features.keep(self.density.wanted)
 
     def parts(self) -> dict[str, Any]:
         """The optional parts, with what :func:`restore` needs besides tensors, JSON-able."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.calibration import CountCalibration
+from fastalign.nn.directions import Whitening
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.heads import Predictor, Projector, std_of_normalised
 from fastalign.nn.prior import CovariancePrior
@@ -19,6 +20,7 @@ __all__ = [
     "Predictor",
     "Projector",
     "SpatialAlign",
+    "Whitening",
     "gaussian_matrix",
     "smooth",
     "std_of_normalised",

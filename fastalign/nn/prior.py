@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import ConfigError
+from fastalign.nn.pooled import deviations_of, pooled_covariance
 from fastalign.numeric import LARGEST_PRIOR, LARGEST_SHRINKAGE, real_number
 from fastalign.ops import checks
 
@@ -82,6 +83,7 @@ class CovariancePrior:
         *,
         strength: float | None = None,
         shrinkage: float | None = None,
+        floor: Tensor | None = None,
     ) -> CovariancePrior | None:
         """The prior that samples of some locations tell; None where they show no variation.
 
@@ -91,7 +93,8 @@ class CovariancePrior:
             strength: None: of the candidates the one under which photographs are likeliest that
                 were held out, a fifth of them at a time; with fewer than three photographs
                 ``USUAL``.
-            shrinkage: None: 0.15 of the pooled mean variance, at least 0.01.
+            shrinkage: None: 0.15 of the pooled mean variance, at least 0.01; with ``floor`` 0.
+            floor: ``[C,C]``, added to the pooled covariance; with it there is a prior in any case.
 
         Raises:
             ValueError: samples of another shape, or on meta.
@@ -107,17 +110,19 @@ class CovariancePrior:
         if valid is None:
             valid = torch.ones(samples.shape[:2], dtype=torch.bool, device=samples.device)
         with torch.no_grad():
-            values = torch.where(valid.unsqueeze(-1), samples.double(), 0)
-            deviations, _, freedom = _deviations(values, valid)
-            covariance = _pooled(deviations, freedom)
+            values = samples.double()
+            deviations, _, freedom = deviations_of(values, valid)
+            covariance = _pooled(deviations, freedom, floor)
             variance = float(covariance.diagonal().mean())
             if not 0 < variance < math.inf:
                 return None
-            if shrinkage is None:
+            if shrinkage is None and floor is not None:
+                shrinkage = 0.0
+            elif shrinkage is None:
                 shrinkage = min(max(SHRINKAGE, FLOOR * variance), LARGEST_SHRINKAGE)
             likelihood: dict[float, float] = {}
             if strength is None:
-                likelihood = _likelihoods(values, valid, shrinkage)
+                likelihood = _likelihoods(values, valid, shrinkage, floor)
                 strength = min(likelihood, key=likelihood.__getitem__, default=USUAL)
         return cls(covariance, strength, shrinkage, likelihood)
 
@@ -130,21 +135,14 @@ class CovariancePrior:
         }
 
 
-def _deviations(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of values ``[N,L,C]``: deviations from the means ``[L,C]``, which come next, and counts less
-    one ``[L]``."""
-    count = valid.sum(0)
-    mean = values.sum(0) / count.clamp_min(1).unsqueeze(-1)
-    deviations = torch.where(valid.unsqueeze(-1), values - mean, 0)
-    return deviations, mean, (count - 1).clamp_min(0).double()
+def _pooled(deviations: Tensor, freedom: Tensor, floor: Tensor | None) -> Tensor:
+    covariance = pooled_covariance(deviations, freedom)
+    return covariance if floor is None else covariance + floor.to(covariance)
 
 
-def _pooled(deviations: Tensor, freedom: Tensor) -> Tensor:
-    flat = deviations.flatten(0, 1)
-    return flat.mT @ flat / freedom.sum().clamp_min(1)
-
-
-def _likelihoods(values: Tensor, valid: Tensor, shrinkage: float) -> dict[float, float]:
+def _likelihoods(
+    values: Tensor, valid: Tensor, shrinkage: float, floor: Tensor | None
+) -> dict[float, float]:
     """Mean of -2 log density per feature of held-out photographs, for each candidate, less what is
     the same for all; empty where none can be held out."""
     number, places, channels = values.shape
@@ -158,8 +156,8 @@ def _likelihoods(values: Tensor, valid: Tensor, shrinkage: float) -> dict[float,
     features = 0
     for fold in range(folds):
         held_out = fold_of == fold
-        deviations, mean, freedom = _deviations(values[~held_out], valid[~held_out])
-        covariance = _pooled(deviations, freedom)
+        deviations, mean, freedom = deviations_of(values[~held_out], valid[~held_out])
+        covariance = _pooled(deviations, freedom, floor)
         judged = valid[held_out] & (freedom > 0)
         others = torch.where(judged.unsqueeze(-1), values[held_out] - mean, 0)
         for run in chosen.split(max(1, _ENTRIES // channels**2)):

@@ -107,7 +107,8 @@ def model_card(model: StoredModel) -> str:
     images = about.get("images") or {}
     alignment = about.get("alignment") or {}
     threshold = float(model.rooms[MAPS]["image_threshold"])
-    channels = len(model.rooms[DENSITY]["selection"])
+    density = model.rooms[DENSITY]
+    channels = len(density["directions"] if "directions" in density else density["selection"])
     facts = {
         "image size": f"{height} x {width} (height x width)",
         "training images": f"{images.get('train', 'unknown')}, all of good parts",

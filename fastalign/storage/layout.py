@@ -23,6 +23,7 @@ _PLACES = (
     (FEATURES, "fca.", "fca."),
     (FEATURES, "adapters.", "adapters."),
     (DENSITY, "selection", "selection"),
+    (DENSITY, "directions", "directions"),
     (DENSITY, "gaussians.", "density."),
     (DENSITY, "calibration", "calibration"),
     (MAPS, "image_threshold", "image_threshold"),

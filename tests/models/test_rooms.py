@@ -177,7 +177,7 @@ def test_the_model_is_its_rooms_one_after_the_other(model, images):
 
 def test_a_room_moved_to_another_device_and_back_scores_the_same(model, images):
     other = copy.deepcopy(model).to("meta")
-    assert other.density.rows[0].is_meta and other.density.bands == model.density.bands
+    assert other.density.wanted[0].is_meta and other.density.bands == model.density.bands
     copied = copy.deepcopy(model).double().float()
     torch.testing.assert_close(
         copied(images)[1], model(images)[1], rtol=1e-3, atol=1e-3, equal_nan=True

@@ -84,6 +84,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         backbone: str = "tf_efficientnet_lite0",
         weights: str | None = None,
         layers: Sequence[int | str] | None = None,
+        reduction: str = "draw",
         channels: int = 100,
         prior: float | None = 0.0,
         shrinkage: float | None = None,

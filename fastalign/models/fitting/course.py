@@ -68,7 +68,9 @@ def fit(
     # What an earlier fit has left must not shine through.
     pose.install(aspect=aspect)
     features.install()
-    rooms.density.select(_drawn(sum(features.channels), rooms.density.channels, seed))
+    every = sum(features.channels)
+    drawn = every if config.reduction == "whiten" else rooms.density.channels
+    rooms.density.select(_drawn(every, drawn, seed))
     rooms.settle()
     # Layers that are made here draw their start values from the seed, and nobody else's do.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -17,6 +17,7 @@ from fastalign.models.fitting.passes import Passes
 from fastalign.models.fitting.samples import calibration
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.thresholds import HeldOut, in_turn
+from fastalign.models.fitting.whitening import find_whitening
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
 from fastalign.models.thresholds import kept_scores
@@ -66,6 +67,12 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     train, validation, survey = setting.train, setting.validation, setting.survey
     gaussians = rooms.density.gaussians
     passes = Passes(rooms, setting)
+    floor = None
+    if config.reduction == "whiten":
+        whitening = find_whitening(passes)
+        rooms.density.project(whitening.directions)
+        rooms.settle()
+        floor = whitening.floor
     kind, alone = "normal image", ""
     measures, fitted = torch.empty((0, 2), dtype=torch.float64), torch.empty(0)
     few = validation is not None and len(setting.turns) > 0
@@ -73,7 +80,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     if validation is not None and few:
         positions = setting.turns
         measures, fitted = world.once(
-            partial(in_turn, passes, train, validation, setting), "the thresholds"
+            partial(in_turn, passes, train, validation, setting, floor), "the thresholds"
         )
         alone = ", each scored without itself"
     fit = GaussianFit(
@@ -82,6 +89,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         setting.seed,
         config.prior,
         config.shrinkage,
+        floor,
         survey.groups,
         world,
         plan.group,

@@ -31,7 +31,7 @@ class GaussianFit:
         gaussians: they are reset here.
         min_share: of the images that must have seen a location for it to be scored.
         seed: of the calibration.
-        strength, shrinkage: of the prior, see :meth:`Samples.prior`.
+        strength, shrinkage, floor: of the prior, see :meth:`Samples.prior`.
         groups: the number of each image's group of twins, in the order in which they are added.
         world: the processes that fit together; None: this one.
         group: images whose features enter the Gaussians at once.
@@ -48,13 +48,14 @@ class GaussianFit:
         seed: int,
         strength: float | None,
         shrinkage: float | None,
+        floor: Tensor | None,
         groups: Sequence[int],
         world: World | None = None,
         group: int = 16,
     ) -> None:
         self._gaussians, self._min_share = gaussians, min_share
         self._seed, self._groups, self._group = seed, groups, group
-        self._strength, self._shrinkage = strength, shrinkage
+        self._strength, self._shrinkage, self._floor = strength, shrinkage, floor
         # By the number of images: the first band has seen all that the others will.
         self._priors: dict[int, CovariancePrior | None] = {}
         self._world = world or World()
@@ -122,7 +123,8 @@ class GaussianFit:
     def _prior_of(self, number: int) -> CovariancePrior | None:
         if number not in self._priors:
             samples = self._samples.gathered(self._world, self._gaussians.channels)
-            measure = partial(samples.prior, self._strength, self._shrinkage, self._groups)
+            options = self._strength, self._shrinkage, self._groups, self._floor
+            measure = partial(samples.prior, *options)
             self._priors[number] = self._world.once(measure, "the prior of the Gaussians")
         self.prior = self._priors[number]
         return self.prior

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastalign.distributed import World
 from fastalign.nn.calibration import CountCalibration
+from fastalign.nn.directions import Whitening
 from fastalign.nn.prior import CovariancePrior
 from fastalign.nn.transfer import fetched, sent
 
@@ -79,18 +80,30 @@ class Samples:
         return together
 
     def prior(
-        self, strength: float | None, shrinkage: float | None, groups: Sequence[int]
+        self,
+        strength: float | None,
+        shrinkage: float | None,
+        groups: Sequence[int],
+        floor: Tensor | None = None,
     ) -> CovariancePrior | None:
         """What the places have in common, from images of which of twins (``groups`` by position)
         the first alone counts; None where no prior is wanted (strength 0) or nothing varies.
 
         Args:
             strength, shrinkage: None: learned, see :class:`CovariancePrior`.
+            floor: see there.
         """
         if strength == 0 or not self._features:
             return None
         features, valid = self._distinct(groups)
-        return CovariancePrior.of_samples(features, valid, strength=strength, shrinkage=shrinkage)
+        return CovariancePrior.of_samples(
+            features, valid, strength=strength, shrinkage=shrinkage, floor=floor
+        )
+
+    def whitening(self, number: int, groups: Sequence[int]) -> Whitening:
+        """The whitening to so many directions, of the samples of images of which of twins
+        (``groups`` by position) the first alone counts."""
+        return Whitening.of_samples(*self._distinct(groups), number)
 
     def curve(
         self,

@@ -102,10 +102,15 @@ class HeldOut:
 
 
 def in_turn(
-    passes: Passes, train: ImageSource, validation: ImageSource, setting: Setting
+    passes: Passes,
+    train: ImageSource,
+    validation: ImageSource,
+    setting: Setting,
+    floor: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Of the normal images whose turn it is what :func:`_measure` gives, each from a density of the
-    others that are no twins of it, and how many different ones these were."""
+    others that are no twins of it, and how many different ones these were; ``floor``: of the
+    prior."""
     survey, positions, seed = setting.survey, setting.turns, setting.seed
     rooms, config = passes.rooms, passes.rooms.config
     share = [position for position in positions if position < survey.train]
@@ -134,10 +139,10 @@ def in_turn(
             others = [Others(samples, picked, groups, fold_of, fold) for fold in range(folds)]
             # One number of all images says nothing of any; covariances are the others'.
             every = Others(samples, picked, groups, fold_of, -1).prior(
-                config.prior, config.shrinkage
+                config.prior, config.shrinkage, floor
             )
             strength = 0.0 if every is None else every.strength
-            priors = [one.prior(strength, config.shrinkage) for one in others]
+            priors = [one.prior(strength, config.shrinkage, floor) for one in others]
         for fold in range(folds):
             density = rooms.density.gaussians.band(rows)
             kept = [one for index, one in enumerate(images) if fold_of[index] != fold]
@@ -188,9 +193,11 @@ class Others:
         for position, index in enumerate(kept):
             self.samples.put(*picked[index], position)
 
-    def prior(self, strength: float | None, shrinkage: float | None) -> CovariancePrior | None:
+    def prior(
+        self, strength: float | None, shrinkage: float | None, floor: Tensor | None = None
+    ) -> CovariancePrior | None:
         """See :meth:`Samples.prior`."""
-        return self.samples.prior(strength, shrinkage, self.groups)
+        return self.samples.prior(strength, shrinkage, self.groups, floor)
 
 
 def _measure(score: Tensor, maps: Tensor) -> Tensor:

@@ -50,8 +50,10 @@ class Needs:
         self.read_ahead = 3 * 4 * 3 * self.pixels
         # On its way through the backbone: reordered, and its stages, twice where FCA warps them.
         self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
-        # Described: the selected channels by stage and together.
-        self.describing = pictures + stages + 2 * self.described
+        # Described: features by stage and together, once all channels where these are whitened.
+        whitened = config.reduction == "whiten"
+        together = sum(features.channels) if whitened else channels
+        self.describing = pictures + stages + 2 * 4 * self.locations * together
         # Scored: described in bands, then distances and evidence, upsampled, and smoothed along one
         # axis and both.
         bands = feature_bands(features.size, channels)
