@@ -118,7 +118,7 @@ def density():
 
 def test_a_density_measures_scales_and_knows_where_it_may(density):
     room, stages = density
-    assert [rows.tolist() for rows in room.rows] == [[0, 2], [0, 3]]
+    assert [rows.tolist() for rows in room.wanted] == [[0, 2], [0, 3]]
     distance, support = room(stages)
     plain = room.gaussians(room.describe(stages))
     assert torch.equal(distance, 0.5 * plain) and plain.max() > 1
@@ -131,7 +131,7 @@ def test_a_density_comes_back_from_its_tensors(density):
     room, stages = density
     again = FeatureDensity((3, 4), (6, 5), channels=4).restore(room.state_dict())
     assert torch.equal(again(stages).distance, room(stages).distance)
-    assert [a.tolist() for a in again.rows] == [a.tolist() for a in room.rows]
+    assert [a.tolist() for a in again.wanted] == [a.tolist() for a in room.wanted]
     with pytest.raises(KeyError, match="missing tensors: selection"):
         state = {k: v for k, v in room.state_dict().items() if k != "selection"}
         FeatureDensity((3, 4), (6, 5), channels=4).restore(state)
