@@ -43,6 +43,8 @@ PROVED = {
     "warp_pixels": (ONE_PATH, OPEN),
     "warp_planes": (ONE_PATH, OPEN),
 }
+# Of one kernel of a family.
+FURTHER = {"low_rank_gradients<float, 1>": (EVERY_PATH, OPEN)}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,8 @@ def test_every_kernel_is_asked_about(recorded, codes):
 @pytest.mark.parametrize("family", PROVED)
 def test_what_is_proved(family, recorded):
     for proved in recorded[family]:
-        assert (proved["barriers"], proved["races"]) == PROVED[family], proved
+        wanted = FURTHER.get(proved["kernel"], PROVED[family])
+        assert (proved["barriers"], proved["races"]) == wanted, proved
         assert (proved["races"] == OPEN) == bool(proved["reason"])
 
 
