@@ -19,6 +19,7 @@ import contextlib
 import copy
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,17 +41,30 @@ FIRST = "screw_plate"
 WAYS = [(r, p) for p in ("float32", "bfloat16") for r in ("torch", "openvino")]
 # Calls of a process in a row, of which the last counts: the others bring its data back to caches.
 _IN_A_ROW = 3
+# The model of the commit, in the folder of the others.
+BASELINE = "baseline.safetensors"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def serve(folder: Path, how: str, threads: int) -> None:
+def serve(folder: Path, how: str, threads: int, clock: str) -> None:
     """Score images of ``folder`` as standard input asks, with whatever fastalign is on the path."""
     torch.set_num_threads(threads)
+    now = CLOCKS[clock]
     from fastalign import FYD
 
+    if how != "baseline":
+        from fastalign.load import keep_freed_memory
+
+        # As predict does.
+        keep_freed_memory()
     images: dict[str, Any] = torch.load(folder / "images.pt")
-    if how == "baseline":
+    kept = folder / BASELINE
+    if how == "baseline" and kept.exists():
+        model = FYD.load(kept)
+    elif how == "baseline":
         model = FYD(image_size=SIZE, aspect=images["aspect"])
         model.fit(images["train"], images["validation"])
+        model.save(kept)
     else:
         runtime, precision = how.split(",")
         file = folder / "model.safetensors"
@@ -63,23 +77,23 @@ def serve(folder: Path, how: str, threads: int) -> None:
         place += count
         with torch.inference_mode():
             for _ in range(_IN_A_ROW):
-                began = time.perf_counter()
+                began = now()
                 model(batch)
-                seconds = time.perf_counter() - began
+                seconds = now() - began
         print(1000 * seconds, flush=True)
 
 
 class Scorer:
     """A process that scores; ``tree``: where its fastalign is."""
 
-    def __init__(self, tree: Path, folder: Path, how: str, threads: int) -> None:
+    def __init__(self, tree: Path, folder: Path, how: str, threads: int, clock: str) -> None:
         from fastalign.load import wait_passively
 
         command = [sys.executable, "-W", "ignore", __file__, "--serve", str(folder), how]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         wait_passively(environment)
         self._process = subprocess.Popen(
-            [*command, "--threads", str(threads)],
+            [*command, "--threads", str(threads), "--clock", clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -122,7 +136,7 @@ def tree_of(commit: str | None) -> Iterator[Path | None]:
 
 
 def whole_model(
-    model: Any, images: Any, baseline: Path | None, threads: int, rounds: int
+    model: Any, images: Any, baseline: Path | None, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Rows of the whole model by way and batch, and of the baseline, taken in turns."""
     import fastalign
@@ -133,16 +147,20 @@ def whole_model(
         parts = {n: getattr(images, n) for n in ("train", "validation", "test", "aspect")}
         torch.save(parts, folder / "images.pt")
         model.save(folder / "model.safetensors")
+        fitted = None if options.models is None else options.models / BASELINE
+        if fitted is not None and fitted.exists():
+            shutil.copy(fitted, folder)
         ways = {",".join(way): ours for way in WAYS}
         if baseline is not None:
             ways["baseline"] = baseline
-        scorers = {how: Scorer(tree, folder, how, threads) for how, tree in ways.items()}
+        given = options.threads, options.clock
+        scorers = {how: Scorer(tree, folder, how, *given) for how, tree in ways.items()}
         try:
             rows = []
             shuffle = random.Random(0).shuffle
             for count in BATCHES:
                 times: dict[str, list[float]] = {how: [] for how in scorers}
-                for turn in range(rounds + 2):
+                for turn in range(options.rounds + 2):
                     order = list(scorers)
                     shuffle(order)
                     for how in order:
@@ -151,6 +169,8 @@ def whole_model(
                             times[how].append(milliseconds)
                 first = times.get("baseline", times[",".join(WAYS[0])])
                 rows += [_row(how, count, found, first) for how, found in times.items()]
+            if fitted is not None and baseline is not None:
+                shutil.copy(folder / BASELINE, fitted)
             return rows
         finally:
             for scorer in scorers.values():
@@ -163,9 +183,9 @@ def _row(how: str, count: int, times: Sequence[float], first: Sequence[float]) -
     return {"how": how, "images": count, "ratio": ratio, "ms": median(times) / count}
 
 
-def network(model: Any, images: Tensor, rounds: int) -> list[dict[str, Any]]:
+def network(model: Any, images: Tensor, rounds: int, clock: str) -> list[dict[str, Any]]:
     """Rows of the network alone by contestant and batch, taken in turns."""
-    backbone = model.features.backbone
+    backbone, now = model.features.backbone, CLOCKS[clock]
     rows = []
     for count in BATCHES:
         batch = images[:count]
@@ -182,9 +202,9 @@ def network(model: Any, images: Tensor, rounds: int) -> list[dict[str, Any]]:
             for turn in range(rounds + 5):
                 for name, work in works.items():
                     for _ in range(_IN_A_ROW):
-                        began = time.perf_counter()
+                        began = now()
                         work()
-                        milliseconds = 1000 * (time.perf_counter() - began)
+                        milliseconds = 1000 * (now() - began)
                     if turn >= 5:
                         times[name].append(milliseconds)
         first = times[",".join(WAYS[0])]
@@ -247,7 +267,9 @@ def page(document: dict[str, Any]) -> str:
     """The tables."""
     from protocol import FIGURES
 
-    lines = []
+    times = {"wall": "by the clock on the wall", "cpu": "of a core, whatever else had it"}
+    threads = f"{document['threads']} thread{'s' if document['threads'] > 1 else ''}"
+    lines = [f"{threads}; times {times[document['clock']]}.", ""]
     for key, title in (("network", "The network alone"), ("model", "The whole model, aligned")):
         rows = document[key]
         base = "the baseline" if any(row["how"] == "baseline" for row in rows) else "torch, float32"
@@ -281,19 +303,34 @@ def page(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_TOLD = ("baseline", "threads", "clock")
+
+
+def _tell(option: str, value: str) -> None:
+    """Let the command that results name have no path of this machine."""
+    if option in sys.argv:
+        sys.argv[sys.argv.index(option) + 1] = value
+
+
 def measure(options: argparse.Namespace) -> None:
     from precision import fitted
     from protocol import Jitter, read_category, write
 
-    document: dict[str, Any] = {"baseline": options.baseline, "threads": options.threads}
+    from fastalign.bench.setting import git
+
+    document: dict[str, Any] = {name: getattr(options, name) for name in _TOLD}
     document["categories"] = []
+    _tell("--models", "MODELS")
     for name in options.rows:
         images = read_category(options.data / name, SIZE, Jitter(), 0)
         model = fitted(images, name, options)
         if name == options.rows[0]:
-            document["network"] = network(model, images.test, options.rounds)
+            document["network"] = network(model, images.test, options.rounds, options.clock)
             with tree_of(options.baseline) as tree:
-                rows = whole_model(model, images, tree, options.threads, options.rounds)
+                if tree is not None:
+                    document["baseline"] = git(tree, "rev-parse", "--short=7", "HEAD")
+                    _tell("--baseline", document["baseline"])
+                rows = whole_model(model, images, tree, options)
             document["model"] = rows
         document["categories"].append(judged(model, images, name))
         write("cpu_runtimes", document, page(document))
@@ -309,11 +346,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=CLOCKS,
+        help="cpu: the time that the process had a core, for machines with other work; 1 thread",
+    )
     parser.add_argument("--device", default="cpu", choices=["cpu"])
     parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "HOW"), help="of this script's own")
     options = parser.parse_args()
     if options.serve:
-        serve(Path(options.serve[0]), options.serve[1], options.threads)
+        serve(Path(options.serve[0]), options.serve[1], options.threads, options.clock)
         return
     if options.data is None:
         parser.error("--data is needed")
