@@ -12,6 +12,8 @@ from fastalign.ops import checks
 _GROWTH = 1.4
 _REPEATS = 4
 _HELD_OUT = 24
+# Numbers of covariances at once.
+_ENTRIES = 1 << 24
 # In standard deviations: a mean distance below it is rounding, or that of an image from its copy.
 _MEASURED = 1e-6
 
@@ -37,8 +39,8 @@ class CountCalibration:
         ConfigError: a number out of range.
 
     Attributes:
-        counts, distances: the curve, ``[M]``; strictly growing counts from 2 to N - 1, distances
-        made not to grow.
+        counts, distances: the curve, ``[M]`` on the CPU; strictly growing counts from 2 to N - 1,
+        distances made not to grow.
     """
 
     def __init__(
@@ -67,15 +69,15 @@ class CountCalibration:
         curve = []
         for size in sizes:
             repeats = max(_REPEATS, min(_HELD_OUT, number) // max(1, number - size))
-            found = []
-            for _ in range(repeats):
-                order = torch.randperm(number, generator=generator).to(samples.device)
-                given, held_out = values[order[:size]], values[order[size : size + _HELD_OUT]]
-                found.append(_mean_distance(given, held_out, shrinkage, prior))
-            curve.append(torch.stack(found).mean())
-        self.counts = torch.tensor(sizes, dtype=torch.float64, device=samples.device)
+            orders = [torch.randperm(number, generator=generator) for _ in range(repeats)]
+            found = [
+                _mean_distances(values, order, size, shrinkage, prior)
+                for order in torch.stack(orders).to(samples.device).split(_at_once(values))
+            ]
+            curve.append(torch.cat(found).mean())
+        self.counts = torch.tensor(sizes, dtype=torch.float64)
         # More images never make it worse; what says so is noise.
-        self.distances = torch.stack(curve).cummin(0).values
+        self.distances = torch.stack(curve).cpu().cummin(0).values
 
     def distance(self, count: Tensor) -> Tensor:
         """Expected distance for counts of any shape, float64, where ``count`` is; log-linear
@@ -105,20 +107,29 @@ class CountCalibration:
         return self.ratio(count.max(), count).clamp_max(1).float()
 
 
-def _mean_distance(
-    given: Tensor, held_out: Tensor, shrinkage: float, prior: CovariancePrior | None
+def _at_once(values: Tensor) -> int:
+    """Subsets whose Gaussians are fitted together: on a GPU as many as take some 100 MB, since each
+    by itself would leave it idle; a CPU is no faster for it."""
+    _, places, channels = values.shape
+    return max(1, _ENTRIES // (places * channels**2)) if values.is_cuda else 1
+
+
+def _mean_distances(
+    values: Tensor, orders: Tensor, size: int, shrinkage: float, prior: CovariancePrior | None
 ) -> Tensor:
-    """Mean Mahalanobis distance of ``held_out [M,L,C]`` to the Gaussians of ``given [n,L,C]``."""
-    mean = given.mean(0)
-    deviations = (given - mean).transpose(0, 1)
-    covariance, freedom = deviations.mT @ deviations, float(len(given) - 1)
+    """Of each of ``orders [R,N]`` of values ``[N,L,C]`` the mean Mahalanobis distance of those
+    behind the first ``size`` to the Gaussians of these, ``[R]``."""
+    given, held_out = values[orders[:, :size]], values[orders[:, size : size + _HELD_OUT]]
+    mean = given.mean(1, keepdim=True)
+    deviations = (given - mean).transpose(1, 2)
+    covariance, freedom = deviations.mT @ deviations, float(size - 1)
     if prior is not None:
         covariance += prior.strength * prior.covariance.to(covariance)
         freedom, shrinkage = freedom + prior.strength, prior.shrinkage
     covariance /= freedom
-    covariance.diagonal(dim1=1, dim2=2).add_(shrinkage)
+    covariance.diagonal(dim1=-2, dim2=-1).add_(shrinkage)
     factor = torch.linalg.cholesky(covariance)
     whitened = torch.linalg.solve_triangular(
-        factor, (held_out - mean).permute(1, 2, 0), upper=False
+        factor, (held_out - mean).permute(0, 2, 3, 1), upper=False
     )
-    return whitened.square().sum(1).sqrt().mean()
+    return whitened.square().sum(2).sqrt().mean((1, 2))

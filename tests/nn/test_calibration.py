@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastalign.nn import CountCalibration
+from fastalign.nn import CountCalibration, CovariancePrior, calibration
 
 
 def samples(images: int, locations: int = 3, channels: int = 4) -> Tensor:
@@ -152,3 +152,14 @@ def test_counts_on_a_gpu_meet_a_curve_that_was_measured_on_the_cpu():
         count = torch.full((4,), 7, device="cuda")
         assert curve.distance(count).is_cuda and curve.ratio(torch.tensor(23), count).is_cuda
         assert curve.factor(count).is_cuda
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_subsets_together_are_as_one_by_one(with_prior, monkeypatch):
+    """As on a GPU, where some of them share a call and the last call has the rest."""
+    values = samples(20)
+    prior = CovariancePrior(torch.eye(4).double(), 2.0, 0.1) if with_prior else None
+    alone = CountCalibration(values, 0.01, prior=prior)
+    monkeypatch.setattr(calibration, "_at_once", lambda _: 3)
+    together = CountCalibration(values, 0.01, prior=prior)
+    torch.testing.assert_close(together.distances, alone.distances, rtol=1e-12, atol=0)

@@ -125,7 +125,8 @@ class Samples:
             complete = valid[:, places].all(1)
             if 2 * int(complete.sum()) >= len(valid):
                 break
-        chosen = features[complete][:, places]
+        # Many small factorizations: where the images are described.
+        chosen = features[complete][:, places].to(self._features[0].device)
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed, prior)
 
     def _fetched(self) -> tuple[Tensor, Tensor]:
