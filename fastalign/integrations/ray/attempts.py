@@ -27,13 +27,19 @@ class Attempts:
         self._path = path
         self._deaths: Counter[str] = Counter()
 
-    def begin(self) -> None:
-        """Read what earlier attempts left, all of which ended in a death, and begin another."""
+    def begin(self) -> bool:
+        """Read what earlier attempts left, all of which ended in a death, and begin another;
+        whether this is the first.
+
+        The first attempt leaves no notes: it reads images ahead, and what it was at says little.
+        After a death one batch follows the other, so that the notes tell at which one it was.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = self._path.read_text() if self._path.exists() else ""
         ends = [attempt.split() for attempt in text.split(f"{_ATTEMPT}\n")]
         self._deaths = Counter(notes[-1] for notes in ends if notes)
         self._append(_ATTEMPT)
+        return not text
 
     def note(self, start: int, end: int) -> None:
         """Images ``start`` to ``end`` (exclusive) of the part come next."""

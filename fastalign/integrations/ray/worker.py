@@ -7,8 +7,8 @@ import pickle
 import platform
 import time
 import traceback
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,17 @@ import numpy.typing as npt
 import torch
 
 from fastalign import artifact
-from fastalign.data import Depth, load_image, parse_depth
+from fastalign.data import Depth, parse_depth
 from fastalign.engine.environment import open_device
 from fastalign.engine.inputs import Input
 from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import REGIONS, PictureWriter
-from fastalign.engine.scoring import score_images, stored_depth
+from fastalign.engine.pipeline import Pipeline, Room
+from fastalign.engine.reading import Photograph, Reader
+from fastalign.engine.scoring import score_resized, stored_depth
 from fastalign.engine.table import FILES
 from fastalign.engine.table import Row as ImageRow
-from fastalign.errors import ArtifactError, InputError
+from fastalign.errors import ArtifactError
 from fastalign.integrations.ray.attempts import DEATHS, Attempts
 from fastalign.integrations.ray.job import Job, digest
 from fastalign.integrations.ray.parts import (
@@ -58,7 +60,7 @@ class PartScorer:
     """
 
     def __init__(self, job: Job, device: str, threads: int) -> None:
-        self._job = job
+        self._job, self._threads = job, threads
         self._depth = parse_depth(job.options.bit_depth)
         self._model: FYD | None = None
         self._failure: Exception | None = None
@@ -98,17 +100,18 @@ class PartScorer:
             return done
         images = job.part(part)
         attempts = Attempts(job.attempts_path(part))
-        writer = _Pictures(job, part)
-        rows: list[Row] = []
-        attempts.begin()
-        for start, end in _batches(len(images), options.batch_size, attempts):
-            first = part * options.part_size + start
-            if attempts.hopeless(start, end):
-                given_up = self._unread(images[start], _given_up(images[start]))
-                rows.append(Row(first, given_up, 0.0))
-                continue
-            attempts.note(start, end)
-            rows += self._score_batch(first, images[start:end], writer)
+        course = _Course(self._given_model(), job, part, images, self._depth)
+        room = Room.of(options.batch_size, threads=self._threads)
+        if attempts.begin():
+            course.go_through(_slices(len(images), options.batch_size), room)
+        else:
+            for start, end in _batches(len(images), options.batch_size, attempts):
+                if attempts.hopeless(start, end):
+                    course.give_up(start)
+                    continue
+                attempts.note(start, end)
+                course.go_through([range(start, end)], Room(1))
+        rows = course.rows
         counts = write_part(
             job.out,
             part,
@@ -121,52 +124,111 @@ class PartScorer:
         attempts.close()
         return counts
 
-    def _score_batch(self, first: int, batch: list[Input], writer: _Pictures) -> list[Row]:
+    def _given_model(self) -> FYD:
         assert self._model is not None
-        rows: list[Row] = []
-        loaded = []
-        for offset, item in enumerate(batch):
-            began = time.perf_counter()
-            image, error = _read(item.path, self._depth or stored_depth(self._model))
-            rows.append(Row(first + offset, self._unread(item, error), _ms(began)))
-            if image is not None:
-                loaded.append((offset, image))
-        if not loaded:
-            return rows
-        began = time.perf_counter()
-        detail = score_images(self._model, [image for _, image in loaded])
-        share = _ms(began) / len(loaded)
-        judging = Judging(self._model, self._job.limits, self._job.options.least_area)
-        for index, (offset, image) in enumerate(loaded):
-            began = time.perf_counter()
-            item = batch[offset]
-            row = judging.row(item.name, image, detail, index)
-            files = writer.write(item, image, detail.map[index])
-            # A column, where one is asked for.
-            files[REGIONS] = json.dumps([region.to_json() for region in row.regions])
-            spent = rows[offset].ms + share + _ms(began)
-            rows[offset] = Row(first + offset, row, spent, files)
-        return rows
-
-    def _unread(self, item: Input, reason: str | None) -> ImageRow:
-        limit = self._job.limits.image
-        return ImageRow(item.name, None, limit, Verdict.UNSURE, reason or "")
+        return self._model
 
 
-class _Pictures:
-    """The pictures of one part in a folder of their own, so that no folder grows without bound."""
+@dataclass(frozen=True)
+class _Timed:
+    """A photograph that was read, which image of its part it is, and milliseconds so far."""
 
-    def __init__(self, job: Job, part: int) -> None:
-        self._folder = part_name(part)
+    number: int
+    photograph: Photograph
+    ms: float
+    row: ImageRow | None = None
+    scores: npt.NDArray[np.float32] | None = None
+
+
+class _Course:
+    """The images of one part on their way; their pictures lie in a folder of their own, so that no
+    folder grows without bound.
+
+    Attributes:
+        rows: of the images so far.
+    """
+
+    def __init__(
+        self, model: FYD, job: Job, part: int, images: list[Input], depth: Depth | None
+    ) -> None:
+        self._model, self._limits = model, job.limits
+        self._first = part * job.options.part_size
+        folder = Path(part_name(part))
+        self._images = [replace(item, stem=folder / item.stem) for item in images]
+        self._judging = Judging(model, job.limits, job.options.least_area)
         self._writer = PictureWriter(job.out, job.options.pictures, job.limits)
+        size, depth = model.config.image_size, depth or stored_depth(model)
+        self._reader = Reader(size, depth, self._writer)
+        self.rows: list[Row] = []
 
-    def write(
-        self, item: Input, image: npt.NDArray[np.uint8], scored: torch.Tensor
-    ) -> dict[str, str | None]:
-        """Pictures of an image, as a row names them."""
-        placed = replace(item, stem=Path(self._folder) / item.stem)
-        files = self._writer.write(placed, image, scored)
-        return {name: text_of(files[name]) if name in files else None for name in FILES}
+    def go_through(self, batches: Iterable[range], room: Room) -> None:
+        """Score images by their places in the part.
+
+        Raises:
+            InputError: the output cannot be written.
+        """
+        Pipeline(
+            self._read, self._score, self._save, self.rows.append, room, weigh=self._weigh
+        ).run(batches)
+
+    def give_up(self, number: int) -> None:
+        """A row without a score."""
+        item = self._images[number]
+        self.rows.append(Row(self._first + number, self._unread(item, _given_up(item)), 0.0))
+
+    def _weigh(self, number: int) -> int:
+        return self._reader.weigh(self._images[number])
+
+    def _read(self, number: int) -> _Timed:
+        began = time.perf_counter()
+        item = self._images[number]
+        try:
+            photograph = self._reader.read(item)
+        except Exception as error:
+            # Whatever a decoder does with one file must not end the run over all others.
+            reason = f"{item.path}: {type(error).__name__}: {error}"
+            photograph = Photograph(item, None, None, reason)
+        return _Timed(number, photograph, _ms(began))
+
+    def _score(self, read: list[_Timed]) -> list[_Timed]:
+        began = time.perf_counter()
+        images = [one.photograph.resized for one in read if one.photograph.resized is not None]
+        if not images:
+            return read
+        detail = score_resized(self._model, images)
+        share = _ms(began) / len(images)
+        found: list[_Timed] = []
+        index = 0
+        for one in read:
+            began = time.perf_counter()
+            image = one.photograph.image
+            if image is None:
+                found.append(one)
+                continue
+            row = self._judging.row(one.photograph.item.name, image, detail, index)
+            scores = self._writer.scores(image, detail.map[index])
+            ms = one.ms + share + _ms(began)
+            found.append(replace(one, ms=ms, row=row, scores=scores))
+            index += 1
+        return found
+
+    def _save(self, one: _Timed) -> Row:
+        began = time.perf_counter()
+        photograph, number = one.photograph, self._first + one.number
+        item, image = photograph.item, photograph.image
+        if image is None or one.row is None:
+            return Row(number, self._unread(item, text_of(photograph.reason)), one.ms)
+        files: dict[str, str] = {}
+        self._writer.save(item, image, one.scores, files)
+        shown: dict[str, str | None] = {
+            name: text_of(files[name]) if name in files else None for name in FILES
+        }
+        # A column, where one is asked for.
+        shown[REGIONS] = json.dumps([region.to_json() for region in one.row.regions])
+        return Row(number, one.row, one.ms + _ms(began), shown)
+
+    def _unread(self, item: Input, reason: str) -> ImageRow:
+        return ImageRow(item.name, None, self._limits.image, Verdict.UNSURE, reason)
 
 
 def _load(job: Job, device: str) -> FYD:
@@ -185,21 +247,15 @@ def _load(job: Job, device: str) -> FYD:
     )
 
 
-def _read(path: Path, depth: Depth | None) -> tuple[npt.NDArray[np.uint8] | None, str | None]:
-    """The image, or why there is none."""
-    try:
-        return load_image(path, depth=depth), None
-    except InputError as error:
-        return None, text_of(str(error))
-    except Exception as error:
-        # Whatever a decoder does with one file must not end the run over all others.
-        return None, text_of(f"{path}: {type(error).__name__}: {error}")
+def _slices(images: int, size: int) -> Iterator[range]:
+    for start in range(0, images, size):
+        yield range(start, min(start + size, images))
 
 
 def _batches(images: int, size: int, attempts: Attempts) -> Iterator[tuple[int, int]]:
     """Bounds of the batches; one at which workers keep dying is gone through one by one."""
-    for start in range(0, images, size):
-        end = min(start + size, images)
+    for batch in _slices(images, size):
+        start, end = batch.start, batch.stop
         if end - start > 1 and attempts.hopeless(start, end):
             yield from ((index, index + 1) for index in range(start, end))
         else:

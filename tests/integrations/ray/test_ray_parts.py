@@ -379,3 +379,24 @@ def test_deaths_at_different_images_do_not_add_up(photos, make_job):
     for index in range(2 * DEATHS):
         die_at(job, 0, index, index + 1, 1)
     assert score_all(job).errors == 0
+
+
+def test_images_are_read_ahead_until_a_worker_dies(photos, make_job, monkeypatch):
+    """One attempt leaves no notes, and what it has under way is as much as its threads can do."""
+    from fastalign.integrations.ray import worker
+
+    job, rooms = make_job(photos, outputs=()), []
+
+    class Watched(worker.Pipeline):
+        def __init__(self, *stages, **options):
+            rooms.append(stages[4])
+            super().__init__(*stages, **options)
+
+    monkeypatch.setattr(worker, "Pipeline", Watched)
+    scorer = PartScorer(job, "cpu", 3)
+    scorer.score(0)
+    assert [room.threads for room in rooms] == [3] and rooms[0].images > 3
+    rooms.clear()
+    die_at(job, 1, 0, 1, 1)
+    scorer.score(1)
+    assert len(rooms) == 8 and {room.images for room in rooms} == {1}

@@ -61,10 +61,9 @@ def wait_for(condition, what):
     return found
 
 
-def notes(out, part):
-    """What the worker on a part is at: bounds of the images, or nothing."""
-    path = out / ".attempts" / f"{part:05d}"
-    return path.read_text().split()[-1:] if path.exists() else []
+def begun(out, part):
+    """Whether a worker is at a part."""
+    return (out / ".attempts" / f"{part:05d}").exists()
 
 
 def test_a_killed_worker_and_a_bad_image_cost_no_other_row(
@@ -84,7 +83,7 @@ def test_a_killed_worker_and_a_bad_image_cost_no_other_row(
         daemon=True,
     )
     run.start()
-    wait_for(lambda: notes(out, 0) == ["2-3"], "a worker at the third image")
+    wait_for(lambda: begun(out, 0), "a worker at the part with the pipe")
     # The other worker does what is left, save one part that Ray has given to the first already.
     wait_for(lambda: len(list((out / "scores").glob("*.parquet"))) == 3, "the other parts")
     before = {p: p.stat().st_mtime_ns for p in (out / "scores").iterdir()}
@@ -125,7 +124,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(lambda: notes(out, 2) == ["1-2"], "the pipe")
+            wait_for(lambda: begun(out, 2), "the part with the pipe")
             workers = workers_below(run.pid)
         finally:
             run.kill()
