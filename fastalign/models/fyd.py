@@ -26,8 +26,6 @@ from fastalign.nn.replay import replayed
 from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
 from fastalign.ops import affine
-from fastalign.regions import find_regions
-from fastalign.verdict import judge
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
@@ -141,18 +139,13 @@ class FYD(PersistentModel):
             ConfigError: not fitted.
         """
         found = []
+        limits = float(self.image_threshold), float(self.pixel_threshold)
         with torch.inference_mode():
             part_area = self.density.part_area
             for name, size, image in tensors(source, self.config.image_size, self.depth):
                 detail = self.predict_detail(image[None].to(self.features.device))
-                score = float(detail.score[0])
-                verdict = judge(score, float(self.image_threshold))
-                maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
                 why = self.evidence.reason(detail, 0)
-                regions = find_regions(
-                    maps, float(self.pixel_threshold), size, theta=theta, part_area=part_area
-                )
-                found.append(Scored(name, score, verdict, maps, theta, why, regions))
+                found.append(Scored.of(name, size, detail, why, limits, part_area))
         return found
 
     def limit_memory(self, budget: int | None, images: int = 1) -> MemoryPlan:

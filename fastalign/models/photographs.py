@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastalign.errors import InputError
-from fastalign.regions import Region
-from fastalign.verdict import Verdict
+from fastalign.models.detail import Detail
+from fastalign.regions import Region, find_regions
+from fastalign.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,6 +50,23 @@ class Scored:
     theta: npt.NDArray[np.float32] = field(repr=False)
     reason: str = ""
     regions: tuple[Region, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        size: tuple[int, int],
+        detail: Detail,
+        reason: str,
+        limits: tuple[float, float],
+        part_area: float,
+    ) -> Scored:
+        """What the details of one photograph, of height and width ``size``, say with the
+        thresholds of images and pixels, ``limits``."""
+        score = float(detail.score[0])
+        maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
+        regions = find_regions(maps, limits[1], size, theta=theta, part_area=part_area)
+        return cls(name, score, judge(score, limits[0]), maps, theta, reason, regions)
 
 
 def tensors(
