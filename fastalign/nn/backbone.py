@@ -256,9 +256,12 @@ class FeatureBackbone(ByRuntime):
         stages = self._running()
         if self._tilers is None:
             inputs = [3, *self.channels]
+            parameter = next(self.parameters())
+            # But for its numbers, a stage follows from the network, its cuts and how it runs.
+            kind = self.name, self.is_fused, self.precision, parameter.dtype, parameter.device.type
             self._tilers = [
-                Tiler(stage, channels, f"backbone {self.name}")
-                for stage, channels in zip(stages, inputs, strict=False)
+                Tiler(stage, channels, f"backbone {self.name}", (*kind, self.layers[:count]))
+                for count, (stage, channels) in enumerate(zip(stages, inputs, strict=False), 1)
             ]
         return self._tilers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,12 @@ def features_network(name: str, **options: Any) -> Any:
         raise ConfigError(f"backbone {name!r} is not a timm network; {hint}") from error
 
 
+@cache
+def _layout(name: str) -> Any:
+    """timm's whole network without numbers: weights are named and shaped as in it."""
+    return load_timm().create_model(name, pretrained=False).to("meta")
+
+
 def create_network(
     name: str, weights: str | Path | None
 ) -> tuple[Any, Sequence[float], Sequence[float]]:
@@ -79,7 +86,7 @@ def create_network(
                 f"pretrained weights of {name} cannot be downloaded ({reason}); download them "
                 "elsewhere and give them with --weights FILE"
             ) from error
-    whole = timm.create_model(name, pretrained=False)
+    whole = _layout(name)
     if weights == "embedded":
         tensors = weight_files.embedded_tensors(whole)
         weight_files.load_into(network, whole, tensors, "the embedded weights file")

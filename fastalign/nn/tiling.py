@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from fastalign.errors import ConfigError
 # Lengths on which the reach of a stage is measured; whatever reaches further counts as unbounded.
 _SHORTEST, _LONGEST = 64, 2048
 _ACROSS = 32
+# What was counted of stages by their kind, of which a process makes few.
+_counted: dict[Hashable, float] = {}
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,14 @@ class Tiler:
         stage: takes ``[B,C,H,W]``, returns ``[B,C',H',W']``.
         channels: C.
         name: what messages call it.
+        kind: equal for stages that differ in their numbers alone, whose bytes are counted once;
+            None: for this one.
     """
 
-    def __init__(self, stage: nn.Module, channels: int, name: str) -> None:
-        self._stage, self._channels, self._name = stage, channels, name
+    def __init__(
+        self, stage: nn.Module, channels: int, name: str, kind: Hashable | None = None
+    ) -> None:
+        self._stage, self._channels, self._name, self._kind = stage, channels, name, kind
         self._reaches: dict[tuple[int, int], Reach] = {}
         self._bytes_per_pixel: float | None = None
         self._cannot_be_cut = False
@@ -78,13 +84,19 @@ class Tiler:
         """Memory that the stage needs for each pixel of its input, a copy of that pixel and its own
         output included."""
         if self._bytes_per_pixel is None:
-            side = 2 * _SHORTEST
-            stage = copy.deepcopy(self._stage).to("meta")
-            dtype = next(stage.parameters(), torch.empty(0)).dtype
-            x = torch.empty(1, self._channels, side, side, device="meta", dtype=dtype)
-            peak = peak_bytes(lambda: stage(x.contiguous(memory_format=torch.channels_last)))
-            self._bytes_per_pixel = peak / side**2
+            known = None if self._kind is None else _counted.get(self._kind)
+            self._bytes_per_pixel = self._count() if known is None else known
+            if self._kind is not None:
+                _counted[self._kind] = self._bytes_per_pixel
         return self._bytes_per_pixel
+
+    def _count(self) -> float:
+        side = 2 * _SHORTEST
+        stage = copy.deepcopy(self._stage).to("meta")
+        dtype = next(stage.parameters(), torch.empty(0)).dtype
+        x = torch.empty(1, self._channels, side, side, device="meta", dtype=dtype)
+        peak = peak_bytes(lambda: stage(x.contiguous(memory_format=torch.channels_last)))
+        return peak / side**2
 
     def reach(self, axis: int, length: int) -> Reach:
         """Along ``axis`` (2: rows, 3: columns) of maps that are ``length`` long there.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastalign.errors import ConfigError
-from fastalign.nn import FeatureBackbone
+from fastalign.nn import FeatureBackbone, tiling
 from fastalign.nn.tiling import Reach, Tiler, peak_bytes
 
 
@@ -127,3 +127,20 @@ def test_bytes_are_those_alive_at_once():
     stage = STAGES["pointwise"]()
     # Four channels in float32, as a piece and as the result.
     assert Tiler(stage, 4, "").bytes_per_pixel == 2 * 4 * 4
+
+
+def test_bytes_are_counted_once_for_stages_of_one_kind(monkeypatch):
+    counts = []
+    count = Tiler._count
+    monkeypatch.setattr(Tiler, "_count", lambda tiler: counts.append(tiler) or count(tiler))
+    monkeypatch.setattr(tiling, "_counted", {})
+
+    def made(*layers: int) -> FeatureBackbone:
+        return FeatureBackbone("test_resnet", layers)
+
+    # Another stage for each cut, one that is folded, and numbers of another size.
+    kinds = [made(1, 2), made(1, 2), made(1, 2).up_to(0)]
+    kinds += [made(1, 2).eval().fuse(), made(0, 2), made(1, 2).double()]
+    found = [(backbone.image_bytes(64, 64), len(counts)) for backbone in kinds]
+    assert [number for _, number in found] == [2, 2, 2, 4, 6, 8]
+    assert found[0][0] == found[1][0] < found[-1][0]
