@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import sys
 
 # Before torch and its maths libraries are loaded; workers of pytest-xdist would fight for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,7 +17,7 @@ os.environ.setdefault("FASTALIGN_RUNTIME", "torch")
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,9 @@ import torch
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests" / "shared"))
 
+from forks import Forks  # noqa: E402
 
 # Of pytest-xdist one process gets the tests of one file, and of all files whose names begin like
 # this, which share what they build, fit or import. What compiles longest comes first.
@@ -64,6 +69,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [items[n] for n in sorted(range(len(items)), key=key)]
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: garbage is not looked for in it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """One process for each scope, in the order in which they were collected."""
@@ -77,13 +88,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Scheduling(config, log)
 
 
+# For devices that are not there, torch.manual_seed writes down where it was called each time.
+_seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+
+
 @pytest.fixture(autouse=True)
 def reproducible() -> Iterator[None]:
     """Every test starts with one thread and the same seeds, whatever ran before it."""
     torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    _seed(0)
     yield
 
 
@@ -91,6 +106,19 @@ def reproducible() -> Iterator[None]:
 def repository() -> Path:
     """The top of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Callable[..., Forks]]:
+    """``forks(*modules)``: an interpreter that has imported these and runs programs in forks."""
+    with contextlib.ExitStack() as ends:
+
+        def make(*modules: str) -> Forks:
+            made = Forks(*modules)
+            ends.callback(made.close)
+            return made
+
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,14 +45,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
+@pytest.fixture(scope="module")
+def python(forks):
+    return forks("timm", "sklearn.metrics", "fastalign.engine.demo", "fastalign.nn")
+
+
 @pytest.mark.parametrize("name", names())
-def test_an_example_prints_what_the_page_shows(name, page):
+def test_an_example_prints_what_the_page_shows(name, page, python):
     """In a process of its own, as a reader runs it: nothing that ran before is left in torch."""
     if name in NEEDS:
         needed = NEEDS[name]
         pytest.importorskip(needed, reason=f"{needed} is not installed: pip install {needed}")
-    command = [sys.executable, "-W", "ignore", str(FOLDER / f"{name}.py")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = python.run(FOLDER / f"{name}.py")
     assert done.returncode == 0, done.stderr[-2000:]
     printed = done.stdout.strip()
     shown = re.search(rf"\(examples/{name}\.py\)[^\n]*\n(?:[^\n]+\n)*\n((?:    [^\n]*\n)+)", page)

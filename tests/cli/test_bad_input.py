@@ -292,11 +292,12 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
     assert [name for name in files_below(tmp_path / "out") if "." in name] == kept
 
 
-def small_file_systems(options, size_kb=16):
-    """A shell line that runs its arguments with a file system of its own on each folder below $1,
-    or None."""
-    mounted = f'mount -t tmpfs -o size={size_kb}k,{options} tmpfs "$disk" || exit 99'
-    line = f'for disk in "$1"/*; do {mounted}; done; shift; exec "$@"'
+def small_file_systems(size_kb=16):
+    """A shell line that runs its arguments with file systems of their own on the folders below
+    $1/ro and $1/rw, which cannot be written or are small; or None."""
+    mounted = f'mount -t tmpfs -o size={size_kb}k,$kind tmpfs "$disk" || exit 99'
+    each = f'for kind in ro rw; do for disk in "$1/$kind"/*; do {mounted}; done; done'
+    line = f'{each}; shift; exec "$@"'
     probe = 'mount -t tmpfs tmpfs "$1"'
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -325,36 +326,45 @@ print(json.dumps(outcomes))
 """
 
 
-@pytest.mark.parametrize(("options", "word"), [("ro", "read-only"), ("rw", "no space left")])
-def test_a_real_read_only_and_a_real_full_disk(
-    fitted, whole_ring, tmp_path, fit_options, options, word
-):
-    shell = small_file_systems(options)
+@pytest.fixture(scope="module")
+def on_small_disks(fitted, whole_ring, fit_options, tmp_path_factory):
+    """What each command says with its output on a disk of its own, and what it leaves there, by
+    kind of disk and command."""
+    shell = small_file_systems()
     if shell is None:
         pytest.skip("this system does not let unshare mount a tmpfs")
-    disks = {name: tmp_path / "disks" / name for name in ("evaluate", "fit", "predict")}
-    calls = []
-    for command, disk in disks.items():
-        disk.mkdir(parents=True)
-        out = disk / "m.safetensors" if command == "fit" else disk / "out"
-        more = fit_options if command == "fit" else ("--model", fitted)
-        source = whole_ring / "test" if command == "predict" else whole_ring
-        calls.append([str(item) for item in (disk, command, source, "--out", out, *more)])
+    top = tmp_path_factory.mktemp("disks")
+    calls = {}
+    for kind in ("ro", "rw"):
+        for command in ("evaluate", "fit", "predict"):
+            disk = top / kind / command
+            disk.mkdir(parents=True)
+            out = disk / "m.safetensors" if command == "fit" else disk / "out"
+            more = fit_options if command == "fit" else ("--model", fitted)
+            source = whole_ring / "test" if command == "predict" else whole_ring
+            call = (disk, command, source, "--out", out, *more)
+            calls[kind, command] = [str(item) for item in call]
     result = subprocess.run(
-        [*shell, str(tmp_path / "disks"), sys.executable, "-c", EACH_COMMAND],
-        input=json.dumps(calls),
+        [*shell, str(top), sys.executable, "-c", EACH_COMMAND],
+        input=json.dumps(list(calls.values())),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    outcomes = dict(zip(disks, json.loads(result.stdout.splitlines()[-1]), strict=True))
-    for command, (code, err, left) in outcomes.items():
-        assert code == 3, err
-        assert word in err and str(disks[command]) in err
-        assert "Traceback" not in err
-        whole = (".tiff", ".png", ".jpg", "scores.csv") if command == "predict" else ()
-        assert [name for name in left if not name.endswith(whole or "\0")] == []
+    outcomes = json.loads(result.stdout.splitlines()[-1])
+    return {key: (calls[key][0], *said) for key, said in zip(calls, outcomes, strict=True)}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fit", "predict"])
+@pytest.mark.parametrize(("kind", "word"), [("ro", "read-only"), ("rw", "no space left")])
+def test_a_real_read_only_and_a_real_full_disk(on_small_disks, kind, word, command):
+    disk, code, err, left = on_small_disks[kind, command]
+    assert code == 3, err
+    assert word in err and disk in err
+    assert "Traceback" not in err
+    whole = (".tiff", ".png", ".jpg", "scores.csv") if command == "predict" else ()
+    assert [name for name in left if not name.endswith(whole or "\0")] == []
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ def save_checkpoint(*arguments, **options):
     if count[0] == 2:
         os.kill(os.getpid(), signal.{signal})
 checkpoint.save_checkpoint = save_checkpoint
+from fastalign.cli import main
+main()
 """
 
 
@@ -41,8 +43,13 @@ def runs():
     return {}
 
 
+@pytest.fixture(scope="module")
+def python(forks):
+    return forks("timm", "fastalign.cli", "fastalign.engine", "fastalign.models.fyd")
+
+
 @pytest.fixture
-def interrupted(run_process, whole_ring, fit_options, tmp_path, tmp_path_factory, runs):
+def interrupted(python, whole_ring, fit_options, tmp_path, tmp_path_factory, runs):
     """A fit ended by a signal after its second checkpoint: ``(arguments, model path, process)``."""
 
     def interrupt(name, category=whole_ring):
@@ -54,8 +61,9 @@ def interrupted(run_process, whole_ring, fit_options, tmp_path, tmp_path_factory
             folder = tmp_path_factory.mktemp("interrupted")
             if name == "SIGKILL":
                 (folder / "m.safetensors").write_bytes(OLDER)
-            before = END_AFTER_SECOND_CHECKPOINT.format(signal=name)
-            runs[category, name] = folder, run_process(*arguments(folder), before=before)
+            program = tmp_path_factory.mktemp("program") / "program.py"
+            program.write_text(END_AFTER_SECOND_CHECKPOINT.format(signal=name))
+            runs[category, name] = folder, python.run(program, *arguments(folder))
         folder, process = runs[category, name]
         shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
         return arguments(tmp_path), tmp_path / "m.safetensors", process
