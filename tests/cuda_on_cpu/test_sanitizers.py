@@ -17,7 +17,7 @@ from records.store import known
 
 from fastalign.ops.schema import stem_of
 
-SAMPLE = "pairwise_distance"  # is built fastest
+SAMPLE = "refine_pose"  # is built and run fastest
 
 # Without torch: the address and the shape of what one kernel of harness_kernels.cu gets.
 ONE_KERNEL = """
