@@ -108,10 +108,10 @@ def scale_position(
     return np.clip(position, 0.0, 1.0)
 
 
-def above_foot(scores: npt.NDArray[np.float32], low: float) -> npt.NDArray[np.intp]:
-    """The flat places of ``[H, W]`` scores that are above the foot of the scale or NaN: all others
+def above_foot(values: npt.NDArray[np.float32], low: float) -> npt.NDArray[np.intp]:
+    """The flat places of values ``[H, W]`` that are above the foot of the scale or NaN: all others
     are transparent, which most of a map is."""
-    return np.flatnonzero(~(scores <= low))
+    return np.flatnonzero(~(values <= low))
 
 
 def heat_overlay(

@@ -47,9 +47,10 @@ def test_what_is_no_number_leaves_with_2_and_the_name_of_the_option(run, tmp_pat
         texts.append(str(parser.most + 1))
     if parser.is_whole:
         texts += ["1.5", "1e3", "1_0", "٣"]
-    arguments = {"export": ["--to", "onnx"], "predict": ["-m", "m"], "evaluate": ["-m", "m"]}
+    arguments = {"export": ["--to", "onnx"]}
+    arguments |= dict.fromkeys(("predict", "evaluate", "validate"), ["-m", "m"])
     given = [] if command in ("demo", "bench", "info") else ["missing"]
-    out = [] if command in ("info", "threshold") else ["--out", tmp_path / "out"]
+    out = [] if command in ("info", "threshold", "validate") else ["--out", tmp_path / "out"]
     for text in texts:
         option = f"{parser.flag}={text}"
         outcome = run(command, *given, *arguments.get(command, []), *out, option)
