@@ -8,6 +8,12 @@ operator stay plain ``ValueError`` and ``TypeError``, as everywhere in Python.
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, for a message of ours; its kind where it says
+    nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def extra(name: str) -> str:
     """The line that installs an extra, from a checkout of the project."""
     return f"pip install '.[{name}]' in fastalign's checkout"

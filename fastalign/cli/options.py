@@ -80,6 +80,22 @@ Threads = Annotated[
 ]
 Seed = Annotated[int, whole("--seed", "Seed of everything random.", 0, LARGEST_SEED)]
 Gallery = Annotated[int, whole("--gallery", "Images on the page at most; 0 for none.")]
+Threshold = Annotated[
+    float | None,
+    real(
+        "--threshold",
+        "Threshold to use for this run, for images and masks.",
+        default="the model's",
+    ),
+]
+PixelThreshold = Annotated[
+    float | None,
+    real(
+        "--pixel-threshold",
+        "Threshold of masks and regions to use for this run.",
+        default="--threshold, else the model's",
+    ),
+]
 LeastArea = Annotated[
     float,
     real(

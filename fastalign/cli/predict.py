@@ -20,10 +20,12 @@ from fastalign.cli.options import (
     MemoryBudget,
     ModelFile,
     OverlayFormat,
+    PixelThreshold,
     Precision,
     Runtime,
     SkipBad,
     Threads,
+    Threshold,
     runtime_within,
     set_threads,
 )
@@ -85,22 +87,8 @@ def predict(
         OverlayFormat, typer.Option("--overlay-format", help="Format of the overlays.")
     ] = OverlayFormat.jpg,
     gallery: Gallery = 120,
-    threshold: Annotated[
-        float | None,
-        real(
-            "--threshold",
-            "Threshold to use for this run, for images and masks.",
-            default="the model's",
-        ),
-    ] = None,
-    pixel_threshold: Annotated[
-        float | None,
-        real(
-            "--pixel-threshold",
-            "Threshold of masks to use for this run.",
-            default="--threshold, else the model's",
-        ),
-    ] = None,
+    threshold: Threshold = None,
+    pixel_threshold: PixelThreshold = None,
     least_area: LeastArea = 0.0,
     batch_size: Annotated[int, whole("--batch-size", "Images per forward pass.", 1)] = 1,
     memory_budget: MemoryBudget = None,

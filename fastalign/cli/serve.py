@@ -19,9 +19,11 @@ from fastalign.cli.options import (
     LeastArea,
     MemoryBudget,
     ModelFile,
+    PixelThreshold,
     Precision,
     Runtime,
     Threads,
+    Threshold,
     runtime_within,
     set_threads,
 )
@@ -75,18 +77,8 @@ def serve(
             show_default="none, on loopback",
         ),
     ] = None,
-    threshold: Annotated[
-        float | None,
-        real("--threshold", "Threshold to use, for images and masks.", default="the model's"),
-    ] = None,
-    pixel_threshold: Annotated[
-        float | None,
-        real(
-            "--pixel-threshold",
-            "Threshold of regions and colours.",
-            default="--threshold, else the model's",
-        ),
-    ] = None,
+    threshold: Threshold = None,
+    pixel_threshold: PixelThreshold = None,
     least_area: LeastArea = 0.0,
     max_megabytes: Annotated[
         float, real("--max-megabytes", "Of a photograph's file, in 10^6 bytes.", 0.001, 10_000)

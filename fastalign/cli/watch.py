@@ -19,9 +19,11 @@ from fastalign.cli.options import (
     LeastArea,
     MemoryBudget,
     ModelFile,
+    PixelThreshold,
     Precision,
     Runtime,
     Threads,
+    Threshold,
     runtime_within,
     set_threads,
 )
@@ -58,18 +60,8 @@ def watch(
     save_all: Annotated[bool, flag("--save-all", "Write pictures of good photographs too.")] = (
         False
     ),
-    threshold: Annotated[
-        float | None,
-        real("--threshold", "Threshold to use, for images and masks.", default="the model's"),
-    ] = None,
-    pixel_threshold: Annotated[
-        float | None,
-        real(
-            "--pixel-threshold",
-            "Threshold of masks and regions.",
-            default="--threshold, else the model's",
-        ),
-    ] = None,
+    threshold: Threshold = None,
+    pixel_threshold: PixelThreshold = None,
     least_area: LeastArea = 0.0,
     settle: Annotated[
         float,

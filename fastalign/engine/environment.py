@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastalign.errors import BackendError, ConfigError
+from fastalign.errors import BackendError, ConfigError, first_line
 from fastalign.ops.backends import BACKENDS
 from fastalign.ops.plans import read_environment
 
@@ -103,7 +103,7 @@ def open_device(name: str | torch.device) -> torch.device:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = first_line(error)
         raise BackendError(
             f"device {name!r} cannot be used ({cause}); use --device cpu or install a torch build "
             "that supports it (`fastalign info` shows what is here)."

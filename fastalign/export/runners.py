@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastalign.errors import ArtifactError, BackendError, extra
+from fastalign.errors import ArtifactError, BackendError, extra, first_line
 from fastalign.export.scorer import OUTPUTS
 from fastalign.export.writers import KEY
 
@@ -59,7 +59,7 @@ def open_exported(path: Path) -> Opened:
         raise
     except Exception as error:
         # Every runtime has kinds of errors of its own for a file that it cannot load.
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        line = first_line(error)
         raise ArtifactError(
             f"{path}: cannot be loaded ({line}); it is damaged, or a file that belongs to it is "
             "missing: export the model again."

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from fastalign.errors import BackendError, extra
+from fastalign.errors import BackendError, extra, first_line
 from fastalign.export.scorer import OUTPUTS, Scorer
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def write_aotinductor(scorer: Scorer, path: Path) -> None:
         if "compiler" not in type(error).__name__.lower() and "compiler" not in str(error).lower():
             raise
         raise BackendError(
-            f"AOTInductor cannot compile here ({_first_line(error)}); install a C++ compiler (on "
+            f"AOTInductor cannot compile here ({first_line(error)}); install a C++ compiler (on "
             "Debian and Ubuntu: apt-get install g++), or export to another format."
         ) from error
 
@@ -154,10 +154,6 @@ def _keep_float32(path: Path) -> None:
         if all(mark.get("name") not in _EXACT for mark in info):
             ElementTree.SubElement(info, "attribute", name=_EXACT[0], version="0")
     tree.write(path, encoding="utf-8", xml_declaration=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 FORMATS = {

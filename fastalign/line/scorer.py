@@ -28,6 +28,8 @@ Photograph = npt.NDArray[np.uint8]
 _LABELS = ("truth", "defect", "trained_on")
 # What is judged keeps the names of odd photographs for the warnings of a run; a line has no end.
 _KEPT = 256
+# So many photographs one after the other that end in an unexpected error are the machine's.
+MOST_FAULTS = 10
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.messages import Messages
 from fastalign.line.notify import Notifier
-from fastalign.line.scorer import LineScorer, told
+from fastalign.line.scorer import MOST_FAULTS, LineScorer, told
 from fastalign.line.wake import choose
 from fastalign.numeric import real_number, whole_number
 from fastalign.verdict import Verdict
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 VERDICTS = tuple(verdict.text for verdict in Verdict)
-# So many photographs one after the other that end in an unexpected error are the machine's.
-_MOST_FAULTS = 10
 _LAST_MESSAGES = 10.0
 
 
@@ -199,7 +197,7 @@ class _Line:
         except Exception as error:
             # One photograph shall not end the line; many one after the other are no photograph's.
             self._faults += 1
-            if self._faults >= _MOST_FAULTS:
+            if self._faults >= MOST_FAULTS:
                 raise
             self._note(traceback.format_exc())
             reason = f"unexpected error: {type(error).__name__}: {error}"

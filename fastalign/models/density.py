@@ -104,7 +104,7 @@ class FeatureDensity(nn.Module):
         [L] Channels are concatenated as in PaDiM; [O] bilinear where PaDiM repeats the nearest
         value. [O] Directions are sums over the stages, which are the same before upsampling.
         """
-        parts: list[Tensor] = []
+        parts = []
         for stage in stages:
             if not stage.shape[1]:
                 continue
@@ -114,16 +114,10 @@ class FeatureDensity(nn.Module):
                 part = interpolated(stage, self.size)
             else:
                 part = interpolated_rows(stage, self.size, rows)
-            part = part.float()
-            if self.directions is None:
-                parts.append(part)
-            else:
-                parts = [part if not parts else parts[0] + part]
-        if self.directions is not None:
-            return parts[0]
+            parts.append(part.float())
         if parts[0].is_cuda and len(parts[0]) >= _LARGE_BATCH:
             parts = [part.contiguous(memory_format=torch.channels_last) for part in parts]
-        return torch.cat(parts, 1)
+        return torch.cat(parts, 1) if self.directions is None else sum(parts[1:], parts[0])
 
     @property
     def part_area(self) -> float:

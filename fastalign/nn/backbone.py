@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError, FastalignError
+from fastalign.errors import ConfigError, FastalignError, first_line
 from fastalign.nn import weights as weight_files
 from fastalign.nn.backbone_runtime import ByRuntime
 from fastalign.nn.fold import fold_batch_norm
@@ -152,7 +152,8 @@ class FeatureBackbone(ByRuntime):
 
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Output of stage ``index`` from the output of the stage before (images for stage 0)."""
-        self._check(x, index)
+        if index == 0:
+            self._check(x)
         found = self._by_openvino(x, index)
         if found is not None:
             return found[0]
@@ -304,7 +305,7 @@ class FeatureBackbone(ByRuntime):
             if not self._is_about_size(x, error):
                 raise
             height, width = self._own_size
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = first_line(error)
             raise ConfigError(
                 f"backbone {self.name} does not take images of {x.shape[2]} x {x.shape[3]} pixels "
                 f"({cause}); use the size that it was made for, {height} x {width} (--image-size), "
@@ -378,9 +379,7 @@ class FeatureBackbone(ByRuntime):
     def extra_repr(self) -> str:
         return f"{self.name!r}, layers={self.layers}, channels={self.channels}"
 
-    def _check(self, images: Tensor, index: int = 0) -> None:
-        if index > 0:
-            return
+    def _check(self, images: Tensor) -> None:
         if not captured():
             parameter = next(self.parameters())
             checks.floating("FeatureBackbone", "images", images)

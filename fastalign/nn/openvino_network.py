@@ -22,7 +22,8 @@ from fastalign.nn.state import captured, own_state, transformed
 from fastalign.ops import plain
 
 # Largest difference of a map as a part of its largest value, torch's float32 beside OpenVINO's:
-# ten times what networks of timm show. In bfloat16 it may be twice as far from float32 as torch's.
+# sums in another order stay well below it (tests/nn/test_runtime.py has networks of several kinds).
+# In bfloat16 it may be twice as far from float32 as torch's.
 PARITY = 1e-5
 # Sizes and numbers of threads for which a network is kept; the least recently used one goes.
 _MOST = 4
@@ -229,8 +230,8 @@ def _core() -> Any:
 def _converted(network: nn.Module, probe: Tensor, precision: str) -> _Compiled:
     """A network for images like ``probe``, by a recording of what it does with one.
 
-    OpenVINO's own ``convert_model`` does the same by way of its command line's tools, and takes
-    three times as long.
+    OpenVINO's own ``convert_model`` does the same by way of its command line's tools, which it
+    loads first.
 
     Raises:
         Refusal: it cannot be.

