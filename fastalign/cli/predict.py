@@ -246,6 +246,7 @@ def _predict_here(
             out,
             batch_size=plan.images,
             memory=plan.spare,
+            model_name=Path(model).name,
             progress=progress,
             **options,
         )

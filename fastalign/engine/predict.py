@@ -47,6 +47,7 @@ def predict_paths(
     overwrite: bool = False,
     memory: int | None = None,
     depth: Depth | None = None,
+    model_name: str = "",
     progress: Progress | None = None,
 ) -> Predictions:
     """Score the images of a folder (with its sub-folders), a file, or the files a glob pattern
@@ -88,6 +89,7 @@ def predict_paths(
         memory: bytes that photographs may take between reading and writing, on top of what the
             model needs; None: 512 MiB. One batch is under way whatever it takes.
         depth: of 16-bit files that state none, in place of the model's.
+        model_name: name of the model's file, for the page.
         progress: told about the course.
 
     Raises:
@@ -113,7 +115,8 @@ def predict_paths(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fastalign-")))
         table = stack.enter_context(ScoresTable(out / SCORES))
         depth = depth or stored_depth(model)
-        page = PredictionPage(scratch, limits, most, _words(source), depth, memory is None)
+        words = _words(source)
+        page = PredictionPage(scratch, limits, most, words, depth, memory is None, model_name)
         regions = None
         if REGIONS in options.outputs:
             regions = stack.enter_context(RegionsFile(out, limits.pixel, least_area))

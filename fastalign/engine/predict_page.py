@@ -49,6 +49,7 @@ class PredictionPage:
         data: what is scored, in words.
         depth: of 16-bit files that state none.
         ahead: whether the page may hold two photographs at a time while it is written.
+        model_name: name of the model's file.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class PredictionPage:
         data: str,
         depth: Depth | None,
         ahead: bool = True,
+        model_name: str = "",
     ) -> None:
         self._ahead = ahead
+        self._model_name = model_name
         self._gallery = Gallery(folder, limits.pixel_or_nan)
         self._most = most
         self._data = data
@@ -126,6 +129,7 @@ class PredictionPage:
                 predicted=None if item.verdict is Verdict.UNSURE else int(item.verdict),
                 alignment=item.alignment,
                 reason=item.reason,
+                regions=item.regions,
             )
             for item in result.images
         ]
@@ -136,7 +140,11 @@ class PredictionPage:
             "good": len(result.of(Verdict.GOOD)),
             "unsure": len(result.of(Verdict.UNSURE)) + len(result.skipped),
         }
-        protocol = {"data": self._data, **describe_protocol(model, None, counts, 0)}
+        protocol = {
+            "data": self._data,
+            "model_file": self._model_name,
+            **describe_protocol(model, None, counts, 0),
+        }
         stored = thresholds(model)
         for name, used, of_model in (
             ("threshold_source", result.image_threshold, stored.image),

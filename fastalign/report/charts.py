@@ -30,10 +30,14 @@ class Curve:
 def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: float | None) -> str:
     """Image scores of both classes, each as shares of its class, and the threshold as a line.
 
-    Scores are shown as multiples of a threshold that is positive, else as they are.
+    Scores are shown as multiples of a threshold that is positive, else as they are. A second line,
+    not to be seen at first, is for a threshold that is tried: it carries the scores at the ends of
+    the axis, and where these are.
     """
     x_label, mark = "image score", "" if threshold is None else f"threshold {threshold:.4g}"
+    unit = 1.0
     if threshold is not None and threshold > 0:
+        unit = threshold
         good, anomalous = ([score / threshold for score in some] for some in (good, anomalous))
         x_label, mark, threshold = "image score ÷ threshold", "threshold", 1.0
     scores = np.asarray([*good, *anomalous], dtype=np.float64)
@@ -69,6 +73,11 @@ def histogram(good: Sequence[float], anomalous: Sequence[float], threshold: floa
             _line("threshold", at, _TOP, at, _HEIGHT - _BOTTOM)
             + _text("mark", at + shift, _TOP + 11, anchor, mark)
         )
+    # The script moves it to the threshold that is tried.
+    ends = f'data-low="{low * unit!r}" data-high="{high * unit!r}"'
+    places = f'data-left="{_LEFT}" data-right="{_WIDTH - _RIGHT}"'
+    tried = _line("tried", _LEFT, _TOP, _LEFT, _HEIGHT - _BOTTOM)
+    body.append(f'<g class="trial" {ends} {places} visibility="hidden">{tried}</g>')
     label = f"Histogram of {count(scores.size, 'image score')}"
     return _svg("".join(body), label)
 

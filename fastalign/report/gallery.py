@@ -25,10 +25,11 @@ _OUTLINE_SIDE = 640
 @dataclass(frozen=True)
 class GalleryItem:
     """Pictures of one image, ``width`` x ``height``, as data URIs; outlines as SVG paths in
-    ``outline_width`` x ``outline_height``."""
+    ``outline_width`` x ``outline_height``. ``own_size``: width and height of the photograph."""
 
     width: int
     height: int
+    own_size: tuple[int, int]
     outline_width: int
     outline_height: int
     image: str
@@ -84,6 +85,7 @@ class Gallery:
         item = GalleryItem(
             width=width,
             height=height,
+            own_size=(image.shape[1], image.shape[0]),
             outline_width=outline_size[0],
             outline_height=outline_size[1],
             image=data_uri(photo),

@@ -19,26 +19,67 @@
     return (card) => card.dataset.verdict === filter;
   };
 
+  let filter = buttons[0];
   const show = (button) => {
+    filter = button;
     const wanted = accepts(button);
     let visible = 0;
     for (const card of cards) {
       card.hidden = !wanted(card);
       visible += card.hidden ? 0 : 1;
     }
-    for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+    for (const other of buttons) {
+      const matching = cards.filter(accepts(other)).length;
+      other.querySelector("small").textContent = matching;
+      other.disabled = matching === 0 && other.dataset.filter !== "all" && other !== button;
+      other.hidden = matching === 0 && other.dataset.filter === "unsure";
+      other.setAttribute("aria-pressed", String(other === button));
+    }
     count.textContent = `${visible} of ${cards.length}`;
   };
 
   for (const button of buttons) {
-    const matching = cards.filter(accepts(button)).length;
-    const badge = document.createElement("small");
-    badge.textContent = matching;
-    button.append(" ", badge);
-    button.disabled = matching === 0 && button.dataset.filter !== "all";
-    button.hidden = matching === 0 && button.dataset.filter === "unsure";
+    button.append(" ", document.createElement("small"));
     button.addEventListener("click", () => show(button));
   }
+
+  // What the model says of the cards at another threshold.
+  const data = JSON.parse(document.getElementById("scores").textContent);
+  const labelled = data.images.some(([, label]) => label >= 0);
+  const score = (card) => {
+    const given = Number(card.dataset.score);
+    return Number.isFinite(given) ? given : null;
+  };
+  const rejudge = () => {
+    const { limit } = threshold;
+    for (const card of cards) {
+      const { truth } = card.dataset, now = threshold.judge(score(card));
+      const word = data.words[truth]?.[now] ?? now;
+      const wrong = truth !== "" && now !== "unsure" && now !== truth;
+      const share = score(card) !== null && limit > 0 ? `: ${(score(card) / limit).toFixed(2)} × threshold` : "";
+      const told = card.querySelector(".verdict");
+      told.textContent = `${wrong ? "✗ " : ""}${word}${share}`;
+      told.classList.toggle("bad", wrong);
+      card.classList.toggle("wrong", wrong);
+      card.dataset.verdict = word;
+      if (!labelled) card.dataset.kind = now === "unsure" ? "unknown" : now;
+    }
+    const trial = document.querySelector(".trial");
+    if (trial) {
+      const [low, high, left, right] = ["low", "high", "left", "right"].map((name) => Number(trial.dataset[name]));
+      const at = Math.min(1, Math.max(0, (limit - low) / (high - low)));
+      trial.setAttribute("transform", `translate(${at * (right - left)} 0)`);
+      trial.setAttribute("visibility", limit === threshold.own ? "hidden" : "visible");
+    }
+    show(filter);
+  };
+  const threshold = makeThreshold(document.getElementById("judging"), {
+    judged: "by their labels",
+    keep: labelled ? "Chosen by looking at these images, it says nothing about others." : "",
+  }, rejudge);
+  const truths = { 0: "good", 1: "anomaly" };
+  threshold.take(
+    data.images.map(([score, label]) => ({ score, truth: truths[label] ?? null })), data.threshold, data.model);
 
   const number = (card, key) => Number(card.dataset[key]);
   const orders = {
@@ -91,7 +132,10 @@
     sheet.size = uri ? [ownWidth, ownHeight] : [lines.viewBox.baseVal.width, lines.viewBox.baseVal.height];
     sheet.style.setProperty("--heat", look.getPropertyValue("--heat"));
     sheet.querySelector("svg")?.remove();
+    sheet.querySelector(".marks")?.remove();
     sheet.append(lines.cloneNode(true));
+    const marks = card.querySelector(".marks");
+    if (marks) sheet.append(marks.cloneNode(true));
     part("name").textContent = card.dataset.name;
     const verdict = card.querySelector(".verdict");
     part("verdict").textContent = verdict.textContent;
@@ -115,12 +159,25 @@
     panels.addEventListener("keydown", (event) => {
       if (event.key === "Enter") view(card);
     });
+    for (const region of card.querySelectorAll(".regions li")) {
+      const look = () => {
+        view(card);
+        zoom(true, region.dataset.x / 100, region.dataset.y / 100);
+      };
+      region.tabIndex = 0;
+      region.setAttribute("role", "button");
+      region.addEventListener("click", look);
+      region.addEventListener("keydown", (event) => {
+        if (event.key === "Enter") look();
+      });
+    }
   }
   part("back").addEventListener("click", () => step(-1));
   part("on").addEventListener("click", () => step(1));
   part("close").addEventListener("click", () => viewer.close());
   part("zoom").addEventListener("click", () => zoom(!viewer.classList.contains("close-up")));
   part("lines").addEventListener("change", (event) => viewer.classList.toggle("plain-photo", !event.target.checked));
+  part("marks").addEventListener("change", (event) => viewer.classList.toggle("unmarked", !event.target.checked));
   viewer.addEventListener("keydown", (event) => {
     if (event.target.matches("input")) return;
     const large = viewer.classList.contains("close-up");

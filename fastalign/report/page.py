@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastalign.engine.results import Evaluation, ImageResult, order_by_error
-from fastalign.report import charts, summary
+from fastalign.report import charts, rejudging, summary
 from fastalign.report.gallery import Gallery
 from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
+from fastalign.report.marks import marks
 from fastalign.report.photographs import PAGE_BYTES, Photo, enlarge
 from fastalign.words import count
 
@@ -47,8 +48,7 @@ def render_report(
     labelled = any(item.label >= 0 for item in evaluation.images)
     alignment = summary.alignment(evaluation.images)
     limit = evaluation.pixel_threshold
-    folder = files("fastalign.report")
-    page = templates().from_string(folder.joinpath("page.html.j2").read_text(encoding="utf-8"))
+    page = templates().from_string(_text("page.html.j2"))
     return page.render(
         evaluation=evaluation,
         labelled=labelled,
@@ -67,9 +67,14 @@ def render_report(
         gradient=css_gradient(),
         scaled=limit is not None and math.isfinite(limit) and limit > 0,
         scale=(FOOT, TOP, 100 * THRESHOLD_POSITION),
-        style=folder.joinpath("page.css").read_text(encoding="utf-8"),
-        script=folder.joinpath("page.js").read_text(encoding="utf-8"),
+        scores=rejudging.document(evaluation),
+        style="".join(map(_text, ("page.css", "threshold.css"))),
+        script="".join(map(_text, ("threshold.js", "page.js"))),
     )
+
+
+def _text(name: str) -> str:
+    return files("fastalign.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def templates() -> Environment:
@@ -120,16 +125,7 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
 def _kind(image: ImageResult, labelled: bool) -> str:
     """The class of an image by its label or, where no image has one, by the model's verdict."""
     value = image.label if labelled else image.predicted
-    return {0: "good", 1: "anomaly"}.get(-1 if value is None else value, "unknown")
-
-
-def _verdict(image: ImageResult) -> str:
-    predicted = -1 if image.predicted is None else image.predicted
-    if image.label < 0:
-        return {0: "good", 1: "anomaly"}.get(predicted, "unsure")
-    return {(1, 0): "missed", (0, 1): "false alarm", (1, 1): "found", (0, 0): "passed"}.get(
-        (image.label, predicted), "unsure"
-    )
+    return rejudging.TRUTHS.get(-1 if value is None else value, "unknown")
 
 
 def _cards(
@@ -140,14 +136,19 @@ def _cards(
     for rank, index in enumerate(indices):
         image = evaluation.images[index]
         share = image.score / threshold if threshold and threshold > 0 else math.nan
+        pictures = gallery.item(index)
+        shown, more = marks(image.regions, pictures.own_size, evaluation.pixel_threshold)
         cards.append(
             {
                 "rank": rank,
                 "image": image,
-                "verdict": _verdict(image),
+                "verdict": rejudging.word(image),
                 "kind": _kind(image, labelled),
                 "share": share if math.isfinite(share) else None,
-                "pictures": gallery.item(index),
+                "truth": rejudging.TRUTHS.get(image.label, ""),
+                "pictures": pictures,
+                "marks": shown,
+                "more": more,
             }
         )
     return cards

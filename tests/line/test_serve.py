@@ -510,6 +510,8 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(strict_client):
     # Under this policy nothing that stands in the page itself would run.
     assert not re.search(r"<script>|<style>| style=| on\w+=", text)
     script = strict_client.get("/page.js").decode()
+    assert "makeThreshold" in script
+    script += strict_client.get("/threshold.js").decode()
     assert "innerHTML" not in script and "http:" not in script and "https:" not in script
     wanted = set(re.findall(r'element\("(\w+)"\)', script))
     assert wanted == set(re.findall(r'id="(\w+)"', text)) & wanted and len(wanted) > 10

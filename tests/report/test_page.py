@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from fastalign.engine.results import Alignment
+from fastalign.regions import find_regions
 from fastalign.report.gallery import Gallery, fit_inside
+from fastalign.report.marks import MOST, marks
 from fastalign.report.page import render_report
 
 HOSTILE = "another <b>part</b>"
@@ -26,16 +28,21 @@ class Page(HTMLParser):
         self.tags = []
         self.cards = []
         self.text = ""
+        self.silent = False
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
+        self.silent = tag in ("script", "style")
         self.tags.append((tag, attributes))
         if tag == "article":
             self.cards.append(attributes)
 
+    def handle_endtag(self, tag):
+        self.silent = False
+
     def handle_data(self, data):
-        self.text += data
+        self.text += "" if self.silent else data
 
 
 def test_names_from_the_data_stay_text(make_evaluation, gallery):
@@ -233,3 +240,93 @@ def test_filter_order_and_enlarging_work(make_evaluation, gallery, tmp_path):
     assert "60 × 30" in page.text
     root = next(attributes for tag, attributes in page.tags if tag == "html")
     assert root["data-theme"] in ("light", "dark")
+
+
+# Each of a run of visits moves the slider and notes what the page says then.
+SLIDES = """<script>
+const slider = document.getElementById("slider"), notes = [];
+const note = () => notes.push([
+  document.getElementById("told").textContent,
+  document.getElementById("keep").hidden ? "" : document.getElementById("command").textContent,
+  [...document.querySelectorAll(".card")].map((card) => card.dataset.verdict),
+  [...document.querySelectorAll(".card.wrong:not([hidden])")].length,
+  document.querySelector(".trial")?.getAttribute("visibility"),
+]);
+note();
+for (const value of [slider.max, 0, 2]) {
+  slider.value = value;
+  slider.dispatchEvent(new Event("input"));
+  note();
+}
+document.getElementById("reset").click();
+note();
+document.documentElement.dataset.notes = JSON.stringify(notes);
+</script></body>"""
+
+
+def slide(evaluation, gallery, folder, **options):
+    html = render_report(evaluation, gallery, **options).replace("</body>", SLIDES)
+    page = browse(html, folder)
+    root = next(attributes for tag, attributes in page.tags if tag == "html")
+    return json.loads(root["data-notes"])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_slider_judges_again_all_images_and_never_what_is_unsure(
+    make_evaluation, gallery, tmp_path
+):
+    evaluation = make_evaluation(9)
+    evaluation.protocol["model_file"] = "a/m's <script>.safetensors"
+    images = evaluation.images
+    for place, score in enumerate((0.9, 0.4, 2.0, 0.5, 3.0, math.nan, 1.5, 0.6, 0.7)):
+        predicted = int(score > 1) if math.isfinite(score) else None
+        images[place] = replace(images[place], score=score, predicted=predicted)
+    # Labels: 1 0 0 1 0 0 1 0 0. One image of the training is in no figure, but on the page.
+    images[8] = replace(images[8], counted=False)
+    # Seven of nine are shown; all that count are counted.
+    shown = [0, 1, 2, 4, 5, 6, 8]
+    stored, top, bottom, second, back = slide(evaluation, gallery, tmp_path, order=shown)
+    assert stored == back and stored[1] == "" and stored[4] == "hidden"
+    told, _, verdicts, wrong, _ = stored
+    assert "3 of 8 are anomalies" in told and "1 unsure at any threshold" in told
+    assert "2 false alarms and 2 missed of 8 by their labels" in told and wrong == 3
+    words = ["missed", "passed", "false alarm", "false alarm", "unsure", "found", "passed"]
+    assert verdicts == words
+    told, _, verdicts, wrong, _ = top
+    assert "0 of 8 are anomalies" in told and "3 anomalies change to good" in told
+    assert "(2 good and 1 anomalous by their labels)" in told and "2 and 2 at 1" in told
+    assert verdicts == ["missed", *["passed"] * 3, "unsure", "missed", "passed"] and wrong == 2
+    told, _, verdicts, _, _ = bottom
+    assert "7 of 8 are anomalies" in told and "4 good change to anomalies" in told
+    assert verdicts.count("unsure") == 1 and "passed" not in verdicts
+    # Above the two lowest scores, by the fewest digits, in the words of a shell.
+    assert second[1] == r"fastalign threshold 'm'\''s <script>.safetensors' 0.55 --image"
+    assert second[4] == "visible"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_threshold_can_be_tried_where_there_is_none(make_evaluation, gallery, tmp_path):
+    evaluation = make_evaluation(4, threshold=None)
+    stored, top, bottom, *_ = slide(evaluation, gallery, tmp_path)
+    assert "0 of 4 are anomalies" in stored[0] and set(stored[2]) == {"unsure"}
+    assert set(top[2]) == {"missed", "passed"} and set(bottom[2]) == {"found", "false alarm"}
+
+
+def test_regions_are_marked_and_listed_by_their_peaks(make_evaluation, gallery):
+    evaluation = make_evaluation(2, threshold=2.0)
+    scores = np.zeros((24, 24), np.float32)
+    scores[4:8, 6:12] = 5
+    scores[5, 7] = 6
+    scores[::2, 14::2] = 3
+    regions = find_regions(scores, 2.0, (24, 48), theta=np.eye(2, 3))
+    evaluation.images[1] = replace(evaluation.images[1], regions=regions)
+    page = Page(render_report(evaluation, gallery))
+    styles = [attributes["style"] for tag, attributes in page.tags if tag == "i" and attributes]
+    boxes = [style for style in styles if "width" in style]
+    # The photograph is twice as wide as high; the map's pixels are two wide in it.
+    assert boxes[0] == "left:25.0%;top:16.667%;width:25.0%;height:16.667%"
+    assert styles[1] == "left:31.25%;top:22.917%" and len(boxes) == MOST
+    assert "3.00 × pixel threshold; 12 × 4 pixels, peak at 15, 6; 4.2 % of the part" in page.text
+    assert f"and {len(regions) - MOST} regions with lower peaks" in page.text
+    without, _ = marks(regions[:1], (48, 24), None)
+    assert without[0].text.startswith("peak 6; ")

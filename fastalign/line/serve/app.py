@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
 import anyio.to_thread
@@ -20,13 +19,13 @@ from fastalign.line.serve.guard import Guard
 from fastalign.line.serve.metrics import TEXT
 from fastalign.line.serve.recent import TRUTHS, Shown
 from fastalign.line.serve.service import Service
+from fastalign.line.serve.static import PAGE, content
 
 # A photograph is no form: a page elsewhere cannot send these kinds without asking first.
 _KINDS = re.compile(r"image/[\w.+-]+|application/octet-stream", re.ASCII)
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 _MOST_JSON = 10_000
-_PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 
 
 def make_app(service: Service) -> Any:
@@ -118,16 +117,16 @@ def make_app(service: Service) -> Any:
         shown = await anyio.to_thread.run_sync(service.feedback, name, truth)
         return _json(_known(shown).summary())
 
-    for place, file in (("/", "page.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
-        app.add_api_route(place, _static(file), methods=["GET"])
+    for place in PAGE:
+        app.add_api_route(place, _static(place), methods=["GET"])
     return Guard(app, settings, service.metrics.refused)
 
 
-def _static(name: str) -> Callable[[], Any]:
-    content = files("fastalign.line.serve").joinpath(name).read_bytes()
+def _static(place: str) -> Callable[[], Any]:
+    body, kind = content(place)
 
     async def answer() -> Response:
-        return Response(content, media_type=_PAGE[name])
+        return Response(body, media_type=kind)
 
     return answer
 

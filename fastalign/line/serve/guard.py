@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fastalign.line.serve.settings import Settings
+from fastalign.line.serve.static import PAGE
 
 # What anybody may have: whether it runs, and the page, which holds nothing.
-OPEN = frozenset({"/", "/health", "/page.css", "/page.js"})
+OPEN = frozenset({"/health", *PAGE})
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),

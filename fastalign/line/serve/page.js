@@ -2,9 +2,10 @@
 (() => {
   const element = (id) => document.getElementById(id);
   const root = document.documentElement;
-  const cards = element("cards"), slider = element("slider");
+  const cards = element("cards");
+  const threshold = makeThreshold(element("judging"), { judged: "that you judged", keep: "" }, update);
   const shown = new Map();
-  let all = { photographs: [] }, changes = "", chosen = null, limit = null, scale = [0, 1];
+  let all = { photographs: [] }, changes = "", chosen = null;
   let token = sessionStorage.getItem("token") || "";
 
   // The token may stand behind # in the address, which browsers do not send.
@@ -29,13 +30,7 @@
     image.src = address;
   }
 
-  function verdict(photo, at) {
-    if (photo.score === null || at === null) return "unsure";
-    return photo.score > at ? "anomaly" : "good";
-  }
-
   const plural = (number, one, many) => `${number} ${number === 1 ? one : many}`;
-  const short = (number) => Number(number.toPrecision(4)).toString();
 
   function make(photo) {
     const card = document.createElement("li");
@@ -80,10 +75,10 @@
   const pressed = (id) => all.photographs.find((photo) => photo.id === id)?.truth ?? null;
 
   function update() {
-    const hide = element("only").checked;
+    const hide = element("only").checked, limit = threshold.limit;
     let visible = 0;
     for (const photo of all.photographs) {
-      const card = shown.get(photo.id), now = verdict(photo, limit);
+      const card = shown.get(photo.id), now = threshold.judge(photo.score);
       card.className = `card ${now}`;
       card.hidden = hide && now === "good";
       visible += card.hidden ? 0 : 1;
@@ -96,55 +91,11 @@
       card.setAttribute("aria-current", String(photo.id === chosen));
     }
     element("count").textContent = all.judged ? `${visible} shown, ${all.judged} judged since the start` : "";
-    retell();
-  }
-
-  function retell() {
-    const own = all.image_threshold, photos = all.photographs;
-    element("judging").hidden = photos.length === 0;
-    element("value").textContent = limit === null ? "none" : short(limit);
-    const bad = photos.filter((photo) => verdict(photo, limit) === "anomaly").length;
-    const lines = [[bad, `of ${photos.length} are anomalies`]];
-    if (own !== null && limit !== own) {
-      const turned = (from, to) => photos.filter((photo) =>
-        verdict(photo, own) === from && verdict(photo, limit) === to).length;
-      lines.push([turned("good", "anomaly"), "good change to anomalies"]);
-      lines.push([turned("anomaly", "good"), "anomalies change to good"]);
-    }
-    const said = photos.filter((photo) => photo.truth !== null);
-    if (said.length) {
-      const wrong = (truth, now) => said.filter((photo) =>
-        photo.truth === truth && verdict(photo, limit) === now).length;
-      lines.push([wrong("good", "anomaly"), `false alarms and ${wrong("anomaly", "good")} missed of the ${said.length} you judged`]);
-    }
-    element("told").replaceChildren(...lines.map(([number, text]) => {
-      const item = document.createElement("li"), bold = document.createElement("b");
-      bold.textContent = number;
-      item.append(bold, ` ${text}`);
-      return item;
-    }));
-    const other = limit !== null && limit !== own;
-    element("keep").hidden = !other;
-    if (other) element("command").textContent = `fastalign threshold ${all.model} ${limit.toPrecision(6)}`;
-    element("reset").disabled = own === null || limit === own;
-  }
-
-  function place() {
-    // The whole scale stays where it is while it suffices, so that the slider does not run away.
-    const values = all.photographs.map((photo) => photo.score).filter((score) => score !== null);
-    if (all.image_threshold !== null) values.push(all.image_threshold);
-    if (!values.length) return;
-    const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.05;
-    if (low < scale[0] || high > scale[1] || changes === "") scale = [low - room, high + room];
-    const at = limit === null ? scale[1] : limit;
-    slider.value = String(Math.round(1000 * (at - scale[0]) / (scale[1] - scale[0])));
   }
 
   function take(document_) {
-    const first = changes === "";
     all = document_;
-    if (first) limit = all.image_threshold;
-    place();
+    threshold.take(all.photographs, all.image_threshold, all.model);
     changes = String(all.changes);
     element("model").textContent = all.model;
     element("empty").hidden = all.photographs.length > 0;
@@ -176,6 +127,7 @@
     if (!answer.ok) return;
     const photo = all.photographs.find((one) => one.id === id);
     if (photo) photo.truth = truth;
+    threshold.tell();
     update();
   }
 
@@ -221,15 +173,6 @@
   }
   element("opacity").addEventListener("input", fade);
   element("only").addEventListener("change", update);
-  slider.addEventListener("input", () => {
-    limit = scale[0] + (scale[1] - scale[0]) * slider.value / 1000;
-    update();
-  });
-  element("reset").addEventListener("click", () => {
-    limit = all.image_threshold;
-    place();
-    update();
-  });
   element("asked").addEventListener("submit", (event) => {
     event.preventDefault();
     token = element("token").value.trim();
