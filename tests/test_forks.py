@@ -35,3 +35,28 @@ def test_a_program_says_what_it_says_by_itself(python, tmp_path, code, status, o
         done = python.run(program, "a", 1)
         assert (done.returncode, done.stdout) == (status, out)
         assert err in done.stderr and bool(err) == bool(done.stderr)
+
+
+def test_a_program_can_be_followed_and_told_to_end(python, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n"
+        "print(os.environ['ADDED'], flush=True)\n"
+        "signal.sigwait({signal.SIGTERM})\n"
+        "print('x' * 100_000)\n"
+        "sys.exit('told')\n"
+    )
+    one, other = (python.start(program, env={"ADDED": name}) for name in ("one", "other"))
+    for started, name in ((other, "other\n"), (one, "one\n")):
+        assert started.stdout.readline() == name
+        started.send_signal(signal.SIGTERM)
+        out, err = started.communicate(60)
+        assert (started.returncode, out, err) == (1, "x" * 100_000 + "\n", "told\n")
+
+
+def test_a_program_that_does_not_end_is_killed(python, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("print('begun', flush=True)\nimport signal\nsignal.pause()")
+    done = python.run(program, timeout=0.5)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "begun\n")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from forks import Forks
 from PIL import Image
 
 # Poses are searched among translations: looking for turns is most of the time of so small a fit.
@@ -25,25 +28,24 @@ class Outcome:
     err: str
 
 
-def run_here(*arguments: object) -> Outcome:
-    """The command in this process."""
+@cache
+def command() -> Any:
+    """The command as typer makes it of ``app``: it would make it anew for each call."""
     from fastalign.cli import app
 
+    return typer.main.get_command(app)
+
+
+def run_here(*arguments: object) -> Outcome:
+    """The command in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            app([str(argument) for argument in arguments], prog_name="fastalign")
+            command()([str(argument) for argument in arguments], prog_name="fastalign")
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def run_apart(*arguments: object, before: str = "", **options) -> subprocess.CompletedProcess:
-    """The command in a process of its own, after Python statements ``before``."""
-    start = f"{before}\nfrom fastalign.cli import main\nmain()"
-    command = [sys.executable, "-c", start, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +54,19 @@ def run():
 
 
 @pytest.fixture(scope="session")
-def run_process():
-    return run_apart
+def python() -> Iterator[Forks]:
+    """An interpreter whose forks have imported what the commands import."""
+    modules = ["timm", "fastalign.cli", "fastalign.engine", "fastalign.models.fyd"]
+    with contextlib.closing(Forks(*modules)) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def whole_command(tmp_path_factory) -> Path:
+    """``fastalign`` as a program."""
+    program = tmp_path_factory.mktemp("program") / "fastalign.py"
+    program.write_text("from fastalign.cli import main\nmain()\n")
+    return program
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -292,28 +291,23 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
     assert [name for name in files_below(tmp_path / "out") if "." in name] == kept
 
 
-def small_file_systems(size_kb=16):
-    """A shell line that runs its arguments with file systems of their own on the folders below
-    $1/ro and $1/rw, which cannot be written or are small; or None."""
-    mounted = f'mount -t tmpfs -o size={size_kb}k,$kind tmpfs "$disk" || exit 99'
-    each = f'for kind in ro rw; do for disk in "$1/$kind"/*; do {mounted}; done; done'
-    line = f'{each}; shift; exec "$@"'
-    probe = 'mount -t tmpfs tmpfs "$1"'
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        return None
-    command = [unshare, "-rm", "sh", "-c"]
-    probed = subprocess.run([*command, probe, "sh", "/mnt"], capture_output=True)
-    return [*command, line, "sh"] if probed.returncode == 0 else None
-
-
-# One process for all commands, since most of its time goes to imports.
+# In a mount namespace of its own, as `unshare -rm` makes it: disks that cannot be written or are
+# small, then all commands.
 EACH_COMMAND = """
-import contextlib, io, json, os, sys
+import contextlib, ctypes, io, json, os, subprocess, sys
+user, group = os.getuid(), os.getgid()
+assert ctypes.CDLL(None).unshare(0x10020000) == 0  # CLONE_NEWUSER | CLONE_NEWNS
+for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+calls = json.loads(sys.argv[1])
+for kind, disk, *_ in calls:
+    command = ["mount", "-t", "tmpfs", "-o", f"size=16k,{kind}", "tmpfs", disk]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 from fastalign.cli import app
 outcomes = []
-for arguments in json.load(sys.stdin):
-    disk, err = arguments.pop(0), io.StringIO()
+for _, disk, *arguments in calls:
+    err = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
         try:
             app(arguments, prog_name="fastalign")
@@ -326,12 +320,18 @@ print(json.dumps(outcomes))
 """
 
 
+def can_mount() -> bool:
+    """Whether this system lets a process mount file systems that it alone sees."""
+    unshare = shutil.which("unshare")
+    command = [unshare, "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return unshare is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 @pytest.fixture(scope="module")
-def on_small_disks(fitted, whole_ring, fit_options, tmp_path_factory):
+def on_small_disks(python, fitted, whole_ring, fit_options, tmp_path_factory):
     """What each command says with its output on a disk of its own, and what it leaves there, by
     kind of disk and command."""
-    shell = small_file_systems()
-    if shell is None:
+    if not can_mount():
         pytest.skip("this system does not let unshare mount a tmpfs")
     top = tmp_path_factory.mktemp("disks")
     calls = {}
@@ -342,18 +342,14 @@ def on_small_disks(fitted, whole_ring, fit_options, tmp_path_factory):
             out = disk / "m.safetensors" if command == "fit" else disk / "out"
             more = fit_options if command == "fit" else ("--model", fitted)
             source = whole_ring / "test" if command == "predict" else whole_ring
-            call = (disk, command, source, "--out", out, *more)
+            call = (kind, disk, command, source, "--out", out, *more)
             calls[kind, command] = [str(item) for item in call]
-    result = subprocess.run(
-        [*shell, str(top), sys.executable, "-c", EACH_COMMAND],
-        input=json.dumps(list(calls.values())),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    program = top / "program.py"
+    program.write_text(EACH_COMMAND)
+    result = python.run(program, json.dumps(list(calls.values())))
     assert result.returncode == 0, result.stderr
     outcomes = json.loads(result.stdout.splitlines()[-1])
-    return {key: (calls[key][0], *said) for key, said in zip(calls, outcomes, strict=True)}
+    return {key: (calls[key][1], *said) for key, said in zip(calls, outcomes, strict=True)}
 
 
 @pytest.mark.parametrize("command", ["evaluate", "fit", "predict"])

@@ -43,11 +43,6 @@ def runs():
     return {}
 
 
-@pytest.fixture(scope="module")
-def python(forks):
-    return forks("timm", "fastalign.cli", "fastalign.engine", "fastalign.models.fyd")
-
-
 @pytest.fixture
 def interrupted(python, whole_ring, fit_options, tmp_path, tmp_path_factory, runs):
     """A fit ended by a signal after its second checkpoint: ``(arguments, model path, process)``."""

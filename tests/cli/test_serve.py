@@ -1,7 +1,5 @@
 import json
 import signal
-import subprocess
-import sys
 import urllib.request
 
 import pytest
@@ -10,17 +8,11 @@ pytest.importorskip("fastapi", reason="fastapi is not installed: '.[serve]'")
 
 
 def test_photographs_are_judged_over_http_until_the_command_is_told_to_end(
-    run, fitted, whole_ring, tmp_path
+    run, python, whole_command, fitted, whole_ring, tmp_path
 ):
     photo = whole_ring / "test" / "dent" / "00.png"
-    code = "from fastalign.cli import main\nmain()"
-    command = [sys.executable, "-c", code, "serve", "--model", fitted, "--port", "0"]
-    process = subprocess.Popen(
-        [*map(str, command), "--out", str(tmp_path / "out")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = ("--model", fitted, "--port", "0", "--out", tmp_path / "out")
+    process = python.start(whole_command, "serve", *options)
     try:
         name, address = process.stdout.readline().split(" ")[-2:]
         assert name == "ring.safetensors:"

@@ -1,8 +1,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 
@@ -16,17 +14,13 @@ from fastalign.prepare import photograph
 from fastalign.verdict import Verdict
 
 
-def test_photographs_are_judged_until_the_command_is_told_to_end(run, fitted, whole_ring, tmp_path):
+def test_photographs_are_judged_until_the_command_is_told_to_end(
+    run, python, whole_command, fitted, whole_ring, tmp_path
+):
     camera, out = tmp_path / "camera", tmp_path / "out"
     shutil.copytree(whole_ring / "test", camera)
-    code = "from fastalign.cli import main\nmain()"
-    command = [sys.executable, "-c", code, "watch", camera, "--model", fitted, "--out", out]
-    process = subprocess.Popen(
-        [*map(str, command), "--settle", "0.1", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = ("--model", fitted, "--out", out, "--settle", "0.1", "--json")
+    process = python.start(whole_command, "watch", camera, *options)
     lines = [json.loads(process.stdout.readline()) for _ in range(6)]
     shutil.copy(camera / "dent" / "00.png", camera / "late.png")
     lines.append(json.loads(process.stdout.readline()))
