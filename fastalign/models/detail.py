@@ -18,8 +18,8 @@ class Measured(NamedTuple):
 
 
 class Way(NamedTuple):
-    """What is found between images ``[B,3,H,W]`` and their scores: score, map and aligned as in
-    :class:`Detail`; theta ``[B,2,3]`` and residual ``[B]``, None without alignment; coverage
+    """What is found between images ``[B,3,H,W]`` and their scores: score, map, aligned and regions
+    as in :class:`Detail`; theta ``[B,2,3]`` and residual ``[B]``, None without alignment; coverage
     ``[B]``; and which images and features are free of NaN and infinity, bool ``[B]``."""
 
     score: Tensor
@@ -29,6 +29,7 @@ class Way(NamedTuple):
     residual: Tensor | None
     coverage: Tensor
     finite: Tensor
+    regions: Tensor
 
 
 class Detail(NamedTuple):
@@ -41,8 +42,10 @@ class Detail(NamedTuple):
     ``[B]``, 1 minus the correlation of edges with the mean of the training images, NaN without
     alignment; shift as a fraction of the image, rotation in degrees, scale as a factor, each
     ``[B]``; coverage ``[B]``, the share of the part that the image covers: of the locations that
-    enough training images showed. Of an image with values that are not finite all figures are NaN
-    and no location is valid.
+    enough training images showed, or of the region of interest that it covers least of; regions
+    ``[B,R]``, the largest value of the map in each region of interest, NaN where the image cannot
+    be judged or shows nothing of it; R is 0 where the whole part is judged. Of an image with values
+    that are not finite all figures are NaN and no location is valid.
     """
 
     score: Tensor
@@ -56,3 +59,4 @@ class Detail(NamedTuple):
     rotation: Tensor
     scale: Tensor
     coverage: Tensor
+    regions: Tensor

@@ -28,6 +28,8 @@ _FEW = 0.25
 # template, than to the largest of normal images: defects change edges as well.
 _LOST = 0.5
 
+# What coverage is a share of.
+PART = "the part"
 NOT_FINITE = "values that are not finite, in the image or in its features"
 NOTHING = "alignment left nothing of it to compare"
 NO_LIMITS = (
@@ -80,20 +82,27 @@ class Evidence:
     Attributes:
         coverage: share of the part, 0 to 1.
         residual: 1 minus the correlation of edges with the template.
+        covered_part: what ``coverage`` is a share of, in words.
     """
 
     coverage: Usual | None = None
     residual: Usual | None = None
+    covered_part: str = PART
 
     def record(self) -> dict[str, Any]:
         """As the metadata of a model keeps it, JSON-able."""
         parts = {"coverage": self.coverage, "residual": self.residual}
-        return {name: asdict(part) for name, part in parts.items() if part is not None}
+        plain: dict[str, Any] = {
+            name: asdict(part) for name, part in parts.items() if part is not None
+        }
+        return plain if self.covered_part == PART else {**plain, "covered_part": self.covered_part}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None) -> Evidence:
         """What :meth:`record` gave; of None nothing is known."""
-        return cls(**{name: Usual(**part) for name, part in (record or {}).items()})
+        plain = dict(record or {})
+        words = str(plain.pop("covered_part", PART))
+        return cls(**{name: Usual(**part) for name, part in plain.items()}, covered_part=words)
 
     def asked(
         self, finite: Tensor, residual: Tensor | None, coverage: Tensor
@@ -130,7 +139,7 @@ class Evidence:
         if self.coverage is not None and coverage < self.coverage.limit:
             usual = self.coverage
             reasons.append(
-                f"covers {_percent(coverage)} of the part, normal photographs "
+                f"covers {_percent(coverage)} of {self.covered_part}, normal photographs "
                 f"{_percent(usual.least)} to {_percent(usual.most)}"
             )
         return "; ".join(reasons) or NOTHING

@@ -13,14 +13,14 @@ from torch import Tensor
 from fastalign.load import watched
 from fastalign.models import fitting
 from fastalign.models.detail import Detail, Measured, Way
-from fastalign.models.evidence import coverage_of, or_unknown
+from fastalign.models.evidence import or_unknown
 from fastalign.models.images import is_empty, judgeable, one_for
 from fastalign.models.maps import are_finite, where_known
 from fastalign.models.memory import MemoryPlan, plan_scoring
-from fastalign.models.persistence import PersistentModel
 from fastalign.models.photographs import Photographs, Scored, tensors
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
+from fastalign.models.regional import RegionalModel, as_regions
 from fastalign.models.rooms import or_identity, warp
 from fastalign.nn.replay import replayed
 from fastalign.nn.state import in_own_state, made_in_own_state
@@ -29,9 +29,10 @@ from fastalign.ops import affine
 
 if TYPE_CHECKING:
     from fastalign.data import ImageDataset
+    from fastalign.roi import RegionsOfInterest
 
 
-class FYD(PersistentModel):
+class FYD(RegionalModel):
     """Focus Your Distribution (Zheng et al., ICME 2022, arXiv 2110.04538).
 
     ``fit`` it on images of good parts, then call it: ``score, map = model(images)``. Arguments are
@@ -91,11 +92,11 @@ class FYD(PersistentModel):
         stages, theta = self.features(aligned, pose)
         distance, support = self.density(stages)
         valid = self.maps.valid(theta)
-        coverage = coverage_of(valid, support, images)
+        coverage = self.maps.coverage(valid, support, images)
         finite = judgeable(images) & are_finite(distance)
         asked = self.evidence.asked(finite, residual, coverage)
-        score, maps = self.maps(distance, theta, support, *asked, valid)
-        return Way(score, maps, theta, aligned, residual, coverage, finite)
+        score, maps, regions = self.maps.judged(distance, theta, support, *asked, valid)
+        return Way(score, maps, theta, aligned, residual, coverage, finite, regions)
 
     @watched
     @in_own_state
@@ -105,7 +106,7 @@ class FYD(PersistentModel):
         images = self.prepare(images)
         if is_empty(images):
             return Detail(*(found[:0] for found in self.predict_detail(one_for(images))))
-        score, maps, theta, aligned, residual, coverage, finite = self._way(images)
+        score, maps, theta, aligned, residual, coverage, finite, regions = self._way(images)
         before = where_known(finite, self.pose.residual(images))
         after = where_known(finite, or_unknown(residual, score))
         theta = where_known(finite, or_identity(theta, images))
@@ -114,7 +115,7 @@ class FYD(PersistentModel):
         magnitude = affine.magnitude(theta, self.aspect)
         covered = where_known(finite, coverage)
         found = score, maps, theta, valid, aligned, before, after
-        return Detail(*found, **magnitude, coverage=covered)
+        return Detail(*found, **magnitude, coverage=covered, regions=regions)
 
     @in_own_state
     def align(self, images: Tensor) -> Tensor:
@@ -193,6 +194,8 @@ class FYD(PersistentModel):
         settings: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         memory_budget: int | None = None,
+        roi: RegionsOfInterest | str | os.PathLike[str] | None = None,
+        roi_photo: Photographs | None = None,
     ) -> FYD:
         """Learn from images of good parts; returns the model, in evaluation mode.
 
@@ -213,6 +216,11 @@ class FYD(PersistentModel):
             memory_budget: bytes that the process may take: images go through the backbone in
                 pieces, and the Gaussians are fitted a band of rows at a time, as far as needed. The
                 same model comes out, to rounding. None: no limit.
+            roi: judge these regions alone, see :meth:`set_roi`; None: all of the part. What was
+                drawn on an aligned photograph of an earlier fit holds where this one has the same
+                photographs, seed and options.
+            roi_photo: the photograph that they were drawn on, aligned or not, by whose pose they
+                are carried to the frame of this fit.
 
         Raises:
             ConfigError: the budget is too small.
@@ -228,6 +236,10 @@ class FYD(PersistentModel):
         seed = seed_number(seed)
         if memory_budget is not None:
             memory_budget = whole_number("memory budget", memory_budget, 1, LARGEST_SIZE)
+        # What cannot be read, or is too small, is told before a fit takes its time.
+        regions = None if roi is None else as_regions(roi)
+        if regions is not None and roi_photo is None:
+            regions.at(self.config.image_size)
         # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
         # the caller is in.
         with torch.inference_mode(False), self.as_in_a_fit():
@@ -243,4 +255,4 @@ class FYD(PersistentModel):
                 progress=progress,
                 memory_budget=memory_budget,
             )
-        return self
+        return self if regions is None else self.set_roi(regions, drawn_on=roi_photo)

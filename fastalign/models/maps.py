@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastalign.models.evidence import coverage_of
+from fastalign.models.region_maps import RegionMaps
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.smoothing import smooth
 from fastalign.nn.state import in_own_state
@@ -35,6 +37,16 @@ def where_known(known: Tensor, values: Tensor) -> Tensor:
     return torch.where(known.view(-1, *[1] * (values.dim() - 1)), values, torch.nan)
 
 
+class JudgedMaps(NamedTuple):
+    """score ``[B]`` and map ``[B,H,W]`` as :meth:`AnomalyMaps.forward` gives them; regions
+    ``[B,R]``, the largest value in each region of interest, NaN where the score is or where nothing
+    of it was seen."""
+
+    score: Tensor
+    map: Tensor
+    regions: Tensor
+
+
 class AnomalyMaps(nn.Module):
     """Distances to maps and scores.
 
@@ -42,6 +54,9 @@ class AnomalyMaps(nn.Module):
         image_size: height and width of the maps.
         size: height and width of the distances.
         sigma: Gaussian smoothing of the map in pixels.
+
+    Attributes:
+        regions: what of the part is judged; None: all of it.
 
     Buffers:
         image_threshold, pixel_threshold: scores above them are anomalies; NaN: there are none.
@@ -59,6 +74,7 @@ class AnomalyMaps(nn.Module):
         self.sigma = real_number("sigma", sigma, 0, LARGEST_SIGMA)
         self.register_buffer("image_threshold", torch.tensor(torch.nan))
         self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
+        self.regions: RegionMaps | None = None
 
     @in_own_state
     def forward(
@@ -78,15 +94,37 @@ class AnomalyMaps(nn.Module):
         NaN as score and in all of its map: one whose distances are not finite, of which nothing is
         left, or that ``whole [B]`` rules out. One of which not ``enough [B]`` was seen has a map of
         what was, and NaN as score. None: all are, and of all. ``valid``: see :meth:`map_from`.
+        Places outside of all regions of interest are NaN as well, and an image that shows nothing
+        of one of the regions has NaN as score.
         """
-        maps, seen = self.map_from(distance, theta, support, valid)
+        return self.judged(distance, theta, support, whole, enough, valid)[:2]
+
+    def judged(
+        self,
+        distance: Tensor,
+        theta: Tensor | None = None,
+        support: Tensor | None = None,
+        whole: Tensor | None = None,
+        enough: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> JudgedMaps:
+        """As :meth:`forward`, with the score of each region of interest."""
+        if self.regions is None:
+            maps, seen = self.map_from(distance, theta, support, valid)
+            regions = shown = None
+        else:
+            maps, seen, regions, shown = self.regions(distance, theta, support, valid, self.sigma)
         judged = are_finite(maps) & seen.flatten(1).any(1)
         judged = judged if whole is None else whole & judged
         # Where nothing was seen a map is 0, below all others: a maximum passes over NaN in some
         # runtimes of exported files, and hands it on in others.
         known = judged if enough is None else judged & enough
-        score = where_known(known, maps.amax((1, 2)))
-        return score, torch.where(judged[:, None, None] & seen, maps, torch.nan)
+        found = torch.where(judged[:, None, None] & seen, maps, torch.nan)
+        if regions is None or shown is None:
+            score = where_known(known, maps.amax((1, 2)))
+            return JudgedMaps(score, found, maps.new_zeros(maps.shape[0], 0))
+        score = where_known(known & shown.all(1), maps.amax((1, 2)))
+        return JudgedMaps(score, found, torch.where(known[:, None] & shown, regions, torch.nan))
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
@@ -108,6 +146,9 @@ class AnomalyMaps(nn.Module):
         where it is known. Maps ``[B,H,W]``, 0 where nothing was seen, and where something was, bool
         ``[B,H,W]``."""
         size = self.image_size
+        if self.regions is not None:
+            found = self.regions(distance, theta, support, valid, self.sigma)
+            return found.maps, found.seen
         if theta is None and support is None:
             maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
             maps = smooth(maps[:, 0], self.sigma)
@@ -128,6 +169,37 @@ class AnomalyMaps(nn.Module):
     def valid(self, theta: Tensor | None) -> Tensor | None:
         """Locations ``[B,h,w]`` that came from inside the image; None: all."""
         return None if theta is None else affine.valid_mask(theta, self.image_size, self.size)
+
+    def coverage(self, valid: Tensor | None, support: Tensor | None, images: Tensor) -> Tensor:
+        """See :func:`fastalign.models.evidence.coverage_of`; with regions of interest the share of
+        the one that each image shows least of."""
+        of = coverage_of if self.regions is None else self.regions.coverage
+        return of(valid, support, images)
+
+    def interest(self, labels: Tensor | None, gain: Tensor | None = None) -> AnomalyMaps:
+        """Judge what ``labels [H,W]`` of the part's frame say, see :class:`RegionMaps`, values of
+        each region multiplied with ``gain [R]`` (None: 1); None: everything. Returns the room.
+
+        Raises:
+            ValueError: labels of another size, or without a region.
+        """
+        if labels is None:
+            self.regions = None
+            return self
+        if tuple(labels.shape) != self.image_size:
+            raise ValueError(
+                f"labels of regions have shape {list(labels.shape)}, expected "
+                f"{list(self.image_size)}"
+            )
+        gain = torch.ones(int(labels.max())) if gain is None else gain
+        device = self.image_threshold.device
+        self.regions = RegionMaps(labels.cpu(), gain.cpu(), self.size).to(device)
+        return self
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        labels = state_dict.get(f"{prefix}regions.labels")
+        self.interest(labels, state_dict.get(f"{prefix}regions.gain"))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def set_thresholds(self, image: float, pixel: float) -> None:
         """Scores and map values above them are anomalies; NaN: nothing is."""

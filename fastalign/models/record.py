@@ -64,6 +64,10 @@ class FitRecord:
             of -2 log density per feature of held-out photographs; None: there is none.
         normal_whole: ``distance``, the largest distance of a whole normal image that the density
             has not seen, and ``residual``, the largest of their alignment, where there is any.
+        normal_distances: by which thresholds of regions of interest are derived, the record of
+            :class:`fastalign.models.normal.NormalDistances`.
+        regions_of_interest: what of the part is judged, the record of
+            :class:`fastalign.models.interest.Interest`; None: all of it.
         warnings: what the user has to know, in sentences.
         known_images: by which images of the fit are known again, the record of
             :class:`fastalign.models.known.KnownImages`.
@@ -86,6 +90,8 @@ class FitRecord:
     evidence: Mapping[str, Any] | None = None
     prior: Mapping[str, Any] | None = None
     normal_whole: Mapping[str, float] | None = None
+    normal_distances: Mapping[str, Any] | None = None
+    regions_of_interest: Mapping[str, Any] | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None
     photographs: Mapping[str, Any] | None = None

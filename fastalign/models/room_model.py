@@ -13,6 +13,7 @@ from fastalign.errors import ConfigError
 from fastalign.models.config import FYDConfig, FYDOptions, with_options
 from fastalign.models.evidence import Evidence
 from fastalign.models.images import checked
+from fastalign.models.interest import change_region, several_regions
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, default_weights, make
 from fastalign.models.thresholds import Change, changed
@@ -244,6 +245,7 @@ class RoomModel(nn.Module):
         fitted: bool = False,
         image: bool = True,
         pixel: bool = True,
+        region: str | None = None,
     ) -> Self:
         """Change the thresholds and what the record says of their source; returns the model.
 
@@ -257,10 +259,12 @@ class RoomModel(nn.Module):
             fitted: that of the fit again.
             image: change the threshold of images.
             pixel: change the threshold of pixels.
+            region: of several regions of interest the one whose threshold is changed, in the unit
+                of the distances (:attr:`roi_thresholds`), of images and pixels.
 
         Raises:
-            ConfigError: a number out of its range, none or several of them, or the model keeps no
-                scores of normal images.
+            ConfigError: a number out of its range, none or several of them, there is no such
+                region, or the model keeps no scores of normal images.
         """
         given = value is not None or quantile is not None or false_alarms is not None
         if given == fitted or not (image or pixel):
@@ -269,6 +273,10 @@ class RoomModel(nn.Module):
                 "pixels or both."
             )
         change = None if fitted else Change(value, quantile, false_alarms)
+        if region is not None and several_regions(self.record, region):
+            self.record = change_region(self.rooms, self.record, region, change)
+            self.replays.forget()
+            return self
         stored = float(self.image_threshold), float(self.pixel_threshold)
         values, record = changed(self.record, stored, change, image=image, pixel=pixel)
         self.maps.set_thresholds(*values)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fastalign.errors import ConfigError
 from fastalign.models.record import FitRecord
@@ -24,6 +25,30 @@ def kept_scores(scores: Sequence[float]) -> list[float]:
     ranked = sorted(scores)
     ranks = np.linspace(0, len(ranked) - 1, min(_KEPT, len(ranked))).round().astype(int)
     return [float(f"{ranked[rank]:.6g}") for rank in ranks]
+
+
+def one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:
+    """The largest score of each group of scores ``[N]``, and how many scores are left out as not
+    finite."""
+    best: dict[int, float] = {}
+    lost = 0
+    for score, group in zip(scores.tolist(), groups, strict=True):
+        if math.isfinite(score):
+            best[group] = max(score, best.get(group, score))
+        else:
+            lost += 1
+    return scores.new_tensor(list(best.values())), lost
+
+
+def whole_record(distances: Tensor, residual: float) -> dict[str, float] | None:
+    """The largest whole distance ``[N]`` of normal images and the largest residual of their
+    alignment (infinite: there is none), as :class:`FitRecord` keeps them; None: nothing is known.
+    """
+    known = distances[distances.isfinite()]
+    if not len(known):
+        return None
+    found = {"distance": float(known.max())}
+    return {**found, "residual": residual} if math.isfinite(residual) else found
 
 
 @dataclass(frozen=True)

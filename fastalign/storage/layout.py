@@ -28,6 +28,7 @@ _PLACES = (
     (DENSITY, "calibration", "calibration"),
     (MAPS, "image_threshold", "image_threshold"),
     (MAPS, "pixel_threshold", "pixel_threshold"),
+    (MAPS, "regions.", "regions."),
 )
 
 

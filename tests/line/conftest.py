@@ -35,7 +35,9 @@ class BrightModel(torch.nn.Module):
         theta = torch.eye(2, 3).expand(batch, 2, 3)
         valid = torch.ones_like(maps, dtype=torch.bool)
         score = maps.amax((1, 2))
-        return Detail(score, maps, theta, valid, images, one, one, 0 * one, 0 * one, one, one)
+        none = maps.new_zeros(batch, 0)
+        zero = 0 * one
+        return Detail(score, maps, theta, valid, images, one, one, zero, zero, one, one, none)
 
     def extra_metadata(self):
         return {"evidence": {}, "alignment": {"used": False}}

@@ -66,6 +66,7 @@ def fit(
     )
     photographs = world.once(partial(_photographs, setting), "looking at the photographs")
     # What an earlier fit has left must not shine through.
+    rooms.maps.interest(None)
     pose.install(aspect=aspect)
     features.install()
     every = sum(features.channels)
@@ -109,6 +110,7 @@ def fit(
         evidence=threshold.evidence.record(),
         prior=threshold.prior,
         normal_whole=threshold.whole,
+        normal_distances=None if threshold.distances is None else threshold.distances.record(),
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.known.record(),
         photographs=photographs,

@@ -9,18 +9,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastalign.models.evidence import Evidence
 from fastalign.models.fitting.gaussians import GaussianFit
 from fastalign.models.fitting.passes import Passes
 from fastalign.models.fitting.samples import calibration
 from fastalign.models.fitting.setting import Setting
-from fastalign.models.fitting.thresholds import HeldOut, in_turn
+from fastalign.models.fitting.thresholds import HeldOut, Unseen, in_turn
 from fastalign.models.fitting.whitening import find_whitening
+from fastalign.models.normal import NormalDistances
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
-from fastalign.models.thresholds import kept_scores
+from fastalign.models.thresholds import kept_scores, one_of_twins, whole_record
 from fastalign.words import count
 
 
@@ -38,6 +38,7 @@ class Threshold:
             where images are aligned; None: not known.
         prior: of the Gaussians' covariances, as :class:`FitRecord` keeps it; None: none.
         warnings: what the user has to know, in sentences.
+        distances: what thresholds of regions can be derived from; None: too large to be kept.
     """
 
     value: float
@@ -47,6 +48,7 @@ class Threshold:
     warnings: Sequence[str] = ()
     normal: Mapping[str, Any] | None = None
     whole: Mapping[str, float] | None = None
+    distances: NormalDistances | None = None
 
 
 @torch.no_grad()
@@ -75,11 +77,12 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         floor = whitening.floor
     kind, alone = "normal image", ""
     measures, fitted = torch.empty((0, 2), dtype=torch.float64), torch.empty(0)
+    unseen: Unseen | None = None
     few = validation is not None and len(setting.turns) > 0
     positions: Sequence[int] = []
     if validation is not None and few:
         positions = setting.turns
-        measures, fitted = world.once(
+        measures, fitted, unseen = world.once(
             partial(in_turn, passes, train, validation, setting, floor), "the thresholds"
         )
         alone = ", each scored without itself"
@@ -109,7 +112,13 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     if held_out is not None:
         positions = survey.held_out
         of_validation = torch.tensor(positions, dtype=torch.long) - survey.train
-        measures, fitted = (values[of_validation] for values in held_out.measures())
+        every, fitted, unseen = held_out.measures()
+        measures, fitted = every[of_validation], fitted[of_validation]
+        if unseen is not None:
+            theta = unseen.theta
+            unseen = Unseen(
+                unseen.distance[of_validation], None if theta is None else theta[of_validation]
+            )
         kind = "normal validation image"
     distinct = survey.distinct(fit.number)
     curve = fit.curve()
@@ -119,8 +128,11 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     if len(measures) and config.refit and curve is not None:
         ratio = curve.ratio(torch.tensor(distinct), fitted).to(measures)
         measures = measures * ratio[:, None]
+        if unseen is not None:
+            unseen = Unseen(unseen.distance * ratio.float()[:, None, None], unseen.theta)
     scores, wholes = measures.unbind(1)
-    scores, lost = _one_of_twins(scores, [survey.groups[position] for position in positions])
+    groups = [survey.groups[position] for position in positions]
+    scores, lost = one_of_twins(scores, groups)
     value, normal = math.nan, None
     if len(scores):
         value = float(scores.quantile(config.threshold_quantile))
@@ -136,26 +148,11 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
             "alignment left nothing to compare, or features are not finite."
         ]
     views = passes.views.settle(world)
-    whole = _whole(wholes, views.largest_residual)
+    whole = whole_record(wholes, views.largest_residual)
     prior = None if fit.prior is None else fit.prior.to_json()
-    return Threshold(value, source, views.evidence, prior, warnings, normal, whole)
-
-
-def _whole(distances: Tensor, residual: float) -> dict[str, float] | None:
-    known = distances[distances.isfinite()]
-    if not len(known):
-        return None
-    found = {"distance": float(known.max())}
-    return {**found, "residual": residual} if math.isfinite(residual) else found
-
-
-def _one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:
-    """The largest score of each group, and how many scores are left out as not finite."""
-    best: dict[int, float] = {}
-    lost = 0
-    for score, group in zip(scores.tolist(), groups, strict=True):
-        if math.isfinite(score):
-            best[group] = max(score, best.get(group, score))
-        else:
-            lost += 1
-    return scores.new_tensor(list(best.values())), lost
+    if validation is None:
+        unseen = Unseen(torch.empty((0, *rooms.density.size)), None)
+    kept = None
+    if unseen is not None:
+        kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
+    return Threshold(value, source, views.evidence, prior, warnings, normal, whole, kept)

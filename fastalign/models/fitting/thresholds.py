@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from fastalign.models.fitting.samples import Samples, calibration
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.source import ImageSource, spread
 from fastalign.models.fitting.survey import FEW, Survey
+from fastalign.models.normal import NormalDistances
 from fastalign.models.pieces import split_rows
 from fastalign.models.whole import whole_distance
 from fastalign.nn.calibration import CountCalibration
@@ -37,6 +39,14 @@ def turns(survey: Survey, refit: bool) -> list[int]:
     # More than these are twins of each other or of training images.
     held_out = spread(validation, ENOUGH - 1)
     return spread(train, _MOST - len(held_out)) + [train + index for index in held_out]
+
+
+class Unseen(NamedTuple):
+    """Distances ``[M,h,w]`` of images by a density that has not seen them, on the CPU, NaN where it
+    has no support; and their theta ``[M,2,3]``, None without alignment."""
+
+    distance: Tensor
+    theta: Tensor | None
 
 
 class HeldOut:
@@ -81,15 +91,16 @@ class HeldOut:
         if refit:
             fit.settle()
 
-    def measures(self) -> tuple[Tensor, Tensor]:
-        """Of all validation images what :func:`_measure` gives, and to how many different images
-        the density was fitted."""
+    def measures(self) -> tuple[Tensor, Tensor, Unseen | None]:
+        """Of all validation images what :func:`_measure` gives, to how many different images the
+        density was fitted, and their distances, None where these are too large to keep."""
         rooms, world = self._passes.rooms, self._passes.world
         config = rooms.config
         share = self._distinct / self._number
         factor = calibration(self._curve, self._count, config.calibrate, share)
         support = support_of(self._count, self._number, config.min_share)
         device = self._distance.device
+        keep = NormalDistances.fits(len(self._validation), rooms.density.size)
         own = torch.empty((len(self._share), 2), dtype=torch.float64, device=device)
         with world.together("scoring the validation images"):
             for index, (distance, theta) in enumerate(
@@ -98,7 +109,19 @@ class HeldOut:
                 own[index] = _measure(*rooms.maps((distance * factor)[None], theta, support))
         # On the CPU, where the curve of the calibration is.
         measures = world.gather_rows(own, "the scores of validation images").cpu()
-        return measures, torch.full_like(measures[:, 0], self._distinct)
+        unseen = None
+        if keep:
+            own = _unseen(self._distance * factor, support)
+            own = world.gather_rows(own, "the distances of validation images").cpu()
+            unseen = Unseen(own, self._poses())
+        return measures, torch.full_like(measures[:, 0], self._distinct), unseen
+
+    def _poses(self) -> Tensor | None:
+        """theta of all validation images on the CPU."""
+        known = [theta for theta in self._theta if theta is not None]
+        own = torch.cat(known) if known else torch.empty((0, 2, 3), device=self._distance.device)
+        poses = self._passes.world.gather_rows(own, "the poses of validation images").cpu()
+        return poses if len(poses) else None
 
 
 def in_turn(
@@ -107,10 +130,10 @@ def in_turn(
     validation: ImageSource,
     setting: Setting,
     floor: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Unseen | None]:
     """Of the normal images whose turn it is what :func:`_measure` gives, each from a density of the
-    others that are no twins of it, and how many different ones these were; ``floor``: of the
-    prior."""
+    others that are no twins of it, how many different ones these were, and their distances, None
+    where these are too large to keep; ``floor``: of the prior."""
     survey, positions, seed = setting.survey, setting.turns, setting.seed
     rooms, config = passes.rooms, passes.rooms.config
     share = [position for position in positions if position < survey.train]
@@ -166,7 +189,11 @@ def in_turn(
             scored = rooms.maps((distance[index] * factor)[None], theta[index], support)
             measures[index] = _measure(*scored).cpu()
             fitted[index] = distinct
-    return measures, fitted
+            distance[index] = _unseen(distance[index] * factor, support)
+    if not NormalDistances.fits(number, rooms.density.size):
+        return measures, fitted, None
+    known = [one for one in theta if one is not None]
+    return measures, fitted, Unseen(distance.cpu(), torch.cat(known).cpu() if known else None)
 
 
 class Others:
@@ -204,6 +231,15 @@ def _measure(score: Tensor, maps: Tensor) -> Tensor:
     """The score ``[1]`` of a map ``[1,H,W]`` and the distance of the whole image, ``[2]``
     float64."""
     return torch.stack([score[0], whole_distance(maps)[0]]).double()
+
+
+def _unseen(distance: Tensor, support: Tensor | None) -> Tensor:
+    """Distances ``[...,h,w]``, NaN where there is no support, and all of those of an image that has
+    some that are not finite."""
+    known = distance.isfinite() if support is None else distance.isfinite() | ~support
+    kept = known.flatten(-2).all(-1)[..., None, None]
+    kept = kept.expand_as(distance) if support is None else kept & support
+    return torch.where(kept, distance, torch.nan)
 
 
 def _update(density: DenseGaussian, images: Sequence[Described], group: int) -> None:

@@ -24,10 +24,12 @@ _BATCH = 64
 
 
 class Views(NamedTuple):
-    """What is asked of other images, and the largest residual of a normal one, -inf without."""
+    """What is asked of other images, the largest residual of a normal one, -inf without, and the
+    poses of all normal images, ``[N,2,3]`` on the CPU; None: they are not aligned."""
 
     evidence: Evidence
     largest_residual: float
+    poses: Tensor | None
 
 
 class NormalViews:
@@ -111,4 +113,5 @@ class NormalViews:
         known = [value for value in rows[:, 2].tolist() if math.isfinite(value)]
         residuals = [value for value in rows[:, 1].tolist() if math.isfinite(value)]
         evidence = Evidence(Usual.of_coverage(coverage), Usual.of_residuals(known))
-        return Views(evidence, max(residuals, default=-math.inf))
+        poses = rows[:, 3:].float().reshape(-1, 2, 3) if len(rows) else None
+        return Views(evidence, max(residuals, default=-math.inf), poses)

@@ -1,0 +1,308 @@
+"""Regions of interest of a fitted model: thresholds of each, from distances of normal images. Ours.
+
+Each region has a threshold by the rule of the fit, from the same images. Where there are several,
+the values of each are divided by its threshold, so that 1 is the threshold of all: an image is an
+anomaly where any region is past its own, and its score says how far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastalign.errors import ConfigError, InputError
+from fastalign.models.evidence import Evidence, Usual
+from fastalign.models.normal import NormalDistances
+from fastalign.models.record import FitRecord
+from fastalign.models.region_maps import RegionMaps
+from fastalign.models.rooms import Rooms
+from fastalign.models.thresholds import Change, kept_scores, one_of_twins, resolve, whole_record
+from fastalign.models.whole import whole_distance
+from fastalign.roi import RegionsOfInterest
+from fastalign.words import count
+
+# Of the thresholds of several regions, none is below this share of the largest.
+_LEAST = 1e-6
+# Poses whose coverage is worked out at once.
+_BATCH = 64
+# What a record says of the whole part, and says of regions where there are some.
+_OF_WHOLE = (
+    "threshold_source",
+    "pixel_threshold_source",
+    "fitted_thresholds",
+    "normal_scores",
+    "evidence",
+    "normal_whole",
+)
+
+
+@dataclass(frozen=True)
+class Interest:
+    """What is known of the regions of interest of a model.
+
+    Attributes:
+        names: of the regions.
+        shares: of the part's frame that each takes.
+        fitted: the threshold of each as it was derived, in the unit of the distances; None: there
+            is none.
+        thresholds: the same after changes.
+        scores: of normal images, a row for each with the score of each region, in that unit; None
+            where an image shows nothing of it.
+        of: what images these are, in words.
+        before: what the record said of the whole part, and its ``thresholds``.
+    """
+
+    names: Sequence[str]
+    shares: Sequence[float]
+    fitted: Sequence[float | None]
+    thresholds: Sequence[float | None]
+    scores: Sequence[Sequence[float | None]]
+    of: str
+    before: Mapping[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """As the metadata of a model keeps it, JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any] | None) -> Interest | None:
+        """What :meth:`record` gave; of None nothing is judged by regions."""
+        return None if record is None else cls(**record)
+
+    @property
+    def gains(self) -> Tensor:
+        """What the values of each region are multiplied with, ``[R]`` float32."""
+        known = [threshold for threshold in self.thresholds if threshold is not None]
+        if len(self.names) == 1 or len(known) < len(self.names):
+            return torch.ones(len(self.names))
+        least = max(_LEAST * max(known), torch.finfo(torch.float32).tiny)
+        return torch.tensor([1 / max(threshold, least) for threshold in known]).float()
+
+    def normal_scores(self, groups: Sequence[int] | None = None) -> dict[str, Any] | None:
+        """Scores of normal images as :class:`FitRecord` keeps them, those that show all regions."""
+        gains = self.gains.tolist()
+        whole = [
+            max(score * gain for score, gain in zip(row, gains, strict=True) if score is not None)
+            for row in self.scores
+            if None not in row
+        ]
+        return {"of": self.of, "scores": kept_scores(whole)} if whole else None
+
+
+def judge_regions(rooms: Rooms, record: FitRecord, regions: RegionsOfInterest | None) -> FitRecord:
+    """Let the rooms judge regions of the part's frame, or all of it; returns the record that says
+    so. Thresholds that were changed are those of the fit again.
+
+    Raises:
+        InputError: a region that is too small, or that normal images show nothing of.
+        ConfigError: the model does not keep what thresholds of regions are derived from.
+    """
+    maps = rooms.maps
+    whole, limits = _of_whole(rooms, record)
+    if regions is None:
+        maps.interest(None)
+        maps.set_thresholds(*limits)
+        return whole
+    regions = regions.at(rooms.config.image_size)
+    labels = torch.from_numpy(regions.labels.copy())
+    room = RegionMaps(labels, torch.ones(len(regions.names)), maps.size).to(rooms.density.device)
+    for name, known in zip(regions.names, room.supported(rooms.density.support), strict=True):
+        if not bool(known):
+            raise InputError(
+                f"regions of interest: region {name!r} lies where too few of the normal "
+                "photographs show the part; draw it elsewhere, or leave it out."
+            )
+    normal = _kept(whole, limits)
+    scores, wholes = _scores(rooms, room, normal)
+    interest, lost = _derived(regions, normal, scores, rooms.config.threshold_quantile)
+    interest = replace(
+        interest,
+        before={
+            "thresholds": [value if math.isfinite(value) else None for value in limits],
+            **{name: getattr(whole, name) for name in _OF_WHOLE},
+        },
+    )
+    maps.interest(labels, interest.gains)
+    maps.set_thresholds(*[_common(interest)] * 2)
+    residual = (whole.normal_whole or {}).get("residual", math.inf)
+    judged = replace(
+        whole,
+        regions_of_interest=interest.record(),
+        threshold_source=_source(interest, rooms.config.threshold_quantile),
+        pixel_threshold_source=None,
+        fitted_thresholds=None,
+        normal_scores=interest.normal_scores(),
+        evidence=_evidence(rooms, room, whole, normal, len(regions.names)),
+        normal_whole=whole_record(wholes, residual),
+    )
+    return judged if not lost else replace(judged, warnings=[*(judged.warnings or ()), lost])
+
+
+def several_regions(record: FitRecord, name: str) -> bool:
+    """Whether a model has other regions of interest beside the one of this name: the threshold of
+    one alone is that of the model.
+
+    Raises:
+        ConfigError: there is no such region.
+    """
+    interest = Interest.from_record(record.regions_of_interest)
+    if interest is None or name not in interest.names:
+        have = "the model has none" if interest is None else f"it has {', '.join(interest.names)}"
+        raise ConfigError(f"region {name!r}: no region of interest of the model; {have}.")
+    return len(interest.names) > 1
+
+
+def change_region(rooms: Rooms, record: FitRecord, name: str, change: Change | None) -> FitRecord:
+    """Change the threshold of one of several regions; None: that of the fit. Returns the record
+    that says so.
+
+    Raises:
+        ConfigError: as :func:`fastalign.models.thresholds.resolve`, or a threshold that is not
+            above 0.
+    """
+    interest = Interest.from_record(record.regions_of_interest)
+    assert interest is not None
+    place = list(interest.names).index(name)
+    value = interest.fitted[place]
+    if change is not None:
+        known = [row[place] for row in interest.scores if row[place] is not None]
+        own = replace(
+            record,
+            normal_scores={"of": interest.of, "scores": sorted(known)} if known else None,
+        )
+        value, _ = resolve(change, own)
+    if value is not None and value <= 0:
+        raise ConfigError(f"threshold of region {name!r}: {value:g} is not above 0.")
+    thresholds = list(interest.thresholds)
+    thresholds[place] = value
+    interest = replace(interest, thresholds=thresholds)
+    labels = None if rooms.maps.regions is None else rooms.maps.regions.labels
+    rooms.maps.interest(labels, interest.gains)
+    return replace(
+        record, regions_of_interest=interest.record(), normal_scores=interest.normal_scores()
+    )
+
+
+def _of_whole(rooms: Rooms, record: FitRecord) -> tuple[FitRecord, tuple[float, float]]:
+    """The record of the whole part, and its thresholds."""
+    interest = Interest.from_record(record.regions_of_interest)
+    if interest is None:
+        return record, (float(rooms.maps.image_threshold), float(rooms.maps.pixel_threshold))
+    before = dict(interest.before)
+    image, pixel = (math.nan if value is None else value for value in before.pop("thresholds"))
+    return replace(record, regions_of_interest=None, **before), (image, pixel)
+
+
+def _kept(record: FitRecord, limits: tuple[float, float]) -> NormalDistances | None:
+    if record.normal_distances is not None:
+        return NormalDistances.from_record(record.normal_distances)
+    if not any(map(math.isfinite, limits)) and not record.evidence:
+        return None
+    raise ConfigError(
+        "the model does not keep the distances of its normal photographs, from which thresholds of "
+        "regions follow (an earlier version fitted it, its images are too large or too many, or "
+        "its density was changed since): fit it again with the regions, fastalign fit --roi."
+    )
+
+
+def _scores(
+    rooms: Rooms, room: RegionMaps, normal: NormalDistances | None
+) -> tuple[Tensor, Tensor]:
+    """Of normal images the score of each region ``[M,R]``, NaN where it is not seen, and
+    :func:`whole_distance` ``[M]``, both float64 on the CPU."""
+    number = 0 if normal is None else len(normal.distance)
+    scores = torch.empty((number, len(room.gain)), dtype=torch.float64)
+    wholes = torch.empty(number, dtype=torch.float64)
+    if normal is None:
+        return scores, wholes
+    device = rooms.density.device
+    for index, distance in enumerate(normal.distance[:, None]):
+        theta = None if normal.theta is None else normal.theta[index : index + 1].to(device)
+        support = distance.isfinite().to(device)
+        found = room(distance.nan_to_num(0.0).to(device), theta, support, None, rooms.maps.sigma)
+        seen = torch.where(found.seen, found.maps, torch.nan)
+        scores[index] = torch.where(found.shown, found.scores, torch.nan)[0].double().cpu()
+        wholes[index] = whole_distance(seen)[0].double().cpu()
+    return scores, wholes
+
+
+def _derived(
+    regions: RegionsOfInterest, normal: NormalDistances | None, scores: Tensor, quantile: float
+) -> tuple[Interest, str]:
+    """The regions with their thresholds, and a warning; empty: none."""
+    shares = list(regions.shares.values())
+    number = len(regions.names)
+    if normal is None or not len(scores):
+        none = [None] * number
+        return Interest(regions.names, shares, none, none, [], "", {}), ""
+    found = []
+    for name, own in zip(regions.names, scores.unbind(1), strict=True):
+        distinct, _ = one_of_twins(own, normal.groups)
+        if not len(distinct):
+            raise InputError(
+                f"regions of interest: no normal photograph shows anything of region {name!r}; "
+                "draw it elsewhere, or leave it out."
+            )
+        found.append(float(distinct.quantile(quantile)))
+    # Of twins the largest score of each region counts.
+    rows: dict[int, list[float | None]] = {}
+    for row, group in zip(scores.tolist(), normal.groups, strict=True):
+        mine = [float(f"{score:.6g}") if math.isfinite(score) else None for score in row]
+        rows[group] = [_larger(*pair) for pair in zip(mine, rows.get(group, mine), strict=True)]
+    of = f"{count(len(rows), normal.kind)}{normal.alone}"
+    lost = int(scores.isnan().any(1).sum())
+    warning = ""
+    if lost:
+        warning = (
+            f"{count(lost, 'normal image')} could not be judged, with no part in all thresholds: "
+            "nothing of a region of interest is seen, or features are not finite."
+        )
+    return Interest(regions.names, shares, found, found, list(rows.values()), of, {}), warning
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    known = [value for value in (one, other) if value is not None]
+    return max(known, default=None)
+
+
+def _common(interest: Interest) -> float:
+    """The threshold of images and pixels."""
+    if None in interest.thresholds:
+        return math.nan
+    return 1.0 if len(interest.names) > 1 else float(interest.thresholds[0] or 0.0)
+
+
+def _source(interest: Interest, quantile: float) -> str:
+    if None in interest.thresholds:
+        return "none: fitted without normal validation images"
+    where = "in the region of interest"
+    if len(interest.names) > 1:
+        where = "in each region of interest, whose threshold is 1"
+    return f"quantile {quantile:g} of {interest.of}, {where}"
+
+
+def _evidence(
+    rooms: Rooms,
+    room: RegionMaps,
+    whole: FitRecord,
+    normal: NormalDistances | None,
+    number: int,
+) -> dict[str, Any] | None:
+    """What an image must show, by the coverage of the regions in normal images."""
+    if whole.evidence is None or normal is None:
+        return None if whole.evidence is None else dict(whole.evidence)
+    coverage: list[float] = []
+    if normal.poses is not None:
+        support = rooms.density.support
+        for theta in normal.poses.to(rooms.density.device).split(_BATCH):
+            coverage += room.coverage(rooms.maps.valid(theta), support, theta).tolist()
+    words = "the region of interest"
+    if number > 1:
+        words = "the region of interest that it shows least of"
+    kept = Evidence.from_record(whole.evidence)
+    return replace(kept, coverage=Usual.of_coverage(coverage), covered_part=words).record()
