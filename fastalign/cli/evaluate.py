@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastalign.cli.guard import guarded, warn
-from fastalign.cli.numbers import flag
+from fastalign.cli.numbers import flag, real
 from fastalign.cli.options import (
     BitDepth,
     Category,
@@ -77,6 +77,19 @@ def evaluate(
             "are named and left out.",
         ),
     ] = False,
+    learning_curve: Annotated[
+        str | None,
+        typer.Option(
+            "--learning-curve",
+            help="How many photographs are enough: fit on 5, 10, 20 and so on of the good training "
+            "photographs of this folder as well, and measure each fit.",
+            metavar="DIR",
+            show_default="none",
+        ),
+    ] = None,
+    curve_minutes: Annotated[
+        float, real("--curve-minutes", "That these fits may take.", 0, 10**5)
+    ] = 30.0,
     bit_depth: BitDepth = "auto",
     details: Details = False,
     debug: Debug = False,
@@ -119,6 +132,8 @@ def evaluate(
             least_area=least_area,
             memory=plan.spare,
             depth=parse_depth(bit_depth),
+            learning_curve=learning_curve,
+            curve_minutes=curve_minutes,
             model_name=Path(model).name,
             progress=progress,
         )
@@ -152,6 +167,7 @@ def print_evaluation(result: Evaluation) -> None:
             reason = "on a busy machine"
         table.add_row(name, f"{shown}  ({reason})" if reason else shown)
     Console().print(table)
+    print_curve(result)
     if told := other_threshold(result):
         typer.echo(told)
     if load.busy:
@@ -160,6 +176,33 @@ def print_evaluation(result: Evaluation) -> None:
         )
     for name, path in result.files.items():
         typer.echo(f"{name}: {path}")
+
+
+def print_curve(result: Evaluation) -> None:
+    """The figures by number of photographs, and what another doubling would bring."""
+    curve = result.learning_curve
+    if curve is None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="by number of training photographs: mean (least to most)")
+    for name in ("photographs", "fits", "image AUROC", "AUPRO 0.30", "false alarms", "missed"):
+        table.add_column(name, justify="right")
+    for row in curve.sizes():
+        figures = [
+            curve.text(row[name], digits)
+            for name, digits in (
+                ("image_auroc", 3),
+                ("aupro_30", 3),
+                ("false_alarms", 1),
+                ("missed", 1),
+            )
+        ]
+        table.add_row(str(row["photographs"]), str(row["fits"]), *figures)
+    Console().print(table)
+    for sentence in (curve.outlook, *curve.notes):
+        typer.echo(sentence)
 
 
 def mistake_rows(result: Evaluation) -> list[tuple[str, str]]:

@@ -45,6 +45,8 @@ def evaluate_category(
     least_area: float = 0.0,
     memory: int | None = None,
     depth: Depth | None = None,
+    learning_curve: str | os.PathLike[str] | None = None,
+    curve_minutes: float = 30.0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score the test images of a category and compute every figure.
@@ -70,6 +72,11 @@ def evaluate_category(
         memory: bytes that photographs under way may take, see
             :func:`fastalign.engine.predict_paths`.
         depth: of 16-bit files that state none, in place of the model's.
+        learning_curve: a category whose good training photographs other models are fitted on, 5,
+            10, 20 and so on of them with the model's own settings, and measured on the same test
+            images (:mod:`fastalign.engine.learning_curve`); written as ``learning_curve.json`` and
+            ``learning_curve.csv``, fit by fit. All other results are written before.
+        curve_minutes: that these fits may take.
         progress: told about the course.
 
     Raises:
@@ -80,6 +87,7 @@ def evaluate_category(
     size = _evaluation_size(eval_size, model.config.image_size)
     gallery_images = whole_number("gallery", gallery_images)
     least_area = real_number("least area", least_area, 0)
+    curve_minutes = real_number("minutes of the learning curve", curve_minutes, 0)
     category = open_category(directory, layout=layout)
     if not category.test:
         raise InputError(
@@ -132,16 +140,31 @@ def evaluate_category(
             "images_trained_on": run.seen.policy,
             "load": load.to_json(),
         }
-        if out is not None:
-            from fastalign.engine.outputs import write_evaluation
+        if regions is not None:
+            assert out is not None
+            regions.write_coco(Path(out))
+            evaluation.files = {name: Path(out) / name for name in (REGIONS, COCO)}
 
-            if regions is not None:
-                regions.write_coco(Path(out))
-            evaluation.files = write_evaluation(
-                evaluation, gallery, Path(out), gallery_images, run.photograph
-            )
-            if regions is not None:
-                evaluation.files |= {name: Path(out) / name for name in (REGIONS, COCO)}
+        def write() -> None:
+            if out is not None:
+                from fastalign.engine.outputs import write_evaluation
+
+                to = Path(out), gallery_images, run.photograph
+                evaluation.files = {
+                    **write_evaluation(evaluation, gallery, *to),
+                    **evaluation.files,
+                }
+
+        write()
+        if learning_curve is not None:
+            from fastalign.engine.learning_curve import CURVE_CSV, CURVE_JSON, CurveRun
+
+            to = None if out is None else Path(out)
+            curve = CurveRun(model, run, learning_curve, to, layout=layout, minutes=curve_minutes)
+            evaluation.learning_curve = curve.go_through(progress)
+            if to is not None:
+                evaluation.files |= {name: to / name for name in (CURVE_CSV, CURVE_JSON)}
+            write()
     return evaluation
 
 

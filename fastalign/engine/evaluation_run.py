@@ -67,11 +67,12 @@ class EvaluationRun:
     """What an evaluation has found so far.
 
     Attributes:
-        images: those that were scored; ``paths`` are theirs.
+        images: those that were scored; ``scored`` and ``paths`` are theirs.
         skipped: files that were left out. unmasked: images left out of the pixel figures.
         times: of the model, once :func:`fastalign.engine.timing.time_model` has measured it.
         masks, judging, pixels, seen: what has looked at every image, for its notes and figures.
         has_masks: an anomalous image has a mask.
+        gallery: of their pictures; None: none are made.
         regions: the file of the images' regions; None: there is none.
     """
 
@@ -80,7 +81,7 @@ class EvaluationRun:
     samples: Sequence[Sample]
     size: tuple[int, int] | None
     limits: Thresholds
-    gallery: Gallery
+    gallery: Gallery | None
     skip_bad: bool
     depth: Depth | None
     keep_seen: bool = False
@@ -90,7 +91,7 @@ class EvaluationRun:
     skipped: list[Skipped] = field(default_factory=list)
     unmasked: list[Skipped] = field(default_factory=list)
     times: Times = field(default_factory=Times)
-    paths: list[Path] = field(default_factory=list)
+    scored: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.depth = self.depth or stored_depth(self.model)
@@ -102,6 +103,11 @@ class EvaluationRun:
         self.device = self.model.image_threshold.device
         anomalous = [sample for sample in self.samples if sample.label == 1]
         self.has_masks = any(sample.mask_paths for sample in anomalous)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where the photographs of ``images`` are."""
+        return [sample.path for sample in self.scored]
 
     def go_through(self, room: Room, progress: Progress) -> None:
         """Score all images and take them into every figure.
@@ -181,14 +187,15 @@ class EvaluationRun:
         """Make the pictures of an image, in a thread."""
         if judged is None:
             return None
-        self.gallery.add(judged.number, judged.image, *judged.shown)
+        if self.gallery is not None:
+            self.gallery.add(judged.number, judged.image, *judged.shown)
         return judged._replace(image=_NOTHING, shown=())
 
     def _add(self, judged: _Judged | None) -> None:
         if judged is None:
             return
         self.images.append(judged.result)
-        self.paths.append(judged.sample.path)
+        self.scored.append(judged.sample)
         if self.regions is not None:
             self.regions.add(judged.row)
 
@@ -210,7 +217,7 @@ class EvaluationRun:
 
     def photograph(self, index: int) -> npt.NDArray[np.uint8]:
         """The photograph of image ``index`` of the results once more."""
-        return load_image(self.paths[index], depth=self.depth)
+        return load_image(self.scored[index].path, depth=self.depth)
 
     def _truth(self, sample: Sample, size: tuple[int, int]) -> _Mask | None:
         """The mask at the image's own size; empty for a good image, None where unknown."""

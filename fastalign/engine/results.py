@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastalign.metrics.learning import LearningCurve
 from fastalign.regions import Region
 from fastalign.verdict import Verdict
 
@@ -110,6 +111,7 @@ class Evaluation:
     ``with_seen`` and ``without_seen``: the figures of images either way. ``mistakes``: at the
     stored threshold, ``fewest_mistakes``: at the one with the fewest on these images, which was
     chosen by looking at them.
+    ``learning_curve``: of fits on fewer photographs, where it was asked for.
     """
 
     category: str
@@ -132,6 +134,7 @@ class Evaluation:
     without_seen: dict[str, float | None] = field(default_factory=dict)
     mistakes: dict[str, Any] | None = None
     fewest_mistakes: dict[str, Any] | None = None
+    learning_curve: LearningCurve | None = None
     files: dict[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -157,6 +160,8 @@ class Evaluation:
             "skipped": [asdict(item) for item in self.skipped],
             "warnings": self.warnings,
         }
+        if self.learning_curve is not None:
+            document["learning_curve"] = self.learning_curve.to_json()
         return finite(document)
 
 

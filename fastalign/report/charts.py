@@ -138,6 +138,34 @@ def before_after(before: Sequence[float], after: Sequence[float], flags: Sequenc
     )
 
 
+def by_number(points: Sequence[tuple[int, float]], y_label: str) -> str:
+    """A figure up to 1 over the number of training photographs: each fit as a point, and a line
+    through their means; numbers are told apart by their ratios. Fewer than two numbers: nothing."""
+    numbers = sorted({number for number, _ in points})
+    if len(numbers) < 2:
+        return ""
+    low = min(value for _, value in points)
+    low -= 0.08 * (1 - low) or 0.01
+    across = _axis(math.log(numbers[0] / 1.1), math.log(numbers[-1] * 1.1), _LEFT, _WIDTH - _RIGHT)
+    y = _axis(low, 1, _HEIGHT - _BOTTOM, _TOP)
+
+    def x(number: float) -> float:
+        return across(math.log(number))
+
+    # Labels of numbers that lie near each other would run together.
+    ticks = [
+        n for i, n in enumerate(numbers) if i + 1 == len(numbers) or x(numbers[-1]) - x(n) > 24
+    ]
+    body = [_frame(x, y, ticks, _ticks(low, 1), "training photographs", y_label)]
+    means = [np.mean([v for n, v in points if n == number]) for number in numbers]
+    path = "L".join(f"{x(n):.1f} {y(float(v)):.1f}" for n, v in zip(numbers, means, strict=True))
+    body.append(f'<path class="curve" d="M{path}"/>')
+    for number, value in points:
+        place = f'cx="{x(number):.1f}" cy="{y(value):.1f}"'
+        body.append(f'<circle class="dot good" {place} r="3.4"/>')
+    return _svg("".join(body), f"{y_label} by number of training photographs")
+
+
 def thin(x: _Floats, y: _Floats, x_limit: float, most: int = 400) -> tuple[_Floats, _Floats]:
     """At most about ``most`` points of a curve up to ``x_limit``, ending exactly there.
 

@@ -58,6 +58,7 @@ def render_report(
         figures=summary.figures(evaluation) if labelled else [],
         charts=_charts(evaluation, labelled),
         alignment=alignment,
+        learning=summary.learning(evaluation),
         cards=_cards(evaluation, gallery, order, labelled),
         photographs=_photographs(order, photograph, photograph_bytes),
         defects=sorted({item.defect for item in evaluation.images if item.label == 1}),
@@ -105,6 +106,11 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
             [kind == "anomaly" for kind in kinds],
         ),
     }
+    for name, label in (("image_auroc", "image AUROC"), ("aupro_30", "AUPRO 0.30")):
+        curve = evaluation.learning_curve
+        values = [(one.photographs, getattr(one, name)) for one in curve.points] if curve else []
+        known = [(number, value) for number, value in values if value is not None]
+        result[f"learning_{name}"] = charts.by_number(known, label)
     for name, limit, note, labels in (
         ("roc", 1.0, ("AUROC", "image_auroc"), ("false positive rate", "true positive rate")),
         (
@@ -117,8 +123,8 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
         if name in evaluation.curves:
             x, y = (np.asarray(values, dtype=np.float64) for values in evaluation.curves[name])
             figure = f"{note[0]} {summary.number(evaluation.metrics.get(note[1]))}"
-            curve = charts.Curve(x, y)
-            result[name] = charts.rate_curve([curve], *labels, x_limit=limit, note=figure)
+            line = charts.Curve(x, y)
+            result[name] = charts.rate_curve([line], *labels, x_limit=limit, note=figure)
     return result
 
 

@@ -36,6 +36,7 @@ def test_histogram_without_anomalies_or_threshold():
 def test_nothing_finite_no_chart():
     assert charts.histogram([math.nan], [math.inf], 1.0) == ""
     assert charts.before_after([math.nan], [1.0], [False]) == ""
+    assert charts.by_number([(5, 0.5), (5, 0.7)], "y") == ""
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
@@ -46,6 +47,7 @@ def test_everything_stays_inside_the_picture(scale):
         charts.histogram(list(good), list(bad), 9.0 * scale),
         charts.before_after(list(good), list(good * 0.5), [False] * 50),
         charts.rate_curve([charts.Curve(np.linspace(0, 1, 9), np.linspace(0, 1, 9))], "x", "y"),
+        charts.by_number([(5, 0.4), (5, 0.2), (10, 1.0), (11, 1.0), (2000, 0.9)], "y"),
     ):
         root = parse(svg)
         _, _, width, height = map(float, root.get("viewBox").split())
