@@ -15,6 +15,7 @@ from fastalign.cli.export import export
 from fastalign.cli.fit import fit
 from fastalign.cli.info import info
 from fastalign.cli.predict import predict
+from fastalign.cli.roi import roi
 from fastalign.cli.serve import serve
 from fastalign.cli.threshold import threshold
 from fastalign.cli.validate import validate
@@ -66,6 +67,7 @@ for _command in (
     predict,
     watch,
     serve,
+    roi,
     threshold,
     export,
     validate,

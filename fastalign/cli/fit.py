@@ -29,6 +29,7 @@ from fastalign.cli.options import (
     set_threads,
 )
 from fastalign.cli.progress import make_progress
+from fastalign.errors import ConfigError
 from fastalign.words import count
 
 
@@ -167,6 +168,25 @@ def fit(
             False,
         ),
     ] = None,
+    roi: Annotated[
+        str | None,
+        _model(
+            "--roi",
+            "Judge these regions alone: a mask (PNG, 0 is not judged, each other grey value a "
+            "region) or polygons (JSON of labelme or COCO).",
+            "FILE",
+            "all of the part",
+        ),
+    ] = None,
+    roi_photo: Annotated[
+        str | None,
+        _model(
+            "--roi-photo",
+            "The photograph that they were drawn on.",
+            "FILE",
+            "an aligned one of this fit",
+        ),
+    ] = None,
     seed: Seed = 0,
     resume: Annotated[
         bool, flag("--resume", "Continue an interrupted run of the same settings.")
@@ -197,6 +217,8 @@ def fit(
     from fastalign.engine.fit_output import checkpoint_path
     from fastalign.models.memory import parse_bytes
 
+    if roi_photo is not None and roi is None:
+        raise ConfigError("--roi-photo is what the regions of --roi were drawn on: give both.")
     set_threads(threads)
     budget = None if memory_budget is None else parse_bytes(memory_budget)
     depth = parse_depth(bit_depth)
@@ -232,6 +254,8 @@ def fit(
                 validation_fraction=validation_fraction,
                 memory_budget=budget,
                 depth=depth,
+                roi=roi,
+                roi_photo=roi_photo,
                 progress=progress,
             )
     except KeyboardInterrupt as error:
@@ -249,6 +273,8 @@ def fit(
             warn(message)
     if result.depth is not None:
         typer.echo(f"16-bit files are read as {result.depth}; --bit-depth says otherwise")
+    if result.regions:
+        typer.echo(f"judged: {', '.join(result.regions)}, and nothing else")
     typer.echo(
         f"{result.out}: fitted on {count(result.train_images, 'good image')} "
         f"({result.validation_images} more for the thresholds) in {result.seconds:.0f} s"

@@ -20,13 +20,31 @@ def info(
         bool,
         flag("--all", "The backends of every op, all launch plans and environment variables, too."),
     ] = False,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A file that fit wrote: what is known about it, in place of the machine.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, flag("--json", "Everything as JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """What is installed and what runs here: versions, devices, fast kernels and why not, extras.
+    """What is installed and what runs here: versions, devices, fast kernels and why not, extras;
+    or what is known about a model.
 
     Example: fastalign info --json
     """
+    if model is not None:
+        from fastalign.engine.model_info import about_model
+
+        about = about_model(model)
+        if as_json:
+            typer.echo(json.dumps(about, indent=2))
+        for name, value in () if as_json else about.items():
+            typer.echo(f"{name}: {_shown(value)}")
+        return
     from fastalign.engine.info import collect
 
     found = collect()
@@ -39,6 +57,16 @@ def info(
         _print_tables(found)
     else:
         typer.echo("More: fastalign info --all")
+
+
+def _shown(value: Any) -> str:
+    """A value in words: regions of interest and the like one behind the other."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        parts = [f"{name} {_shown(item)}" for name, item in value.items()]
+        return ", ".join(parts) if parts else "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def summary(found: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from fastalign.cli.guard import guarded, warn
 from fastalign.cli.numbers import Number, flag, real
 from fastalign.cli.options import Debug
+from fastalign.cli.roi import describe_regions
 from fastalign.errors import ConfigError
 from fastalign.numeric import real_number
 from fastalign.words import count
@@ -53,6 +54,16 @@ def threshold(
     fitted: Annotated[bool, flag("--fitted", "Back to what the fit has set.")] = False,
     image: Annotated[bool, flag("--image", "Change the threshold of images alone.")] = False,
     pixel: Annotated[bool, flag("--pixel", "Change the threshold of pixels alone.")] = False,
+    region: Annotated[
+        str | None,
+        typer.Option(
+            "--region",
+            help="Change the threshold of this region of interest, of images and pixels, in the "
+            "unit of its own scores.",
+            metavar="NAME",
+            show_default="all",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Show the thresholds of a model, or change and keep them: images are labelled by the one,
@@ -69,6 +80,10 @@ def threshold(
         raise ConfigError(
             "threshold: --image and --pixel together are the default: leave both out."
         )
+    if region is not None and (image or pixel):
+        raise ConfigError("threshold: --region changes both: leave --image and --pixel out.")
+    if region is not None and not any(given):
+        raise ConfigError(f"threshold: --region {region} says what to change: give VALUE as well.")
     if not any(given) and (image or pixel):
         raise ConfigError("threshold: --image and --pixel say what to change: give VALUE as well.")
     from fastalign import artifact
@@ -84,6 +99,7 @@ def threshold(
             fitted=fitted,
             image=not pixel,
             pixel=not image,
+            region=region,
         )
         kept.save(model)
     _show(kept, quantile if share is None else 1 - share)
@@ -114,6 +130,9 @@ def _show(model: FYD, quantile: float | None) -> None:
     for name, limit, words in zip(("image", "pixel"), limits, sources, strict=True):
         shown = "none" if math.isnan(limit) else f"{limit:.6g}"
         typer.echo(f"{name} threshold: {shown} ({words})")
+    if model.roi is not None:
+        for line in describe_regions(model):
+            typer.echo(line)
     found = above(record, limits[0])
     if found is None:
         reason = "" if record.normal_scores else "none kept with this model"

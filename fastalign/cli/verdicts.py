@@ -22,7 +22,7 @@ def print_predictions(result: Predictions, *, everything: bool) -> None:
         everything: name all of them, however many.
     """
     from fastalign.engine.runfolder import REPORT
-    from fastalign.engine.table import SCORES, relative
+    from fastalign.engine.table import SCORES, highest_roi, relative
     from fastalign.verdict import Verdict
 
     anomalies, unsure = result.of(Verdict.ANOMALY), result.of(Verdict.UNSURE)
@@ -41,7 +41,9 @@ def print_predictions(result: Predictions, *, everything: bool) -> None:
     for item in anomalies:
         share = relative(item.score, threshold)
         how_far = f"score {item.score:.4g}" if share is None else f"{share:.2f} x threshold"
-        lines.append(f"  anomaly     {how_far:>18}  {item.path}")
+        where = highest_roi(item.roi)
+        named = "" if where is None else f" ({where})"
+        lines.append(f"  anomaly     {how_far:>18}  {item.path}{named}")
     lines += [f"  unsure      {item.path}: {item.reason}" for item in unsure]
     lines += [f"  unsure      {item.path}: {item.reason}" for item in result.skipped]
     shown = lines if everything else lines[:_SHOWN]

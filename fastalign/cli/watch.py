@@ -195,7 +195,11 @@ def _print_json(line: dict[str, Any]) -> None:
 
 
 def _print(line: dict[str, Any]) -> None:
+    from fastalign.engine.table import highest_roi
+
     share = line["relative"]
     far = "" if share is None else f"{share:.2f} x threshold"
     reason = f": {line['reason']}" if line["reason"] else ""
+    where = highest_roi(line["roi"] or {})
+    reason = reason if where is None else f" ({where}){reason}"
     typer.echo(f"{line['verdict']:<8} {far:>16}  {line['path']}{reason}")

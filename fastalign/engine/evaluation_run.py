@@ -177,6 +177,7 @@ class EvaluationRun:
             trained_on=seen.known.name if seen else "",
             counted=counted,
             regions=row.regions,
+            roi=row.roi,
         )
         outline = truth if sample.label == 1 and self.has_masks else None
         shown = scores.float().cpu().numpy(), outline, *aligned_picture(detail, 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastalign.data import Depth, fingerprint, is_image_file, open_category
+from fastalign.data import Depth, fingerprint, is_image_file, load_image, open_category
 from fastalign.engine.environment import open_device
 from fastalign.engine.fit_images import open_fit_images
 from fastalign.engine.fit_output import checkpoint_path, goes_on, reserve_output
@@ -21,6 +21,7 @@ from fastalign.engine.scoring import NO_THRESHOLD, thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import real_number, seed_number
+from fastalign.roi import read_regions
 
 if TYPE_CHECKING:
     from fastalign.models.config import FYDConfig
@@ -61,6 +62,8 @@ def fit_category(
     validation_fraction: float = 0.1,
     memory_budget: int | None = None,
     depth: Depth | None = None,
+    roi: str | os.PathLike[str] | None = None,
+    roi_photo: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> FitOutcome:
     """Fit on the good training images of a category and write the model to ``out``.
@@ -91,6 +94,9 @@ def fit_category(
             limit.
         depth: of 16-bit files that state none; None: as all training images together show it, see
             :func:`fastalign.data.settle_depth`. It is stored in the model.
+        roi, roi_photo: regions of interest, and the photograph that they were drawn on, see
+            :meth:`fastalign.FYD.fit`. Where they cannot be carried to the frame of the fit, the
+            model is written without them, and the error says so.
         progress: told about the course.
 
     Raises:
@@ -121,6 +127,8 @@ def fit_category(
             validation_fraction=validation_fraction,
             memory_budget=memory_budget,
             depth=depth,
+            roi=roi,
+            roi_photo=roi_photo,
             progress=progress,
         )
 
@@ -138,6 +146,8 @@ def _fit(
     validation_fraction: float,
     memory_budget: int | None,
     depth: Depth | None,
+    roi: str | os.PathLike[str] | None,
+    roi_photo: str | os.PathLike[str] | None,
     progress: Progress,
 ) -> FitOutcome:
     from fastalign.distributed import current, own_device, restarted
@@ -157,6 +167,14 @@ def _fit(
             f"{out}: this is an image or named as one, and a model written there would replace it; "
             "give another name, such as model.safetensors."
         )
+    regions = None
+    if roi is not None:
+        # What cannot be read is told before the fit takes its time.
+        regions = read_regions(roi)
+        if roi_photo is not None:
+            load_image(Path(roi_photo), depth=depth)
+        else:
+            regions.at(config.image_size)
     category = open_category(directory, layout=layout)
     if not category.train:
         raise InputError(
@@ -207,11 +225,23 @@ def _fit(
         memory_budget=memory_budget,
     )
 
+    refused: InputError | None = None
+    if regions is not None:
+        try:
+            model.set_roi(regions, drawn_on=roi_photo)
+        except InputError as error:
+            refused = error
+
     def write() -> None:
         model.save(out)
         checkpoint.unlink(missing_ok=True)
 
     world.once(write, "writing the model")
+    if refused is not None:
+        raise InputError(
+            f"{str(refused).rstrip('.')}. The fitted model is written without regions ({out}): "
+            f"fastalign roi --model {out} --apply FILE sets others without a new fit."
+        ) from refused
     limits = thresholds(model)
     details = model.extra_metadata()
     warnings = [*category.notes, *details["warnings"]]
@@ -231,4 +261,5 @@ def _fit(
         skipped=images.skipped,
         warnings=warnings,
         details=details,
+        regions=() if model.roi is None else model.roi.names,
     )

@@ -18,6 +18,7 @@ from fastalign.engine.scoring import (
 from fastalign.engine.shapes import ShapeWatch
 from fastalign.engine.strangers import PartWatch
 from fastalign.engine.table import Row
+from fastalign.models.detail import roi_scores
 from fastalign.models.evidence import NO_LIMITS
 from fastalign.regions import Region, find_regions
 from fastalign.verdict import Verdict
@@ -40,6 +41,7 @@ class Judging:
         self._limits = limits
         self._least_area = least_area
         self._part_area = model.density.part_area
+        self._roi = model.roi
         self._evidence = evidence_of(model)
         self._blind = lacks_limits(model)
         self._unsure: list[str] = []
@@ -72,6 +74,7 @@ class Judging:
             alignment=alignment,
             size=size,
             regions=self._regions(size, detail, index),
+            roi={} if self._roi is None else roi_scores(self._roi, detail, index),
         )
 
     def _regions(self, size: tuple[int, int], detail: Detail, index: int) -> tuple[Region, ...]:
@@ -84,6 +87,7 @@ class Judging:
             theta=detail.theta[index].detach().double().cpu().numpy(),
             part_area=self._part_area,
             least_area=self._least_area,
+            roi=self._roi,
         )
 
     def warnings(self) -> list[str]:

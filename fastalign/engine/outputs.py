@@ -63,6 +63,7 @@ def scores_table(evaluation: Evaluation) -> str:
             defect=item.defect,
             trained_on=item.trained_on,
             alignment=item.alignment,
+            roi=item.roi,
         )
         for item in evaluation.images
     ]

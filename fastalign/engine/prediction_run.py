@@ -173,6 +173,7 @@ class PredictionRun:
                 row.alignment,
                 **placed,
                 regions=row.regions,
+                roi=row.roi,
             )
         )
 

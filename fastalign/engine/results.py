@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class ImageResult:
     model has no threshold. ``reason``: what speaks against a verdict; empty: nothing.
     ``trained_on``: the image of the fit that it is, or nearly is; empty: none. ``counted``: it has
     a part in the figures. ``regions``: its places above the pixel threshold, highest score first.
+    ``roi``: the score of each region of interest, None where it has none.
     """
 
     path: str
@@ -68,6 +70,7 @@ class ImageResult:
     trained_on: str = ""
     counted: bool = True
     regions: tuple[Region, ...] = ()
+    roi: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def scored(self) -> bool:
@@ -85,6 +88,7 @@ class FitOutcome:
     """A finished ``fit``: where the artifact lies and what went into it.
 
     ``depth`` says in words how many bits of 16-bit files were read; None: there were none.
+    ``regions``: names of the regions of interest; empty: all of the part is judged.
     """
 
     out: Path
@@ -100,6 +104,7 @@ class FitOutcome:
     skipped: list[Skipped]
     warnings: list[str]
     details: dict[str, Any]
+    regions: Sequence[str] = ()
 
 
 @dataclass
@@ -177,6 +182,8 @@ class Prediction:
         alignment: how it was aligned.
         map, mask, overlay: the files written for it; None where there are none.
         regions: its places above the pixel threshold, highest score first.
+        roi: the score of each region of interest, None where it has none; empty where the whole
+            part is judged.
     """
 
     path: str
@@ -188,6 +195,7 @@ class Prediction:
     mask: Path | None = None
     overlay: Path | None = None
     regions: tuple[Region, ...] = ()
+    roi: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def label(self) -> str | None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from fastalign.engine.regions_file import COCO, REGIONS
-from fastalign.engine.table import COLUMNS, FILES, SCORES
+from fastalign.engine.table import FILES, SCORES
 from fastalign.errors import ConfigError, InputError
 from fastalign.io import check_writable, unwritable
 from fastalign.locks import hold, holder, remove_unheld
@@ -152,7 +152,8 @@ def _rows(table: Path) -> list[dict[str, str]] | None:
     try:
         with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            # Earlier versions have fewer columns.
+            if not {"path", "score", *FILES} <= set(reader.fieldnames or ()):
                 return None
             return list(reader)
     except (OSError, csv.Error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ COLUMNS = (
     "relative",
     "verdict",
     "reason",
+    "roi",
     "truth",
     "defect",
     "trained_on",
@@ -52,6 +54,8 @@ class Row:
         files: pictures written for it by kind, relative to the folder of the table.
         size: height and width of the photograph; None where it was not read.
         regions: its places above the pixel threshold, highest score first.
+        roi: the score of each region of interest, None where it has none; empty where the whole
+            part is judged.
     """
 
     path: str
@@ -66,6 +70,7 @@ class Row:
     files: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     regions: tuple[Region, ...] = ()
+    roi: Mapping[str, float | None] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """The row by column; None where there is no value."""
@@ -77,6 +82,7 @@ class Row:
             "relative": None if share is None else float(f"{share:.{_RELATIVE_DIGITS}g}"),
             "verdict": self.verdict.text,
             "reason": self.reason or None,
+            "roi": dict(self.roi) or None,
             "truth": None if self.truth is None else _TRUTH.get(self.truth),
             "defect": self.defect or None,
             "trained_on": self.trained_on or None,
@@ -89,8 +95,20 @@ class Row:
 
     def line(self) -> str:
         """The row as a line of the table."""
-        values = self.values()
+        values = {**self.values(), "roi": roi_text(self.roi)}
         return _line(["" if values[name] is None else values[name] for name in COLUMNS])
+
+
+def roi_text(roi: Mapping[str, float | None]) -> str | None:
+    """Scores of regions of interest as the text of one cell, JSON; None without any."""
+    return json.dumps(roi) if roi else None
+
+
+def highest_roi(roi: Mapping[str, float | None]) -> str | None:
+    """Of several regions of interest the name of the one with the highest score; None where there
+    are not several, or none has one."""
+    known = {name: score for name, score in roi.items() if score is not None}
+    return max(known, key=lambda name: known[name]) if known and len(roi) > 1 else None
 
 
 def relative(score: float | None, threshold: float | None) -> float | None:

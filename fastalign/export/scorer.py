@@ -115,6 +115,10 @@ class Scorer(nn.Module):
                 "-1": "unsure: no threshold or no score",
             },
             "evidence": model.evidence.record(),
+            "regions_of_interest": {
+                name: limit if math.isfinite(limit) else None
+                for name, limit in model.roi_thresholds.items()
+            },
             "image_threshold": image,
             "pixel_threshold": pixel,
             "openvino": {"INFERENCE_PRECISION_HINT": "f32"},

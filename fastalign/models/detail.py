@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fastalign.roi import RegionsOfInterest
 
 
 class Measured(NamedTuple):
@@ -60,3 +64,11 @@ class Detail(NamedTuple):
     scale: Tensor
     coverage: Tensor
     regions: Tensor
+
+
+def roi_scores(roi: RegionsOfInterest, detail: Detail, index: int) -> dict[str, float | None]:
+    """The score of each region of interest in image ``index`` of a batch, by name; None where there
+    is none."""
+    scores = detail.regions[index].tolist()
+    known = [score if math.isfinite(score) else None for score in scores]
+    return dict(zip(roi.names, known, strict=True))

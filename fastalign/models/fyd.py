@@ -142,11 +142,11 @@ class FYD(RegionalModel):
         found = []
         limits = float(self.image_threshold), float(self.pixel_threshold)
         with torch.inference_mode():
-            part_area = self.density.part_area
+            part_area, roi = self.density.part_area, self.roi
             for name, size, image in tensors(source, self.config.image_size, self.depth):
                 detail = self.predict_detail(image[None].to(self.features.device))
                 why = self.evidence.reason(detail, 0)
-                found.append(Scored.of(name, size, detail, why, limits, part_area))
+                found.append(Scored.of(name, size, detail, why, limits, part_area, roi))
         return found
 
     def limit_memory(self, budget: int | None, images: int = 1) -> MemoryPlan:

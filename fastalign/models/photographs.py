@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastalign.errors import InputError
-from fastalign.models.detail import Detail
+from fastalign.models.detail import Detail, roi_scores
 from fastalign.regions import Region, find_regions
 from fastalign.verdict import Verdict, judge
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastalign.data import Depth
+    from fastalign.roi import RegionsOfInterest
 
 Pixels: TypeAlias = "npt.NDArray[Any] | Image.Image"
 Photographs: TypeAlias = (
@@ -41,6 +42,8 @@ class Scored:
         theta: ``[2,3]``, where the part lies, as :meth:`fastalign.FYD.align` gives it.
         reason: why the verdict is unsure; empty where there is a score.
         regions: places above the model's threshold of pixels, highest score first.
+        roi: the score of each region of interest by name, None where there is none; empty where the
+            whole part is judged.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Scored:
     theta: npt.NDArray[np.float32] = field(repr=False)
     reason: str = ""
     regions: tuple[Region, ...] = ()
+    roi: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -60,13 +64,15 @@ class Scored:
         reason: str,
         limits: tuple[float, float],
         part_area: float,
+        roi: RegionsOfInterest | None = None,
     ) -> Scored:
         """What the details of one photograph, of height and width ``size``, say with the
         thresholds of images and pixels, ``limits``."""
         score = float(detail.score[0])
         maps, theta = (of[0].cpu().numpy() for of in (detail.map, detail.theta))
-        regions = find_regions(maps, limits[1], size, theta=theta, part_area=part_area)
-        return cls(name, score, judge(score, limits[0]), maps, theta, reason, regions)
+        regions = find_regions(maps, limits[1], size, theta=theta, part_area=part_area, roi=roi)
+        scores = {} if roi is None else roi_scores(roi, detail, 0)
+        return cls(name, score, judge(score, limits[0]), maps, theta, reason, regions, scores)
 
 
 def tensors(

@@ -35,6 +35,7 @@ def annotation(
     else:
         segmentation = [[value for point in ring for value in point] for ring in contour]
     return {
+        **({"roi": region["roi"]} if "roi" in region else {}),
         "id": number,
         "image_id": image,
         "category_id": CATEGORY["id"],

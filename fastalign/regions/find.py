@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,21 +65,31 @@ class Region:
             of it that no aligned photograph shows are below 0 or above 1. None where the pose is
             not known.
         share: of the part that it takes, 0 to 1; None where the pose is not known.
+        roi: the region of interest that its peak lies in; None: the whole part is judged.
     """
 
     score: float
     photograph: Place
     part: Place | None
     share: float | None
+    roi: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: pixels to the hundredth, fractions to five digits."""
         return {
+            **({} if self.roi is None else {"roi": self.roi}),
             "score": self.score,
             "share_of_part": None if self.share is None else float(f"{self.share:.4g}"),
             "photograph": self.photograph.to_json(_PIXEL_DIGITS),
             "part": None if self.part is None else self.part.to_json(_FRACTION_DIGITS),
         }
+
+
+class Places(Protocol):
+    """Regions of interest of the part's frame by name."""
+
+    def name_at(self, x: float, y: float) -> str | None:
+        """The region at a place, in fractions of the frame; None: it is not judged."""
 
 
 def find_regions(
@@ -90,6 +100,7 @@ def find_regions(
     theta: npt.NDArray[np.floating[Any]] | None = None,
     part_area: float = 1.0,
     least_area: float = 0.0,
+    roi: Places | None = None,
 ) -> tuple[Region, ...]:
     """The regions of a map, highest score first; of equal ones the upper, then the left one.
 
@@ -104,6 +115,7 @@ def find_regions(
             those of ``torch.nn.functional.affine_grid``; None: not known.
         part_area: of the part, as a share of its frame.
         least_area: pixels of the photograph; smaller regions are left out.
+        roi: what of the part is judged; None: all of it.
     """
     found = judge_each(scores, threshold) == Verdict.ANOMALY
     if not found.any():
@@ -119,7 +131,13 @@ def find_regions(
         photograph = place.in_photograph()
         part = None if theta is None else _in_part(photograph, size, theta)
         share = None if part is None else min(1.0, part.area / part_area) if part_area > 0 else None
-        regions.append(Region(place.highest, photograph, part, share))
+        inside = None
+        if roi is not None:
+            # Without a pose the part's frame is the photograph's.
+            x, y = part.peak if part is not None else photograph.peak
+            wide, high = (1.0, 1.0) if part is not None else (size[1], size[0])
+            inside = roi.name_at(x / wide, y / high)
+        regions.append(Region(place.highest, photograph, part, share, inside))
     # Labels are in the order of reading, which sorting keeps.
     return tuple(sorted(regions, key=lambda region: -region.score))
 

@@ -224,7 +224,7 @@ def _run_lengths(outline: Mapping[str, Any]) -> _Places:
     if height * width > 1 << 28:
         raise InputError(f"run lengths of {width} x {height} pixels are too large.")
     if isinstance(counts, str):
-        return _compressed(size, counts)
+        counts = _expanded(counts)
     if not isinstance(counts, list):
         raise InputError("its run lengths have no counts.")
     runs = [_whole(run, "a run length", height * width) for run in counts]
@@ -234,18 +234,28 @@ def _run_lengths(outline: Mapping[str, Any]) -> _Places:
     return inside.reshape(width, height).T
 
 
-def _compressed(size: list[int], counts: str) -> _Places:
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise InputError(
-            "its run lengths are compressed: install pycocotools, or save polygons."
-        ) from None
-    try:
-        return np.asarray(mask.decode({"size": size, "counts": counts.encode()}), bool)
-    except Exception as error:
-        # Whatever the library says of counts that are none.
-        raise InputError(f"its run lengths cannot be read ({first_line(error)}).") from error
+def _expanded(text: str) -> list[int]:
+    """Run lengths of COCO's compressed form: numbers of 5 bits a character from ``0`` on, the
+    lowest first, whose sixth bit says that more follow; from the fourth on each less the one before
+    the last."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 40:
+            raise InputError(f"its compressed run lengths have a character {character!r}.")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            # The sign of what has ended.
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise InputError("its compressed run lengths are cut short.")
+    return runs
 
 
 # What both are made of -----------------------------------------------------------------------

@@ -78,6 +78,16 @@ class RegionsOfInterest:
             name: float((self.labels == number).mean()) for number, name in enumerate(self.names, 1)
         }
 
+    def name_at(self, x: float, y: float) -> str | None:
+        """The region at a place, in fractions of the picture; None: it is not judged."""
+        height, width = self.size
+        row, column = (
+            min(max(int(y * height), 0), height - 1),
+            min(max(int(x * width), 0), width - 1),
+        )
+        label = int(self.labels[row, column])
+        return self.names[label - 1] if label else None
+
     def at(self, size: tuple[int, int]) -> RegionsOfInterest:
         """The same at height and width ``size``: a pixel has the label that takes most of it.
 

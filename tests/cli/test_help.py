@@ -11,6 +11,7 @@ COMMANDS = (
     "predict",
     "watch",
     "serve",
+    "roi",
     "threshold",
     "export",
     "validate",

@@ -35,6 +35,8 @@ class StandInModel(torch.nn.Module):
     def align(self, images):
         return torch.eye(2, 3).expand(len(images), 2, 3)
 
+    roi, roi_thresholds = None, {}
+
     def predict_detail(self, images):
         score, maps = self(images)
         batch = len(images)

@@ -28,6 +28,8 @@ class BrightModel(torch.nn.Module):
         self.register_buffer("image_threshold", torch.tensor(0.25))
         self.register_buffer("pixel_threshold", torch.tensor(0.25))
 
+    roi = None
+
     def predict_detail(self, images):
         maps = images.mean(1) - 0.5
         batch = len(images)

@@ -177,6 +177,10 @@ BAD = {
     "no outline": (coco({"segmentation": []}), "neither a segmentation nor a bbox"),
     "odd": (coco({"segmentation": [[1, 2, 3]]}), "pairs"),
     "short runs": (coco({"segmentation": {"size": [40, 60], "counts": [9]}}), "of 9 pixels"),
+    "short compressed": (coco({"segmentation": {"size": [40, 60], "counts": "0"}}), "of 0 pixels"),
+    "cut compressed": (coco({"segmentation": {"size": [40, 60], "counts": "o"}}), "cut short"),
+    "no compressed": (coco({"segmentation": {"size": [40, 60], "counts": "~"}}), "character '~'"),
+    "huge compressed": (coco({"segmentation": {"size": [40, 60], "counts": "oooooooooo0"}}), "cha"),
     "negative run": (coco({"segmentation": {"size": [4, 6], "counts": [-9, 33]}}), "run length -9"),
 }
 
@@ -213,3 +217,12 @@ def test_masks_that_are_none_are_named(tmp_path):
     refused("losses", "mask.jpg")
     (tmp_path / "mask.json").write_text('{"shapes": [')
     refused("no JSON", "mask.json")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_compressed_run_lengths_are_those_of_cocos_own_library(tmp_path, seed):
+    library = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
+    mask = np.random.default_rng(seed).random(SIZE) > (0.5, 0.99, 0.01, 0.9)[seed]
+    counts = library.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    given = coco({"segmentation": {"size": [40, 60], "counts": counts}})
+    assert np.array_equal(read_regions(write(tmp_path, given)).at(SIZE).labels == 1, mask)

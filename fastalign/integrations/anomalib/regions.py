@@ -32,11 +32,11 @@ def find_regions(
     """
     maps, masks = (_planes(getattr(batch, name)) for name in ("anomaly_map", "pred_mask"))
     fyd = None if model is None else model.model.fyd
-    theta, part_area = [None] * len(maps), 1.0
+    theta, part_area, roi = [None] * len(maps), 1.0, None
     if fyd is not None:
         with torch.inference_mode():
             theta = list(fyd.predict_detail(batch.image).theta.double().cpu().numpy())
-        part_area = fyd.density.part_area
+        part_area, roi = fyd.density.part_area, fyd.roi
     paths = batch.image_path or [None] * len(maps)
     found = []
     for scores, mask, path, pose in zip(maps, masks, paths, theta, strict=True):
@@ -44,7 +44,15 @@ def find_regions(
         threshold = float(np.nanmin(inside)) - 1 if np.isfinite(inside).any() else None
         size = scores.shape if path is None else _size(path)
         found.append(
-            find(inside, threshold, size, theta=pose, part_area=part_area, least_area=least_area)
+            find(
+                inside,
+                threshold,
+                size,
+                theta=pose,
+                part_area=part_area,
+                least_area=least_area,
+                roi=roi,
+            )
         )
     return found
 

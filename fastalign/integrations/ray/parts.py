@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastalign.engine.table import COLUMNS, FILES
+from fastalign.engine.table import COLUMNS, FILES, roi_text
 from fastalign.engine.table import Row as ImageRow
 from fastalign.errors import InputError
 from fastalign.io import atomic_write
@@ -90,7 +90,7 @@ def write_part(
         sum(row.image.score is None or not math.isfinite(row.image.score) for row in rows),
         sum(row.image.verdict is Verdict.ANOMALY for row in rows),
     )
-    texts = ("path", "verdict", "reason")
+    texts = ("path", "verdict", "reason", "roi")
     fields = [
         ("index", pa.int64()),
         *((name, pa.string() if name in texts else pa.float32()) for name in _COLUMNS),
@@ -99,7 +99,14 @@ def write_part(
         *((name, pa.string()) for name in outputs),
     ]
     columns = [
-        {**row.image.values(), "index": row.index, "ms": row.ms, "model": model, **row.pictures}
+        {
+            **row.image.values(),
+            "roi": roi_text(row.image.roi),
+            "index": row.index,
+            "ms": row.ms,
+            "model": model,
+            **row.pictures,
+        }
         for row in rows
     ]
     about = {"job": job, "part": part, "content": images, **asdict(counts)}
