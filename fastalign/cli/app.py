@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fastalign.cli.bench import bench
+from fastalign.cli.compare import compare
 from fastalign.cli.demo import demo
 from fastalign.cli.evaluate import evaluate
 from fastalign.cli.export import export
@@ -28,7 +29,7 @@ _ABOUT = (
     "\n\nExample: fastalign fit data/screw --out screw.safetensors"
     "\n\nExit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad data or path, 4 bad model "
     "file, 5 device or backend not usable, or out of memory, 6 another process of the job lost, "
-    "130 interrupted, 143 terminated."
+    "7 compared models differ, 130 interrupted, 143 terminated."
 )
 
 app = typer.Typer(
@@ -69,6 +70,7 @@ for _command in (
     serve,
     roi,
     threshold,
+    compare,
     export,
     validate,
     bench,

@@ -1,5 +1,6 @@
 """Fit, evaluate and predict as library functions; the command line is a thin layer above them."""
 
+from fastalign.engine.compare import compare_models
 from fastalign.engine.evaluate import evaluate_category
 from fastalign.engine.fit import fit_category
 from fastalign.engine.predict import predict_paths
@@ -13,9 +14,11 @@ from fastalign.engine.results import (
     Skipped,
 )
 from fastalign.models.progress import NoProgress, Progress
+from fastalign.report.comparison import Comparison
 
 __all__ = [
     "Alignment",
+    "Comparison",
     "Evaluation",
     "FitOutcome",
     "ImageResult",
@@ -24,6 +27,7 @@ __all__ = [
     "Predictions",
     "Progress",
     "Skipped",
+    "compare_models",
     "evaluate_category",
     "fit_category",
     "predict_paths",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from fastalign.data import ImageDataset, Sample, fingerprint, open_category
 from fastalign.engine.environment import versions
@@ -25,7 +26,7 @@ from fastalign.engine.fit_images import keep_apart, open_samples
 from fastalign.engine.mistakes import count_mistakes
 from fastalign.engine.pipeline import Room
 from fastalign.engine.results import ImageResult, finite
-from fastalign.engine.scoring import thresholds
+from fastalign.engine.scoring import aligned_picture, thresholds
 from fastalign.errors import ConfigError, DataWarning, InputError
 from fastalign.io import atomic_write
 from fastalign.metrics import image_metrics
@@ -189,6 +190,8 @@ class CurveRun:
             with _quiet():
                 model = FYD(self._model.config).to(run.device)
                 model.fit(train, validation, seed=self._seed)
+            if self._model.roi is not None:
+                model.set_roi(self._model.roi, drawn_on=self._drawn_on)
         except (InputError, ConfigError) as error:
             return CurvePoint(size, draw, reason=str(error))
         limits = thresholds(model)
@@ -209,6 +212,14 @@ class CurveRun:
         seconds = time.monotonic() - began
         self._times.setdefault(size, []).append(seconds)
         return self._point(size, draw, measured.images, figures, limits.image, seconds)
+
+    @cached_property
+    def _drawn_on(self) -> Any:
+        """A training photograph as the model aligns it, in whose frame its regions are: ``[h,w,3]``
+        uint8."""
+        image = self._every[0].image[None].to(self._run.device)
+        with torch.inference_mode():
+            return aligned_picture(self._model.predict_detail(image), 0)[0]
 
     def _apart(self, chosen: ImageDataset) -> tuple[ImageDataset, ImageDataset | None]:
         """Training and validation images, by the rule of a fit and the share of the model's own."""

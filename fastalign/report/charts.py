@@ -109,23 +109,48 @@ def before_after(before: Sequence[float], after: Sequence[float], flags: Sequenc
 
     ``flags`` marks anomalous images, which are drawn as triangles.
     """
-    pairs = [
-        (a, b, flag)
-        for a, b, flag in zip(before, after, flags, strict=True)
-        if math.isfinite(a) and math.isfinite(b)
-    ]
+    return scatter(
+        list(zip(before, after, flags, strict=True)),
+        "residual before alignment",
+        "residual after",
+        f"Alignment residual of {count(len(before), 'image')}, before and after",
+    )
+
+
+def scatter(
+    points: Sequence[tuple[float, float, bool]],
+    x_label: str,
+    y_label: str,
+    label: str = "",
+    *,
+    line: float | None = None,
+) -> str:
+    """Two values of every image against each other, with the diagonal; nothing where none is
+    finite.
+
+    Args:
+        points: x, y, and whether the image is anomalous, which makes it a triangle.
+        x_label, y_label: of the axes.
+        label: of the whole; empty: both axes'.
+        line: drawn at this value of either axis.
+    """
+    pairs = [one for one in points if math.isfinite(one[0]) and math.isfinite(one[1])]
     if not pairs:
         return ""
     values = [value for a, b, _ in pairs for value in (a, b)]
+    values += [] if line is None else [line]
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or max(abs(high), 1.0) * 0.05
     low, high = low - pad, high + pad
     x, y = _axis(low, high, _LEFT, _WIDTH - _RIGHT), _axis(low, high, _HEIGHT - _BOTTOM, _TOP)
     ticks = _ticks(low, high)
     body = [
-        _frame(x, y, ticks, ticks, "residual before alignment", "residual after"),
+        _frame(x, y, ticks, ticks, x_label, y_label),
         _line("chance", x(low), y(low), x(high), y(high)),
     ]
+    if line is not None:
+        body.append(_line("threshold", x(line), y(low), x(line), y(high)))
+        body.append(_line("threshold", x(low), y(line), x(high), y(line)))
     for a, b, flag in pairs:
         px, py = x(a), y(b)
         if flag:
@@ -133,9 +158,7 @@ def before_after(before: Sequence[float], after: Sequence[float], flags: Sequenc
             body.append(f'<path class="dot anomaly" d="{shape}"/>')
         else:
             body.append(f'<circle class="dot good" cx="{px:.1f}" cy="{py:.1f}" r="3.4"/>')
-    return _svg(
-        "".join(body), f"Alignment residual of {count(len(pairs), 'image')}, before and after"
-    )
+    return _svg("".join(body), label or f"{y_label} over {x_label}")
 
 
 def by_number(points: Sequence[tuple[int, float]], y_label: str) -> str:

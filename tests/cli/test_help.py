@@ -13,6 +13,7 @@ COMMANDS = (
     "serve",
     "roi",
     "threshold",
+    "compare",
     "export",
     "validate",
     "bench",

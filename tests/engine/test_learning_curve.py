@@ -20,12 +20,18 @@ from fastalign.models.record import FitRecord
 def fits(make_model, monkeypatch):
     """Fits of stand-ins: numbers of training and validation images and seed of each in ``made``.
     The one with number ``failing`` finds no use for its images."""
-    found = SimpleNamespace(made=[], failing=None)
+    found = SimpleNamespace(made=[], rois=[], failing=None)
 
     class Fitted(type(make_model())):
         def __init__(self, config=None):
             super().__init__()
             self.record = FitRecord(seed=3, images={"train": 9, "validation": 3})
+
+        roi = None
+
+        def set_roi(self, roi, *, drawn_on):
+            assert drawn_on.shape == (32, 48, 3) and drawn_on.dtype == np.uint8
+            found.rois.append(roi)
 
         def fit(self, train, validation, *, seed):
             found.made.append((len(train), len(validation), seed))
@@ -120,6 +126,12 @@ def test_on_its_own_photographs_the_model_is_the_last_point(parts, fits, tmp_pat
     assert (9, 3, 3) not in fits.made and curve.notes == ()
     (own,) = [point for point in curve.points if point.photographs == 12]
     assert own.seconds is None and own.image_auroc == 1
+
+
+def test_regions_of_interest_are_those_of_every_fit(parts, fits):
+    fits.model.roi = "the model's"
+    curve_of(parts, None, fits)
+    assert fits.rois == ["the model's"] * 5
 
 
 def test_too_few_photographs_are_refused(category, fits):
