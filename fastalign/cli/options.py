@@ -104,6 +104,14 @@ LeastArea = Annotated[
         0,
     ),
 ]
+Drift = Annotated[
+    int,
+    whole(
+        "--drift",
+        "Drift (camera, light, focus) is told, falsely once in so many photographs on average; "
+        "0: not at all.",
+    ),
+]
 Layout = Annotated[
     str,
     typer.Option(

@@ -31,6 +31,7 @@ from fastalign.cli.options import (
 )
 from fastalign.cli.progress import make_progress
 from fastalign.cli.verdicts import print_predictions
+from fastalign.drift.settings import INTERVAL
 from fastalign.errors import ConfigError
 from fastalign.load import keep_freed_memory
 from fastalign.words import count, part_of
@@ -90,6 +91,15 @@ def predict(
     threshold: Threshold = None,
     pixel_threshold: PixelThreshold = None,
     least_area: LeastArea = 0.0,
+    drift: Annotated[
+        int | None,
+        whole(
+            "--drift",
+            "Drift (camera, light, focus) from one photograph to the next is told, falsely once in "
+            "so many photographs on average; 0: not at all.",
+            default=f"{INTERVAL}; with --engine ray, which has no order, not at all",
+        ),
+    ] = None,
     batch_size: Annotated[int, whole("--batch-size", "Images per forward pass.", 1)] = 1,
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
@@ -179,6 +189,11 @@ def predict(
                 "--overwrite is an option of the local engine; with --engine ray remove the "
                 "folder, or give another --out."
             )
+        if drift:
+            raise ConfigError(
+                "--drift is an option of the local engine: the processes of Ray score photographs "
+                "in no order; leave it out."
+            )
         if skip_bad:
             raise ConfigError(
                 "--skip-bad is an option of the local engine: with --engine ray an image that "
@@ -207,6 +222,7 @@ def predict(
         budget = None if memory_budget is None else parse_bytes(memory_budget)
         common |= {"skip_bad": skip_bad, "overwrite": overwrite, "gallery_images": gallery}
         common |= {"precision": precision, "runtime": runtime}
+        common["drift"] = INTERVAL if drift is None else drift
         _predict_here(model, sources, out, device, budget, batch_size, details, **common)
     else:
         raise ConfigError(f"--engine {engine!r}: use {LOCAL} or {RAY}.")

@@ -16,6 +16,7 @@ from fastalign.cli.options import (
     BitDepth,
     Debug,
     Device,
+    Drift,
     LeastArea,
     MemoryBudget,
     ModelFile,
@@ -27,6 +28,7 @@ from fastalign.cli.options import (
     runtime_within,
     set_threads,
 )
+from fastalign.drift.settings import INTERVAL
 from fastalign.errors import ConfigError, InputError
 from fastalign.load import keep_freed_memory
 
@@ -80,6 +82,7 @@ def serve(
     threshold: Threshold = None,
     pixel_threshold: PixelThreshold = None,
     least_area: LeastArea = 0.0,
+    drift: Drift = INTERVAL,
     max_megabytes: Annotated[
         float, real("--max-megabytes", "Of a photograph's file, in 10^6 bytes.", 0.001, 10_000)
     ] = 32.0,
@@ -147,6 +150,7 @@ def serve(
             threshold=threshold,
             pixel_threshold=pixel_threshold,
             least_area=least_area,
+            drift=drift,
             depth=depth,
             stop=stop,
             started=lambda address: typer.echo(f"serving {Path(model).name}: {address}"),

@@ -16,6 +16,7 @@ from fastalign.cli.options import (
     BitDepth,
     Debug,
     Device,
+    Drift,
     LeastArea,
     MemoryBudget,
     ModelFile,
@@ -27,6 +28,7 @@ from fastalign.cli.options import (
     runtime_within,
     set_threads,
 )
+from fastalign.drift.settings import INTERVAL
 from fastalign.load import keep_freed_memory
 
 
@@ -63,6 +65,7 @@ def watch(
     threshold: Threshold = None,
     pixel_threshold: PixelThreshold = None,
     least_area: LeastArea = 0.0,
+    drift: Drift = INTERVAL,
     settle: Annotated[
         float,
         real("--settle", "Seconds that a file must have stayed as it is to be complete.", 0),
@@ -170,6 +173,7 @@ def watch(
             threshold=threshold,
             pixel_threshold=pixel_threshold,
             least_area=least_area,
+            drift=drift,
             settle=settle,
             patience=patience,
             poll=poll,
@@ -195,6 +199,9 @@ def _print_json(line: dict[str, Any]) -> None:
 
 
 def _print(line: dict[str, Any]) -> None:
+    if line["event"] == "drift":
+        typer.echo(f"{'drift':<8} {'':>16}  {line['text']}")
+        return
     from fastalign.engine.table import highest_roi
 
     share = line["relative"]

@@ -18,6 +18,7 @@ from fastalign.engine.scoring import (
 from fastalign.engine.shapes import ShapeWatch
 from fastalign.engine.strangers import PartWatch
 from fastalign.engine.table import Row
+from fastalign.models.conditions import conditions_at
 from fastalign.models.detail import roi_scores
 from fastalign.models.evidence import NO_LIMITS
 from fastalign.regions import Region, find_regions
@@ -35,10 +36,19 @@ class Judging:
         model: what scores them.
         limits: thresholds in force.
         least_area: pixels of a photograph below which a region is left out.
+        conditions: whether rows say how the image was taken, for what is told of drift.
     """
 
-    def __init__(self, model: FYD, limits: Thresholds, least_area: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: FYD,
+        limits: Thresholds,
+        least_area: float = 0.0,
+        *,
+        conditions: bool = False,
+    ) -> None:
         self._limits = limits
+        self._aspect = (model.extra_metadata().get("aspect") or 1.0) if conditions else None
         self._least_area = least_area
         self._part_area = model.density.part_area
         self._roi = model.roi
@@ -75,6 +85,7 @@ class Judging:
             size=size,
             regions=self._regions(size, detail, index),
             roi={} if self._roi is None else roi_scores(self._roi, detail, index),
+            conditions=({} if self._aspect is None else conditions_at(detail, index, self._aspect)),
         )
 
     def _regions(self, size: tuple[int, int], detail: Detail, index: int) -> tuple[Region, ...]:

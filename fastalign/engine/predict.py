@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastalign.data import Depth, Source
+from fastalign.drift.normal import LEAST
+from fastalign.drift.settings import INTERVAL
+from fastalign.engine.drift import DRIFT, NO_NORMAL, DriftTable, drift_interval, monitor_of
 from fastalign.engine.inputs import Input, find_inputs
 from fastalign.engine.pictures import REGIONS, PictureOptions
 from fastalign.engine.pipeline import Room
@@ -42,6 +45,7 @@ def predict_paths(
     threshold: float | None = None,
     pixel_threshold: float | None = None,
     least_area: float = 0.0,
+    drift: int = INTERVAL,
     batch_size: int = 1,
     skip_bad: bool = False,
     overwrite: bool = False,
@@ -81,6 +85,10 @@ def predict_paths(
             masks as well.
         pixel_threshold: of masks, to use in place of the model's.
         least_area: pixels of a photograph below which a region is left out; its verdict stays.
+        drift: images between two false statements of drift on average
+            (:class:`fastalign.drift.DriftMonitor`); those that are made are the rows of
+            ``drift.csv``. 0: drift is not looked for. Images are taken to be in the order in which
+            they were made.
         batch_size: images per forward pass.
         skip_bad: an image that cannot be read makes a warning, where the default is an error after
             all others are scored.
@@ -104,6 +112,7 @@ def predict_paths(
         memory = whole_number("memory", memory)
     most = whole_number("gallery", gallery_images)
     least_area = real_number("least area", least_area, 0)
+    interval = drift_interval(drift)
     stored = thresholds(model)
     limits = stored.given(threshold, pixel_threshold)
     out = Path(out)
@@ -120,8 +129,24 @@ def predict_paths(
         regions = None
         if REGIONS in options.outputs:
             regions = stack.enter_context(RegionsFile(out, limits.pixel, least_area))
+        watched = None
+        if interval and (monitor := monitor_of(model, interval)) is not None:
+            watched = stack.enter_context(DriftTable(out / DRIFT, monitor))
+        elif interval and len(inputs) >= LEAST:
+            notes.append(NO_NORMAL)
         run = PredictionRun(
-            model, out, limits, options, table, page, notes, progress, depth, least_area, regions
+            model,
+            out,
+            limits,
+            options,
+            table,
+            page,
+            notes,
+            progress,
+            depth,
+            least_area,
+            regions,
+            watched,
         )
         progress.start("scoring", len(inputs))
         try:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastalign.data import Depth
+from fastalign.engine.drift import DriftTable
 from fastalign.engine.inputs import Input
 from fastalign.engine.judging import Judging
 from fastalign.engine.pictures import PictureOptions, PictureWriter
@@ -64,6 +65,7 @@ class PredictionRun:
         skipped: those that cannot be read.
         rows: of the table, one for each image of either kind.
         regions: the file of their regions; None: there is none.
+        drift: what watches for drift; None: nothing does.
     """
 
     def __init__(
@@ -79,12 +81,13 @@ class PredictionRun:
         depth: Depth | None,
         least_area: float = 0.0,
         regions: RegionsFile | None = None,
+        drift: DriftTable | None = None,
     ) -> None:
         self.model, self.out, self.limits, self.depth = model, out, limits, depth
         self.table, self.page, self.progress = table, page, progress
         self.writer = PictureWriter(out, options, limits)
-        self.judging = Judging(model, limits, least_area)
-        self.regions = regions
+        self.judging = Judging(model, limits, least_area, conditions=drift is not None)
+        self.regions, self.drift = regions, drift
         given = limits != thresholds(model)
         self.source = "given for this run" if given else threshold_source(model)
         self.notes = notes
@@ -181,6 +184,8 @@ class PredictionRun:
         self.table.add(row)
         if self.regions is not None:
             self.regions.add(row)
+        if self.drift is not None:
+            self.drift.add(row)
         self.rows.append(row)
 
     def result(self) -> Predictions:
@@ -189,9 +194,17 @@ class PredictionRun:
         if self.skipped:
             total = len(self.images) + len(self.skipped)
             warnings.append(f"{part_of(len(self.skipped), total, 'image')} could not be read")
-        limits = self.limits
+        limits, drift = self.limits, self.drift
+        if drift is not None:
+            warnings += drift.warnings()
         return Predictions(
-            self.out, self.images, limits.image, limits.pixel, self.skipped, warnings
+            self.out,
+            self.images,
+            limits.image,
+            limits.pixel,
+            self.skipped,
+            warnings,
+            [] if drift is None else list(drift.said),
         )
 
     def finish(self, inputs: list[Input], ended: str | None = None) -> None:
@@ -216,6 +229,7 @@ class PredictionRun:
             "threshold_source": self.source,
             "images": [row.values() for row in self.rows],
             "skipped": [{"path": item.path, "reason": item.reason} for item in result.skipped],
+            "drift": [said.to_json() for said in result.drift],
             "warnings": result.warnings,
         }
         text = json.dumps(finite(document), indent=2, allow_nan=False)

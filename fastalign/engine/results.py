@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastalign.drift.statement import Statement
 from fastalign.metrics.learning import LearningCurve
 from fastalign.regions import Region
 from fastalign.verdict import Verdict
@@ -206,7 +207,7 @@ class Prediction:
 @dataclass(frozen=True)
 class Predictions:
     """A finished ``predict``: scored images and those that could not be read, in the order of the
-    source."""
+    source, and what was said of drift meanwhile."""
 
     out: Path
     images: list[Prediction]
@@ -214,6 +215,7 @@ class Predictions:
     pixel_threshold: float | None
     skipped: list[Skipped]
     warnings: list[str]
+    drift: list[Statement] = field(default_factory=list)
 
     def of(self, verdict: Verdict) -> list[Prediction]:
         """The scored images with this verdict, highest score first."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from fastalign.engine.drift import DRIFT
 from fastalign.engine.regions_file import COCO, REGIONS
 from fastalign.engine.table import FILES, SCORES
 from fastalign.errors import ConfigError, InputError
@@ -174,7 +175,7 @@ def _remove(out: Path, rows: list[dict[str, str]]) -> None:
             for place, _, _ in os.walk(out / name, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(place)
-        for name in (REPORT, COCO, REGIONS, RESULTS, PREDICTIONS, SCORES):
+        for name in (REPORT, DRIFT, COCO, REGIONS, RESULTS, PREDICTIONS, SCORES):
             (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(error.filename or out, error) from error

@@ -56,6 +56,8 @@ class Row:
         regions: its places above the pixel threshold, highest score first.
         roi: the score of each region of interest, None where it has none; empty where the whole
             part is judged.
+        conditions: how it was taken, by statistic
+            (:func:`fastalign.models.conditions.conditions_at`); empty where nobody asked.
     """
 
     path: str
@@ -71,6 +73,7 @@ class Row:
     size: tuple[int, int] | None = None
     regions: tuple[Region, ...] = ()
     roi: Mapping[str, float | None] = field(default_factory=dict)
+    conditions: Mapping[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """The row by column; None where there is no value."""

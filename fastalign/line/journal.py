@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,6 +59,7 @@ class Journal:
 
     Args:
         path: the file; gone on with where it exists.
+        replay: given each line that there is.
 
     Attributes:
         photographs: how many have a line.
@@ -69,7 +70,7 @@ class Journal:
         InputError: it cannot be read or written, or a line of it is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, replay: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.path = path
         self._lock = threading.Lock()
         self._known = array("Q")
@@ -84,6 +85,8 @@ class Journal:
                     waiting[known[-1]] = line
             elif line["event"] == NOTIFIED:
                 waiting.pop(int(line["key"], 16), None)
+            if replay is not None:
+                replay(line)
         self._known.extend(sorted(known))
         self.unnotified = list(waiting.values())
 

@@ -53,6 +53,7 @@ class LineScorer:
         limits: thresholds in force.
         least_area: pixels of a photograph below which a region is left out.
         depth: of 16-bit files that state none, in place of the model's.
+        conditions: whether rows say how a photograph was taken, for what is told of drift.
     """
 
     def __init__(
@@ -62,12 +63,17 @@ class LineScorer:
         *,
         least_area: float = 0.0,
         depth: Depth | None = None,
+        conditions: bool = False,
     ) -> None:
         self.limits = limits
         self._model, self._least_area = model, least_area
         self._depth = depth or stored_depth(model)
-        self._judging = Judging(model, limits, least_area)
+        self._conditions = conditions
+        self._judging = self._fresh()
         self._judged = 0
+
+    def _fresh(self) -> Judging:
+        return Judging(self._model, self.limits, self._least_area, conditions=self._conditions)
 
     def read(self, path: Path) -> Photograph:
         """A photograph ``[h,w,3]`` from its file.
@@ -80,7 +86,7 @@ class LineScorer:
     def judge(self, name: str, image: Photograph) -> Judged:
         """The verdict on a photograph uint8 ``[h,w,3]``."""
         if self._judged % _KEPT == 0:
-            self._judging = Judging(self._model, self.limits, self._least_area)
+            self._judging = self._fresh()
         self._judged += 1
         detail = score_images(self._model, [image])
         return Judged(self._judging.row(name, image, detail, 0), detail.map[0])
@@ -91,8 +97,9 @@ class LineScorer:
 
 
 def told(row: Row) -> dict[str, Any]:
-    """A row with its regions, JSON-able."""
+    """A row with its regions and how the photograph was taken, JSON-able."""
     values = {name: value for name, value in row.values().items() if name not in _LABELS}
     height, width = row.size or (None, None)
     regions = [region.to_json() for region in row.regions]
-    return finite({**values, "width": width, "height": height, "regions": regions})
+    about = {"width": width, "height": height, "conditions": row.conditions, "regions": regions}
+    return finite({**values, **about})

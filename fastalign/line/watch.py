@@ -13,11 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fastalign.data import Depth
+from fastalign.drift.settings import INTERVAL
+from fastalign.engine.drift import NO_NORMAL, drift_interval, monitor_of
 from fastalign.engine.inputs import Input
 from fastalign.engine.pictures import PictureOptions, PictureWriter
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
+from fastalign.line.drift import DRIFT, LineDrift
 from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.messages import Messages
@@ -45,6 +48,7 @@ def watch_folder(
     threshold: float | None = None,
     pixel_threshold: float | None = None,
     least_area: float = 0.0,
+    drift: int = INTERVAL,
     settle: float = 1.0,
     patience: float = 10.0,
     poll: float | None = None,
@@ -75,6 +79,8 @@ def watch_folder(
         save_all: of good ones as well.
         picture_size: as in :func:`fastalign.engine.predict_paths`.
         threshold, pixel_threshold, least_area: as in :func:`fastalign.engine.predict_paths`.
+        drift: photographs between two false statements of drift on average, each of which is a line
+            as well; 0: drift is not looked for. Photographs are taken to come in their order.
         settle: seconds that a file must have stayed as it is.
         patience: seconds that a file which cannot be read is waited for before it gets its line.
         poll: seconds between two looks; None: 1, and 30 where events tell of changes.
@@ -98,6 +104,7 @@ def watch_folder(
     patience = real_number("patience", patience, 0, 3600)
     ahead = whole_number("ahead", ahead, 1, 1000)
     least_area = real_number("least area", least_area, 0)
+    interval = drift_interval(drift)
     for verdict in notify:
         if verdict not in VERDICTS:
             raise ConfigError(f"--notify {verdict!r}: use any of {', '.join(VERDICTS)}.")
@@ -108,16 +115,25 @@ def watch_folder(
     pause = CHECK_SECONDS if with_events else POLL_SECONDS
     pause = pause if poll is None else real_number("poll", poll, 0.01, 3600)
     limits = thresholds(model).given(threshold, pixel_threshold)
-    scorer = LineScorer(model, limits, least_area=least_area, depth=depth)
+    monitor = monitor_of(model, interval) if interval else None
+    drifting = LineDrift(monitor)
+    scorer = LineScorer(
+        model, limits, least_area=least_area, depth=depth, conditions=monitor is not None
+    )
     stop, note = stop or threading.Event(), note or _silent
     with ExitStack() as stack:
         stack.enter_context(reserve(out))
-        journal = Journal(out / JOURNAL)
+        journal = Journal(out / JOURNAL, drifting.replay)
         stack.callback(journal.close)
         if journal.photographs:
             note(f"{out / JOURNAL}: {journal.photographs} judged before, going on")
+        if interval and monitor is None:
+            note(NO_NORMAL)
+        left = drifting.unsaid()
         begin = {"image_threshold": limits.image, "pixel_threshold": limits.pixel}
-        journal.add("begin", {**begin, "folder": str(folder)})
+        journal.add("begin", {**begin, "folder": str(folder), **drifting.begin()})
+        for statement in left:
+            drifting.told(journal.add(DRIFT, statement.to_json()))
         notifier = Notifier(messages or Messages(), journal.add, os.path.abspath(folder))
         notifier.start()
         stack.callback(notifier.stop, _LAST_MESSAGES)
@@ -150,8 +166,13 @@ def watch_folder(
                 break
             written = judging.add(found)
             finder.done(found.arrival)
+            lines = [written]
+            for statement in drifting.add(written):
+                lines.append(journal.add(DRIFT, statement.to_json()))
+                drifting.told(lines[-1])
             if tell is not None:
-                tell(written)
+                for line in lines:
+                    tell(line)
         if finder.failure is not None:
             raise finder.failure
         journal.add("end", {"judged": judging.judged})

@@ -68,6 +68,9 @@ class FitRecord:
             :class:`fastalign.models.normal.NormalDistances`.
         regions_of_interest: what of the part is judged, the record of
             :class:`fastalign.models.interest.Interest`; None: all of it.
+        normal_conditions: how the normal images were taken, by statistic the record of
+            :class:`fastalign.drift.normal.Normal`; None: they are too few, or an earlier version
+            fitted.
         warnings: what the user has to know, in sentences.
         known_images: by which images of the fit are known again, the record of
             :class:`fastalign.models.known.KnownImages`.
@@ -92,6 +95,7 @@ class FitRecord:
     normal_whole: Mapping[str, float] | None = None
     normal_distances: Mapping[str, Any] | None = None
     regions_of_interest: Mapping[str, Any] | None = None
+    normal_conditions: Mapping[str, Any] | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None
     photographs: Mapping[str, Any] | None = None

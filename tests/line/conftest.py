@@ -10,7 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from fastalign.drift.normal import Normal
 from fastalign.models.detail import Detail
+
+# Of twenty photographs like those of `picture`, some darker and some brighter.
+BRIGHTNESS = Normal.of([0.43 + 0.005 * (7 * index % 20) for index in range(20)], 0.01)
+NORMAL = {"brightness": BRIGHTNESS.record()}
 
 
 class BrightModel(torch.nn.Module):
@@ -42,7 +47,7 @@ class BrightModel(torch.nn.Module):
         return Detail(score, maps, theta, valid, images, one, one, zero, zero, one, one, none)
 
     def extra_metadata(self):
-        return {"evidence": {}, "alignment": {"used": False}}
+        return {"evidence": {}, "alignment": {"used": False}, "normal_conditions": NORMAL}
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from fastalign import FYD, FYDConfig
+from fastalign.drift.normal import Normal
 from fastalign.engine.strangers import PartWatch
 from fastalign.errors import CollapseWarning, ConfigError, InputError, RunawayWarpWarning
+from fastalign.models.conditions import LIGHT, POSE, conditions_at
 from fastalign.models.detail import Detail
 from fastalign.models.evidence import NOT_FINITE, Evidence
 from fastalign.models.fitting.watch import Watch, warn_of
+from fastalign.models.record import FitRecord
 from fastalign.ops import affine, warp_affine
 from fastalign.storage import checkpoint as checkpoint_file
 from fastalign.verdict import Verdict, judge
@@ -94,6 +97,22 @@ def test_another_part_is_known_by_its_whole_and_a_defect_is_not(turned):
     assert len(watch.warnings()) == 1 and "2 images do not look" in watch.warnings()[0]
     # The score alone does not tell them apart from defects.
     assert (detail.score > model.image_threshold).all()
+
+
+def test_how_normal_images_were_taken_is_kept_and_is_what_scoring_finds(turned):
+    model, images, validation = turned
+    kept = model.record.normal_conditions
+    found = [
+        conditions_at(model.predict_detail(image[None]), 0, model.aspect)
+        for image in torch.cat([images, validation])
+    ]
+    assert {*LIGHT, *POSE, "coverage"} == set(kept)
+    for name, one in kept.items():
+        normal = Normal.from_record(one)
+        values = sorted(normal.placed(values[name]) for values in found)
+        assert normal.number == len(found) == 16
+        assert normal.values == pytest.approx(values, rel=1e-3, abs=1e-3), name
+    assert FitRecord.from_metadata(model.extra_metadata()).normal_conditions == kept
 
 
 def test_a_defect_is_found_at_its_place_in_the_photograph(turned):

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from fastalign.engine.results import finite
 from fastalign.line.serve.guard import Guard
 from fastalign.line.serve.metrics import TEXT
 from fastalign.line.serve.recent import TRUTHS, Shown
@@ -75,6 +76,10 @@ def make_app(service: Service) -> Any:
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=TEXT)
 
+    @app.get("/drift")
+    async def drift() -> Response:
+        return _json(finite(await anyio.to_thread.run_sync(service.drift)))
+
     @app.get("/photographs")
     async def photographs(request: Request) -> Response:
         _only(request, {"changes"})
@@ -82,7 +87,8 @@ def make_app(service: Service) -> Any:
             return Response(status_code=204)
         limits = service.limits
         about = {"image_threshold": limits.image, "pixel_threshold": limits.pixel}
-        return _json({**service.about, **about, **service.recent.summary()})
+        drift = [one["text"] for one in service.standing()]
+        return _json({**service.about, **about, "drift": drift, **service.recent.summary()})
 
     @app.get("/photographs/{name}/{what}")
     async def picture(name: str, what: str) -> Response:

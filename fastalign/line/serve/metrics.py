@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -52,6 +53,12 @@ class Metrics:
             "fastalign_about", "What runs; always 1.", ["version", "model"], registry=registry
         )
         about.labels(version, model).set(1)
+        self._drift = Gauge(
+            "fastalign_drift",
+            "Drift that stands: its size in its unit.",
+            ["statistic", "direction", "unit"],
+            registry=registry,
+        )
         ProcessCollector(registry=registry)
 
     def judged(self, verdict: str, seconds: float) -> None:
@@ -62,6 +69,13 @@ class Metrics:
     def refused(self, status: int) -> None:
         """One more request that got an error."""
         self._refused.labels(str(status)).inc()
+
+    def drift(self, standing: Sequence[Mapping[str, Any]]) -> None:
+        """The drifts that stand."""
+        self._drift.clear()
+        for one in standing:
+            labels = one["statistic"], one["direction"], one["unit"]
+            self._drift.labels(*labels).set(one["size"])
 
     def text(self) -> bytes:
         """All figures."""

@@ -98,6 +98,12 @@
     threshold.take(all.photographs, all.image_threshold, all.model);
     changes = String(all.changes);
     element("model").textContent = all.model;
+    element("drift").hidden = all.drift.length === 0;
+    element("drifts").replaceChildren(...all.drift.map((text) => {
+      const item = document.createElement("li");
+      item.textContent = text;
+      return item;
+    }));
     element("empty").hidden = all.photographs.length > 0;
     element("kept").textContent = all.kept ? "" : "What you judge here is forgotten when the server ends; start it with --out DIR to keep it.";
     const ids = new Set(all.photographs.map((photo) => photo.id));

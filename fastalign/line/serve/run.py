@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastalign.data import Depth, load_image
+from fastalign.drift.settings import INTERVAL
+from fastalign.engine.drift import drift_interval, monitor_of
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import stored_depth, thresholds
 from fastalign.errors import BackendError, InputError, extra
+from fastalign.line.drift import DRIFT, LineDrift
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.scorer import LineScorer
 from fastalign.line.serve.settings import Settings
@@ -53,6 +56,7 @@ def serve(
     threshold: float | None = None,
     pixel_threshold: float | None = None,
     least_area: float = 0.0,
+    drift: int = INTERVAL,
     depth: Depth | None = None,
     started: Callable[[str], Any] | None = None,
     stop: threading.Event | None = None,
@@ -66,6 +70,7 @@ def serve(
         out: folder for ``verdicts.jsonl``, in which a line is on the disk before its verdict is
             told, and feedback; None: nothing is kept.
         threshold, pixel_threshold, least_area: as in :func:`fastalign.engine.predict_paths`.
+        drift: as in :func:`fastalign.line.watch.watch_folder`; with ``out`` lines tell of it.
         depth: of 16-bit files that state none, in place of the model's.
         started: told the address, once requests are answered.
         stop: set before it began, it does not begin.
@@ -84,17 +89,26 @@ def serve(
 
     limits = thresholds(model).given(threshold, pixel_threshold)
     least_area = real_number("least area", least_area, 0)
-    scorer = LineScorer(model, limits, least_area=least_area, depth=depth)
+    interval = drift_interval(drift)
+    monitor = monitor_of(model, interval) if interval else None
+    drifting = LineDrift(monitor)
+    scorer = LineScorer(
+        model, limits, least_area=least_area, depth=depth, conditions=monitor is not None
+    )
     read = partial(load_image, depth=depth or stored_depth(model), most_pixels=settings.most_pixels)
     with ExitStack() as stack:
         journal = None
         if out is not None:
             stack.enter_context(reserve(Path(out)))
-            journal = Journal(Path(out) / JOURNAL)
+            journal = Journal(Path(out) / JOURNAL, drifting.replay)
             stack.callback(journal.close)
-            journal.add("begin", {"image_threshold": limits.image, "model": model_name})
+            left = drifting.unsaid()
+            begin = {"image_threshold": limits.image, "model": model_name}
+            journal.add("begin", {**begin, **drifting.begin()})
+            for statement in left:
+                drifting.told(journal.add(DRIFT, statement.to_json()))
         about = {"model": model_name, "version": fastalign.__version__, "kept": out is not None}
-        service = Service(scorer, settings, about, read, journal)
+        service = Service(scorer, settings, about, read, journal, drifting)
         config = uvicorn.Config(
             make_app(service),
             host=settings.host,

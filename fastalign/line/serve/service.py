@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ import anyio.to_thread
 import numpy as np
 from starlette.exceptions import HTTPException
 
+from fastalign.drift.statement import Statement
 from fastalign.errors import InputError
+from fastalign.line.drift import DRIFT, LineDrift
 from fastalign.line.journal import Journal, key_of, now
 from fastalign.line.scorer import LineScorer, Photograph, told
 from fastalign.line.serve.metrics import Metrics
@@ -35,6 +38,7 @@ class Service:
         about: what the page and ``/health`` say of the model: name, version.
         read: reads a photograph's file.
         journal: has a line for each verdict before it is told; None: nothing is kept.
+        drifting: watches for drift, with what the journal says of it taken in.
     """
 
     def __init__(
@@ -44,12 +48,17 @@ class Service:
         about: dict[str, Any],
         read: Callable[[Path], Photograph],
         journal: Journal | None,
+        drifting: LineDrift,
     ) -> None:
         self.settings, self.about, self.limits = settings, about, scorer.limits
         self._read, self._journal = read, journal
         self.worker = Worker(scorer, settings.most_waiting)
         self.recent = Recent(settings.kept, scorer.limits.pixel)
         self.metrics = Metrics(about["version"], about["model"], lambda: self.worker.waiting)
+        self._drifting = drifting
+        # Photographs drift in the order of their lines.
+        self._in_order = threading.Lock()
+        self.metrics.drift(drifting.standing())
         self._under_way = 0
 
     @contextlib.contextmanager
@@ -89,10 +98,13 @@ class Service:
         def keep() -> dict[str, Any]:
             line = {"id": uuid.uuid4().hex, "time": now(), **told(row), "bytes": len(data)}
             repeated = False
-            if self._journal is not None:
-                known = key_of(f"key\0{key}") if key else key_of(line["id"])
-                about = {**line, "key": known, "notify": False}
-                repeated = self._journal.add_photograph(about) is None
+            with self._in_order:
+                if self._journal is not None:
+                    known = key_of(f"key\0{key}") if key else key_of(line["id"])
+                    about = {**line, "key": known, "notify": False}
+                    repeated = self._journal.add_photograph(about) is None
+                if not repeated:
+                    self._tell(self._drifting.add(line))
             line["repeated"] = repeated
             if not repeated:
                 self.recent.add(line, image, scores)
@@ -106,6 +118,25 @@ class Service:
             shape = list(scores.shape)
             line = {**line, "map": {"shape": shape, "dtype": "<f4", "base64": values.decode()}}
         return line
+
+    def _tell(self, statements: list[Statement]) -> None:
+        for statement in statements:
+            plain = statement.to_json()
+            if self._journal is None:
+                self._drifting.told({"time": now(), **plain})
+            else:
+                self._drifting.told(self._journal.add(DRIFT, plain))
+        if statements:
+            self.metrics.drift(self._drifting.standing())
+
+    def standing(self) -> list[dict[str, Any]]:
+        """The drifts that stand."""
+        return self._drifting.standing()
+
+    def drift(self) -> dict[str, Any]:
+        """What stands of drift, what was said of it, and by what it is told."""
+        with self._in_order:
+            return self._drifting.summary()
 
     def feedback(self, name: str, truth: str | None) -> Shown | None:
         """Keep what somebody says of a photograph; None where it is not there any more."""

@@ -111,6 +111,7 @@ def fit(
         prior=threshold.prior,
         normal_whole=threshold.whole,
         normal_distances=None if threshold.distances is None else threshold.distances.record(),
+        normal_conditions=threshold.conditions,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.known.record(),
         photographs=photographs,

@@ -39,6 +39,8 @@ class Threshold:
         prior: of the Gaussians' covariances, as :class:`FitRecord` keeps it; None: none.
         warnings: what the user has to know, in sentences.
         distances: what thresholds of regions can be derived from; None: too large to be kept.
+        conditions: how the normal images were taken, as :class:`FitRecord` keeps it; None: they are
+            too few.
     """
 
     value: float
@@ -49,6 +51,7 @@ class Threshold:
     normal: Mapping[str, Any] | None = None
     whole: Mapping[str, float] | None = None
     distances: NormalDistances | None = None
+    conditions: Mapping[str, Any] | None = None
 
 
 @torch.no_grad()
@@ -155,4 +158,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     kept = None
     if unseen is not None:
         kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
-    return Threshold(value, source, views.evidence, prior, warnings, normal, whole, kept)
+    conditions = passes.conditions.settle(world, views.coverage)
+    return Threshold(
+        value, source, views.evidence, prior, warnings, normal, whole, kept, conditions
+    )

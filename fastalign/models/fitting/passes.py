@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastalign.models.fitting.conditions import NormalConditions
 from fastalign.models.fitting.gaussians import GaussianFit
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.source import ImageSource
@@ -36,6 +37,7 @@ class Passes:
         self.progress, self.world, self.plan = setting.progress, setting.world, setting.plan
         self._told: set[str] = set()
         self.views = NormalViews(rooms, setting)
+        self.conditions = NormalConditions(rooms, setting)
 
     def add(self, fit: GaussianFit, source: ImageSource) -> None:
         """All images of ``source`` into the band that ``fit`` has open."""
@@ -61,9 +63,11 @@ class Passes:
         rooms = self.rooms
         for images, positions in source.batches(self.plan.images, indices):
             found = rooms.pose.locate(images)
-            stages, theta = rooms.features.extract(warp(images, found.theta), found.theta)
+            aligned = warp(images, found.theta)
+            stages, theta = rooms.features.extract(aligned, found.theta)
             valid = rooms.maps.valid(theta)
             self.views.add(source, positions, images, found, theta)
+            self.conditions.add(source, positions, aligned, theta)
             yield Described(rooms.density.describe(stages), theta, valid)
             self.progress.advance(len(images))
 

@@ -25,11 +25,13 @@ _BATCH = 64
 
 class Views(NamedTuple):
     """What is asked of other images, the largest residual of a normal one, -inf without, and the
-    poses of all normal images, ``[N,2,3]`` on the CPU; None: they are not aligned."""
+    poses of all normal images, ``[N,2,3]`` on the CPU; None: they are not aligned; and the share of
+    the part that each normal image covers, by its place."""
 
     evidence: Evidence
     largest_residual: float
     poses: Tensor | None
+    coverage: dict[int, float]
 
 
 class NormalViews:
@@ -114,4 +116,5 @@ class NormalViews:
         residuals = [value for value in rows[:, 1].tolist() if math.isfinite(value)]
         evidence = Evidence(Usual.of_coverage(coverage), Usual.of_residuals(known))
         poses = rows[:, 3:].float().reshape(-1, 2, 3) if len(rows) else None
-        return Views(evidence, max(residuals, default=-math.inf), poses)
+        covered = dict(zip(first, coverage, strict=True))
+        return Views(evidence, max(residuals, default=-math.inf), poses, covered)

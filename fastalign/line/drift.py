@@ -1,0 +1,100 @@
+"""Drift of a line that is ended and begun again: what the journal says brings it back."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from fastalign.drift.monitor import DriftMonitor
+from fastalign.drift.statement import Statement
+from fastalign.line.journal import PHOTOGRAPH
+
+DRIFT = "drift"
+# Statements that are kept in memory.
+_KEPT = 100
+
+
+class LineDrift:
+    """Watches a line for drift; of one thread, or under one lock.
+
+    Its state follows from the photographs in the journal and their order. So none of its own is
+    kept: a run that begins gives it the lines that there are (:meth:`replay`).
+
+    Args:
+        monitor: what watches; None: nothing does.
+
+    Attributes:
+        said: the last statements.
+    """
+
+    def __init__(self, monitor: DriftMonitor | None) -> None:
+        self.monitor = monitor
+        self.said: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._open: list[Statement] = []
+
+    def begin(self) -> dict[str, Any]:
+        """For the line with which a run begins: by what photographs are held against."""
+        return {"drift": None if self.monitor is None else self.monitor.digest}
+
+    def replay(self, line: dict[str, Any]) -> None:
+        """Take a line of an earlier run in."""
+        if self.monitor is None:
+            return
+        if line["event"] == "begin" and line.get("drift") != self.monitor.digest:
+            # Of another model: what its photographs were like says nothing here.
+            self.monitor.reset()
+            self.said.clear()
+            self._open = []
+        elif line["event"] == PHOTOGRAPH:
+            self._open = self.add(line)
+        elif line["event"] == DRIFT:
+            self.told(line)
+            self._open = [one for one in self._open if _differs(one, line)]
+
+    def unsaid(self) -> list[Statement]:
+        """What the last photograph of an earlier run said, where the run was ended before its
+        line."""
+        unsaid, self._open = self._open, []
+        return unsaid
+
+    def told(self, line: dict[str, Any]) -> None:
+        """Keep the line of a statement."""
+        self.said.append({name: line[name] for name in line if name != "event"})
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, JSON-able."""
+        watched = {} if self.monitor is None else self.monitor.normal
+        return {
+            "watched": [
+                {
+                    "statistic": name,
+                    "normal_photographs": normal.number,
+                    "median": normal.median,
+                    "least": normal.values[0],
+                    "most": normal.values[-1],
+                }
+                for name, normal in watched.items()
+            ],
+            "photographs": 0 if self.monitor is None else self.monitor.photographs,
+            "interval": None if self.monitor is None else self.monitor.interval,
+            "standing": self.standing(),
+            "said": list(self.said),
+        }
+
+    def standing(self) -> list[dict[str, Any]]:
+        """The drifts that stand, JSON-able."""
+        if self.monitor is None:
+            return []
+        return [statement.to_json() for statement in self.monitor.standing]
+
+    def add(self, line: dict[str, Any]) -> list[Statement]:
+        """Take the line of a photograph; what is to be said with it."""
+        conditions = line.get("conditions")
+        if self.monitor is None or not conditions:
+            return []
+        return self.monitor.add(line["path"], conditions, (line["height"], line["width"]))
+
+
+def _differs(one: Statement, line: dict[str, Any]) -> bool:
+    keys = ("state", "statistic", "direction")
+    return any(getattr(one, key) != line.get(key) for key in keys)
