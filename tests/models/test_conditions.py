@@ -87,7 +87,9 @@ def detail(score):
     valid = torch.ones(2, 8, 8, dtype=torch.bool)
     theta = affine.identity(2)
     maps = torch.zeros(2, 64, 64)
-    return Detail(score, maps, theta, valid, images, one, one, one, one, one, 0.9 * one)
+    return Detail(
+        score, maps, theta, valid, images, one, one, one, one, one, 0.9 * one, score[:, None]
+    )
 
 
 def test_one_that_cannot_be_judged_says_that_alone():
