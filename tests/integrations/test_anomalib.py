@@ -157,6 +157,26 @@ def test_a_second_fit_begins_anew(category, fitted, make_engine, options, images
     assert torch.equal(model.model(images).pred_score, fitted[1].model(images).pred_score)
 
 
+def test_regions_of_interest_are_all_that_is_judged(datamodule, make_engine, options, tmp_path):
+    labels = np.zeros((64, 64), np.uint8)
+    labels[8:40, 8:30], labels[8:40, 34:60] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    model = Fyd(**{**options, "align": "none"}, roi=str(tmp_path / "mask.png"))
+    engine = make_engine()
+    engine.fit(model, datamodule=datamodule)
+    again = Fyd.load_from_checkpoint(engine.best_model_path)
+    assert again.model.fyd.roi_thresholds == model.model.fyd.roi_thresholds
+    found = engine.predict(model, datamodule=datamodule)
+    for batch in found:
+        maps, masks = batch.anomaly_map.view(-1, 64, 64), batch.pred_mask.view(-1, 64, 64)
+        assert torch.equal(maps.isnan(), torch.tensor(labels == 0).expand_as(maps))
+        assert batch.pred_score.isfinite().all() and not masks[:, labels == 0].any()
+    places = [place for batch in found for image in find_regions(batch, model) for place in image]
+    assert places and {place.roi for place in places} <= {"region 1", "region 2"}
+    with pytest.raises(InputError, match="cannot be read"):
+        Fyd(roi=str(tmp_path / "none.png"))
+
+
 def test_a_model_without_a_fit_says_so():
     with pytest.raises(ConfigError, match="not fitted"):
         Fyd().model(torch.rand(1, 3, 256, 256))
@@ -173,7 +193,7 @@ def test_every_option_of_the_model_is_an_argument():
     parameters = inspect.signature(Fyd.__init__).parameters
     for field in fields(FYDConfig):
         assert parameters[field.name].default == field.default, field.name
-    added = {"self", "seed", "validation_fraction", "precision", "runtime"}
+    added = {"self", "seed", "validation_fraction", "roi", "roi_photo", "precision", "runtime"}
     added |= {"pre_processor", "post_processor", "evaluator", "visualizer"}
     assert set(parameters) == added | {field.name for field in fields(FYDConfig)}
 

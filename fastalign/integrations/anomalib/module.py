@@ -31,6 +31,7 @@ from fastalign.models.config import FYDConfig
 from fastalign.models.fyd import FYD
 from fastalign.models.names import under
 from fastalign.numeric import real_number, seed_number
+from fastalign.roi import read_regions
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         validation_fraction: share of the normal training images kept apart for fastalign's own
             thresholds, which a model file written with ``model.fyd.save`` contains. anomalib's
             post-processor has its own, from its validation set.
+        roi, roi_photo: a file with regions of interest, and the photograph that they were drawn on,
+            see :meth:`fastalign.FYD.fit`; None: all of the part is judged.
         pre_processor: True: resize to ``image_size``. An own one must give that size and values in
             0..1, so no ``Normalize``: the model normalises by itself.
         precision: what the network computes in when it scores, see
@@ -68,6 +71,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         ConfigError: an option has no such value, the pre-processor normalises, or the fit's device
             does not compute in ``precision``.
         BackendError: ``runtime`` is not installed.
+        InputError: ``roi`` cannot be read.
     """
 
     model: FydModel
@@ -105,6 +109,8 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         search_images: int = 100,
         seed: int = 0,
         validation_fraction: float = 0.1,
+        roi: str | None = None,
+        roi_photo: str | None = None,
         precision: str | None = None,
         runtime: str = "auto",
         pre_processor: nn.Module | bool = True,
@@ -118,6 +124,9 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         validation_fraction = real_number(
             "validation fraction", validation_fraction, 0, 1, open_ended=True
         )
+        if roi is not None and roi_photo is None:
+            # A file that cannot be read, or is too coarse, is told before anything is collected.
+            read_regions(roi).at(config.image_size)
         FYD.check_precision(precision)
         FYD.check_runtime(runtime)
         if normalises(getattr(pre_processor, "transform", None)):
@@ -138,6 +147,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         self.config = config
         self.seed = seed
         self.validation_fraction = validation_fraction
+        self.roi, self.roi_photo = roi, roi_photo
         self.precision = precision
         self.runtime = runtime
         self.model = FydModel()
@@ -182,7 +192,14 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         with torch.inference_mode(False):
             fyd = FYD(replace(self.config, aspect=aspect)).to(self.device)
             try:
-                fyd.fit(train, validation or None, seed=self.seed, progress=progress)
+                fyd.fit(
+                    train,
+                    validation or None,
+                    seed=self.seed,
+                    progress=progress,
+                    roi=self.roi,
+                    roi_photo=self.roi_photo,
+                )
             finally:
                 progress.close()
         self.model.fyd = fyd.set_precision(self.precision).set_runtime(self.runtime, strict=False)
