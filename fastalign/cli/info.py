@@ -10,6 +10,7 @@ import typer
 from fastalign.cli.guard import guarded
 from fastalign.cli.numbers import flag
 from fastalign.cli.options import Debug
+from fastalign.cli.roi import describe_regions
 
 _UNKNOWN = "unknown to this installation; install fastalign again"
 
@@ -42,8 +43,12 @@ def info(
         about = about_model(model)
         if as_json:
             typer.echo(json.dumps(about, indent=2))
-        for name, value in () if as_json else about.items():
+            return
+        regions = about.pop("regions of interest")
+        for name, value in about.items():
             typer.echo(f"{name}: {_shown(value)}")
+        for line in describe_regions(regions):
+            typer.echo(line)
         return
     from fastalign.engine.info import collect
 
@@ -60,7 +65,7 @@ def info(
 
 
 def _shown(value: Any) -> str:
-    """A value in words: regions of interest and the like one behind the other."""
+    """A value in words."""
     if value is None:
         return "none"
     if isinstance(value, dict):

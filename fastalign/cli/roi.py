@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +13,6 @@ from fastalign.cli.guard import guarded, warn
 from fastalign.cli.numbers import flag
 from fastalign.cli.options import BitDepth, Debug, ModelFile
 from fastalign.errors import ConfigError
-
-if TYPE_CHECKING:
-    from fastalign import FYD
 
 
 @guarded
@@ -77,6 +76,7 @@ def roi(
         raise ConfigError("roi: --out is the aligned photograph: give PHOTO as well.")
     from fastalign import artifact
     from fastalign.data import parse_depth
+    from fastalign.engine.model_info import about_regions
     from fastalign.io import check_writable
 
     depth = parse_depth(bit_depth)
@@ -101,20 +101,20 @@ def roi(
         if kept.roi is not None:
             beside = target.with_suffix(".regions.png")
             typer.echo(f"{write_picture(beside, draw_regions(aligned.picture, kept.roi))}")
-    for line in describe_regions(kept):
+    for line in describe_regions(about_regions(kept)):
         typer.echo(line)
 
 
-def describe_regions(model: FYD) -> list[str]:
-    """What of the part a model judges, in lines."""
-    regions, limits = model.roi, model.roi_thresholds
+def describe_regions(regions: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
+    """What of the part a model judges, in lines, of what
+    :func:`fastalign.engine.model_info.about_regions` says of it."""
     if regions is None:
         return ["regions of interest: none, all of the part is judged"]
     lines = []
-    for name, share in regions.shares.items():
-        limit = limits[name]
-        shown = "none" if limit != limit else f"{limit:.6g}"
-        lines.append(
-            f"region of interest {name}: {100 * share:.3g} % of the frame, threshold {shown}"
-        )
+    for name, about in regions.items():
+        limit = about["threshold"]
+        known = limit is not None and not math.isnan(limit)
+        shown = f"{limit:.6g}" if known else "none"
+        share = f"{100 * about['share']:.3g} % of the frame"
+        lines.append(f"region of interest {name}: {share}, threshold {shown}")
     return lines

@@ -121,6 +121,7 @@ def parse_share(text: str) -> float:
 
 
 def _show(model: FYD, quantile: float | None) -> None:
+    from fastalign.engine.model_info import about_regions
     from fastalign.models.thresholds import above
 
     record = model.record
@@ -130,8 +131,8 @@ def _show(model: FYD, quantile: float | None) -> None:
     for name, limit, words in zip(("image", "pixel"), limits, sources, strict=True):
         shown = "none" if math.isnan(limit) else f"{limit:.6g}"
         typer.echo(f"{name} threshold: {shown} ({words})")
-    if model.roi is not None:
-        for line in describe_regions(model):
+    if (regions := about_regions(model)) is not None:
+        for line in describe_regions(regions):
             typer.echo(line)
     found = above(record, limits[0])
     if found is None:
