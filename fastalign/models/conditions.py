@@ -112,6 +112,20 @@ def normal_conditions(
     return found or None
 
 
+def with_coverage(
+    conditions: Mapping[str, Any] | None, coverage: Sequence[float]
+) -> dict[str, Any] | None:
+    """What a record keeps of the normal images, ``coverage`` of each being of something else, such
+    as of regions of interest."""
+    if not conditions or "coverage" not in conditions:
+        return None if conditions is None else dict(conditions)
+    before = Normal.from_record(conditions["coverage"])
+    found = Normal.of(coverage, before.tolerance)
+    if found is None:
+        return {name: one for name, one in conditions.items() if name != "coverage"}
+    return {**conditions, "coverage": replace(found, persistence=before.persistence).record()}
+
+
 def normal_of(
     conditions: Mapping[str, Any] | None, scores: Mapping[str, Any] | None
 ) -> dict[str, Normal]:

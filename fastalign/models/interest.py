@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import ConfigError, InputError
+from fastalign.models.conditions import with_coverage
 from fastalign.models.evidence import Evidence, Usual
 from fastalign.models.normal import NormalDistances
 from fastalign.models.record import FitRecord
@@ -38,6 +39,7 @@ _OF_WHOLE = (
     "normal_scores",
     "evidence",
     "normal_whole",
+    "normal_conditions",
 )
 
 
@@ -129,6 +131,7 @@ def judge_regions(rooms: Rooms, record: FitRecord, regions: RegionsOfInterest | 
     )
     maps.interest(labels, interest.gains)
     maps.set_thresholds(*[_common(interest)] * 2)
+    coverage = _coverage(rooms, room, normal)
     residual = (whole.normal_whole or {}).get("residual", math.inf)
     judged = replace(
         whole,
@@ -137,7 +140,8 @@ def judge_regions(rooms: Rooms, record: FitRecord, regions: RegionsOfInterest | 
         pixel_threshold_source=None,
         fitted_thresholds=None,
         normal_scores=interest.normal_scores(),
-        evidence=_evidence(rooms, room, whole, normal, len(regions.names)),
+        evidence=_evidence(whole, coverage, len(regions.names)),
+        normal_conditions=with_coverage(whole.normal_conditions, coverage),
         normal_whole=whole_record(wholes, residual),
     )
     return judged if not lost else replace(judged, warnings=[*(judged.warnings or ()), lost])
@@ -286,21 +290,20 @@ def _source(interest: Interest, quantile: float) -> str:
     return f"quantile {quantile:g} of {interest.of}, {where}"
 
 
-def _evidence(
-    rooms: Rooms,
-    room: RegionMaps,
-    whole: FitRecord,
-    normal: NormalDistances | None,
-    number: int,
-) -> dict[str, Any] | None:
+def _coverage(rooms: Rooms, room: RegionMaps, normal: NormalDistances | None) -> list[float]:
+    """The coverage of the regions in all normal images; empty where these are not aligned."""
+    if normal is None or normal.poses is None:
+        return []
+    support, coverage = rooms.density.support, []
+    for theta in normal.poses.to(rooms.density.device).split(_BATCH):
+        coverage += room.coverage(rooms.maps.valid(theta), support, theta).tolist()
+    return coverage
+
+
+def _evidence(whole: FitRecord, coverage: Sequence[float], number: int) -> Mapping[str, Any] | None:
     """What an image must show, by the coverage of the regions in normal images."""
-    if whole.evidence is None or normal is None:
-        return None if whole.evidence is None else dict(whole.evidence)
-    coverage: list[float] = []
-    if normal.poses is not None:
-        support = rooms.density.support
-        for theta in normal.poses.to(rooms.density.device).split(_BATCH):
-            coverage += room.coverage(rooms.maps.valid(theta), support, theta).tolist()
+    if whole.evidence is None:
+        return None
     words = "the region of interest"
     if number > 1:
         words = "the region of interest that it shows least of"

@@ -209,6 +209,11 @@ def test_a_defect_counts_where_its_region_is_and_nowhere_else(model, still):
         assert torch.equal(detail.score, detail.regions.amax(1))
         share = detail.map.isfinite().float().mean((1, 2))
         assert share.tolist() == pytest.approx([float((plate() > 0).mean())] * 3, rel=0.1)
+    # What is told of drift is of what is judged.
+    kept = model.record.normal_conditions["coverage"]["values"]
+    assert (min(kept), max(kept)) == pytest.approx(
+        (model.evidence.coverage.least, model.evidence.coverage.most)
+    )
     # One region alone: the other's defects are not looked at.
     model.set_roi(RegionsOfInterest(("left",), (regions.labels == 1).astype(np.uint8)))
     assert float(model.image_threshold) != 1.0
