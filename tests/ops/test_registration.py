@@ -102,11 +102,11 @@ SHAPES = {
 
 @every_case
 def test_fakes_have_the_strides_of_the_results(case, backend):
-    op = getattr(torch.ops.fastalign, case.op)
+    op, mode = getattr(torch.ops.fastalign, case.op), FakeTensorMode()
     for layout, (name, shape) in itertools.product(LAYOUTS, SHAPES.items()):
         arguments = case.make(Inputs(torch.float32, backend.device, layout, shape))
         real = as_tuple(backend.run(case.op, *arguments))
-        with FakeTensorMode() as mode:
+        with mode:
             fakes = [mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments]
             pretended = as_tuple(op(*fakes, backend=backend.name))
         for fake, out in zip(pretended, real, strict=True):
