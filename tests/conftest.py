@@ -30,6 +30,9 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "shared"))
 
 from forks import Forks  # noqa: E402
 
+# Until all is imported and collected, which stays to the end: see pytest_collection_finish.
+gc.disable()
+
 # Of pytest-xdist one process gets the tests of one file, and of all files whose names begin like
 # this, which share what they build, fit or import. What compiles longest comes first.
 SHARED = (
@@ -72,6 +75,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: garbage is not looked for in it."""
     gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Nor in what the tests have imported and made, when Python ends."""
     gc.freeze()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 from typing import Annotated
@@ -88,4 +89,8 @@ def main() -> None:
         # A file name may hold what the terminal's encoding has not, or no text at all.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="fastalign")
+    try:
+        app(prog_name="fastalign")
+    finally:
+        # At its end Python looks for garbage in all that was imported, a second for torch and timm.
+        gc.freeze()

@@ -90,6 +90,18 @@ def test_module_and_command_are_the_same():
     assert result.stdout.startswith("fastalign ")
 
 
+def test_an_end_looks_for_no_garbage_in_what_was_imported():
+    code = (
+        "import atexit, gc, sys\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 10_000))\n"
+        "from fastalign.cli import main\n"
+        "sys.argv = ['fastalign', 'nonsense']\n"
+        "main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "True\n")
+
+
 def options():
     """(command, name, kind of the value, option) of all commands, arguments left out."""
     from fastalign.cli.app import app

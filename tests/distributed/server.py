@@ -7,6 +7,7 @@ pickles.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -52,6 +53,8 @@ def main(store: str, *descriptors: str) -> None:
     """One process for each ``requests,results``, two numbers of open files."""
     torch.set_num_threads(1)
     pipes = [tuple(map(int, pair.split(","))) for pair in descriptors]
+    # What was imported is shared as long as nobody writes to it, as a search for garbage does.
+    gc.freeze()
     children = []
     for rank, own in enumerate(pipes):
         child = os.fork()
@@ -61,7 +64,8 @@ def main(store: str, *descriptors: str) -> None:
                 os.close(number)
             with open(own[0], "rb") as requests, open(own[1], "wb") as results:
                 serve(rank, len(pipes), store, requests, results)
-            return
+            # Clearing away all that was imported takes as long as importing it.
+            os._exit(0)
         children.append(child)
     for number in (number for pair in pipes for number in pair):
         os.close(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -43,10 +44,20 @@ def test_timm_is_imported_without_torchvisions_library(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_other_errors_are_what_they_are(monkeypatch):
+@pytest.mark.parametrize("looked_for", [True, False])
+def test_other_errors_are_what_they_are_and_garbage_is_looked_for_as_before(
+    monkeypatch, looked_for
+):
     def fail(name: str) -> None:
+        assert not gc.isenabled()
         raise RuntimeError("something else")
 
     monkeypatch.setattr(networks.importlib, "import_module", fail)
-    with pytest.raises(RuntimeError, match="something else"):
-        networks.load_timm()
+    before = gc.isenabled()
+    try:
+        (gc.enable if looked_for else gc.disable)()
+        with pytest.raises(RuntimeError, match="something else"):
+            networks.load_timm()
+        assert gc.isenabled() is looked_for
+    finally:
+        (gc.enable if before else gc.disable)()

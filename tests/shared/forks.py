@@ -7,6 +7,7 @@ of that number: to run a program with its process, to wait for a process with it
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -124,6 +125,8 @@ def _become(command: list[str], env: dict[str, str], out: int, err: int) -> None
 def main(number: str, *modules: str) -> None:
     for module in modules:
         importlib.import_module(module)
+    # Shared by all forks as long as nobody writes to it, as a search for garbage does.
+    gc.freeze()
     with socket.socket(fileno=int(number)) as asked:
         while True:
             text, files, _, _ = socket.recv_fds(asked, LARGEST, 2)
