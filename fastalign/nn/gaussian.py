@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import ConfigError
+from fastalign.nn.extended import Stored, extended
 from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
 from fastalign.nn.moments import Moments
 from fastalign.nn.prior import SHRINKAGE, CovariancePrior
@@ -208,6 +209,52 @@ class DenseGaussian(FittedGaussian):
         if not keep:
             self._sums = None
         return self
+
+    def extended(
+        self,
+        sums: Moments,
+        *,
+        strength: float = 0.0,
+        shrinkage: float | None = None,
+        min_count: int = 1,
+    ) -> DenseGaussian:
+        """A new one that has seen the images of ``sums`` besides, without the sums of the first;
+        see :mod:`fastalign.nn.extended`.
+
+        Arguments:
+            sums: of more images, :attr:`sums` of one of the same channels and size.
+            strength, shrinkage: of the prior and of the variances at ``finalize``; None: the
+                module's shrinkage.
+            min_count: images below which a location has no support.
+
+        Raises:
+            ConfigError: not fitted, or a covariance that is not positive definite.
+            ValueError: sums of other channels or another size.
+        """
+        mean, whitener = self.require_fit()
+        if sums.mean.shape != (len(whitener), self.channels):
+            raise ValueError(
+                f"DenseGaussian: sums of shape {list(sums.mean.shape)}, expected "
+                f"{[len(whitener), self.channels]}, locations and channels"
+            )
+        with _plain_tensors():
+            check_finite(sums)
+            found = extended(
+                Stored(mean.flatten(1), whitener, self.count.flatten()),
+                sums,
+                strength=strength,
+                shrinkage=self.shrinkage if shrinkage is None else shrinkage,
+                min_count=min_count,
+            )
+            joined = self.band(slice(None))
+            joined.min_count = min_count
+            tensors = {
+                "mean": found.mean.view(self.channels, *self.size),
+                "whitener": found.whitener,
+                "count": found.count.view(self.size),
+            }
+            joined.load_state_dict(tensors, assign=True)
+        return joined
 
     # Bands of rows --------------------------------------------------------------------------
 
