@@ -20,6 +20,7 @@ from fastalign.cli.predict import predict
 from fastalign.cli.roi import roi
 from fastalign.cli.serve import serve
 from fastalign.cli.threshold import threshold
+from fastalign.cli.update import update
 from fastalign.cli.validate import validate
 from fastalign.cli.watch import watch
 from fastalign.load import wait_passively
@@ -71,6 +72,7 @@ for _command in (
     serve,
     roi,
     threshold,
+    update,
     compare,
     export,
     validate,

@@ -13,6 +13,7 @@ from fastalign.engine.results import (
     Predictions,
     Skipped,
 )
+from fastalign.engine.update import UpdatedFile, update_file
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.report.comparison import Comparison
 
@@ -27,8 +28,10 @@ __all__ = [
     "Predictions",
     "Progress",
     "Skipped",
+    "UpdatedFile",
     "compare_models",
     "evaluate_category",
     "fit_category",
     "predict_paths",
+    "update_file",
 ]

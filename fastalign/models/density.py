@@ -161,6 +161,11 @@ class FeatureDensity(nn.Module):
         self.calibration.copy_(factor)
         return self
 
+    def take(self, gaussians: DenseGaussian) -> FeatureDensity:
+        """Score by these Gaussians, fitted to the same features; returns the room."""
+        self.gaussians = gaussians
+        return self
+
     def settle(self) -> None:
         """What is wanted of each stage, worked out once."""
         if self.directions is not None:

@@ -30,11 +30,11 @@ _PLACES = 256
 
 class Stored(NamedTuple):
     """Tensors of a fit: mean ``[C,H*W]`` float32, whitener ``[H*W,C(C+1)/2]`` of any storage, 0
-    without support, and count ``[H*W]`` int64."""
+    without support, and images by location ``[H*W]`` int64."""
 
     mean: Tensor
     whitener: Tensor
-    count: Tensor
+    images: Tensor
 
 
 def extended(

@@ -251,7 +251,7 @@ class DenseGaussian(FittedGaussian):
             tensors = {
                 "mean": found.mean.view(self.channels, *self.size),
                 "whitener": found.whitener,
-                "count": found.count.view(self.size),
+                "count": found.images.view(self.size),
             }
             joined.load_state_dict(tensors, assign=True)
         return joined

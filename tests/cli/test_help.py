@@ -13,6 +13,7 @@ COMMANDS = (
     "serve",
     "roi",
     "threshold",
+    "update",
     "compare",
     "export",
     "validate",

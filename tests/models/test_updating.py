@@ -1,0 +1,207 @@
+"""A fitted model that takes in more photographs."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fastalign import FYD
+from fastalign.errors import ConfigError, InputError
+from fastalign.models.fitting.gaussians import least_count
+from fastalign.models.known import KnownImages
+from fastalign.models.rooms import warp
+from fastalign.nn import DenseGaussian
+from fastalign.roi import RegionsOfInterest
+
+SIZE = 64
+QUICK = {"image_size": (SIZE, SIZE), "channels": 12, "align": "ica", "family": "translation"}
+
+
+def parts(number: int, seed: int, mark: bool = False) -> torch.Tensor:
+    """A bright ring on structured grey, shifted; ``mark``: with a stain at one place of it."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    found = []
+    for _ in range(number):
+        down, right = rng.integers(-4, 5, 2)
+        distance = np.hypot(y - 32 - down, x - 32 - right)
+        image = np.where(abs(distance - 16) < 4, 0.8, 0.35) + 0.05 * rng.normal()
+        image += 0.03 * np.sin(x / 3 + rng.uniform(0, 6))
+        image[30 + down : 34 + down, 44 + right : 52 + right] = 0.9
+        if mark:
+            stain = (y + x) // 3 % 2 * rng.uniform(0.4, 0.6)
+            place = slice(22 + down, 42 + down), slice(22 + right, 42 + right)
+            image[place] += stain[place]
+        image += rng.normal(0, 0.02, image.shape)
+        found.append(np.repeat(image.clip(0, 1)[None], 3, 0))
+    return torch.tensor(np.stack(found), dtype=torch.float32)
+
+
+TRAIN, VALIDATION = parts(20, 1), parts(4, 2)
+# Good parts of a kind that the fit has not seen, which it takes for anomalies.
+MARKED = parts(4, 3, mark=True)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return FYD(**QUICK).fit(TRAIN, VALIDATION, seed=0)
+
+
+@pytest.fixture
+def model(fitted):
+    return copy.deepcopy(fitted)
+
+
+def features_of(model, images):
+    found = model.pose.locate(images)
+    stages, theta = model.features.extract(warp(images, found.theta), found.theta)
+    return model.density.describe(stages), model.maps.valid(theta)
+
+
+def test_n_photographs_and_m_more_are_the_density_of_all(model):
+    """To the rounding of a stored float32 whitener, by the network and the template of the fit."""
+    with torch.no_grad(), model.as_in_a_fit():
+        every = [features_of(model, images[None]) for images in (*TRAIN, *VALIDATION, *MARKED)]
+        test, _ = features_of(model, parts(2, 8))
+    gaussians = model.density.gaussians
+    whole = DenseGaussian(gaussians.channels, gaussians.size)
+    for features, valid in every:
+        whole.update(features, valid)
+    whole.finalize(min_count=least_count(len(every), model.config.min_share))
+    before = gaussians.support
+    outcome = model.update(MARKED)
+    assert [one.name for one in outcome.taken] == [f"update image {i}" for i in range(4)]
+    joined = model.density.gaussians
+    assert len(joined.count.unique()) > 2 and torch.equal(joined.count[before], whole.count[before])
+    both = before & whole.support
+    assert torch.equal(joined.support & before, both) and both.float().mean() > 0.5
+    found, expected = joined(test)[:, both], whole(test)[:, both]
+    assert (found - expected).abs().max() < 1e-4 * expected.max()
+
+
+def test_false_alarms_are_known_then_and_a_defect_is_found(model, tmp_path):
+    defect = parts(1, 9)
+    defect[:, :, 10:22, 40:52] = 0.0
+    before = float(model(defect)[0])
+    outcome = model.update(MARKED)
+    assert all(one.before > outcome.before[0] for one in outcome.taken)
+    assert all(one.after < one.before and one.after < outcome.after[0] for one in outcome.taken)
+    assert float(model(defect)[0]) > outcome.after[0] and before > outcome.before[0]
+    assert model.record.images["update"] == 4
+    assert len(KnownImages.from_record(model.record.known_images).names) == 28
+    # Others of the kind score less than before, which nothing had seen.
+    path = tmp_path / "m.safetensors"
+    model.save(path)
+    again = FYD.load(path)
+    others = parts(3, 11, mark=True)
+    assert torch.equal(again(others)[0], model(others)[0])
+    assert again.record == FYD.load(path).record
+
+
+def test_others_of_their_kind_score_less(fitted, model):
+    others = parts(4, 12, mark=True)
+    model.update(MARKED)
+    assert (model(others)[0] < fitted(others)[0]).all()
+
+
+def test_thresholds_are_the_rule_of_the_fit_on_stored_and_new_scores(fitted, model):
+    outcome = model.update(MARKED)
+    normal = model.record.normal_scores
+    assert len(normal["scores"]) == 28
+    assert normal["of"].startswith("28 normal images") and "4 of them by updates" in normal["of"]
+    value = np.quantile(normal["scores"], model.config.threshold_quantile)
+    assert outcome.after[0] == pytest.approx(value, rel=1e-5)
+    assert outcome.after == (float(model.image_threshold), float(model.pixel_threshold))
+    assert "quantile 0.99 of 28 normal images" in model.record.threshold_source
+    # Each is scored without itself: above what it scores once it is in the density.
+    new = sorted(set(normal["scores"]) - set(fitted.record.normal_scores["scores"]))
+    assert len(new) == 4 and min(new) > min(one.after for one in outcome.taken)
+    assert outcome.normal == 24 and outcome.above_before >= outcome.above_after
+    # One more time: words and numbers go on.
+    model.update(parts(2, 20))
+    assert model.record.normal_scores["of"].startswith("30 normal images")
+    assert model.record.normal_scores["of"].endswith("6 of them by updates")
+
+
+def test_a_threshold_that_was_set_stays_and_may_be_kept(fitted, model):
+    model.set_threshold(7.5)
+    model.update(MARKED)
+    assert float(model.image_threshold) == float(model.pixel_threshold) == 7.5
+    # What the fit had set is what it would be by all of them.
+    plain = copy.deepcopy(fitted)
+    derived = plain.update(MARKED).after[0]
+    assert model.record.fitted_thresholds["image"] == pytest.approx(derived) != 7.5
+    assert derived != float(fitted.image_threshold)
+    kept = copy.deepcopy(fitted)
+    kept.update(MARKED, keep_threshold=True)
+    assert float(kept.image_threshold) == float(fitted.image_threshold)
+    assert kept.record.threshold_source == fitted.record.threshold_source
+
+
+def test_photographs_of_the_fit_copies_and_what_cannot_be_judged_are_left_out(model):
+    nothing = torch.zeros(3, SIZE, SIZE)
+    given = [TRAIN[2], MARKED[0], MARKED[0].clone(), (MARKED[0] * 255).round() / 255]
+    outcome = model.update([*given, VALIDATION[1]])
+    reasons = dict(outcome.left_out)
+    assert [one.name for one in outcome.taken] == ["update image 1"]
+    assert "the model was fitted on it" in reasons["update image 0"]
+    assert "the model was fitted on it" in reasons["update image 4"]
+    assert "a copy of another one" in reasons["update image 2"]
+    assert "a copy of another one" in reasons["update image 3"]
+    with pytest.raises(InputError, match=r"none of the 2 photographs can be taken in; .*fitted on"):
+        model.update([TRAIN[0], MARKED[0]])
+    with pytest.raises(InputError, match="cannot be judged"):
+        model.update([nothing])
+
+
+def test_what_is_nearly_a_photograph_of_the_fit_has_no_part_in_the_thresholds(model):
+    near = (TRAIN[3] + 0.002).clamp(0, 1)
+    outcome = model.update([near])
+    (one,) = outcome.taken
+    assert one.near == "training image 3"
+    assert len(model.record.normal_scores["scores"]) == 24 and outcome.before == outcome.after
+
+
+def test_regions_of_interest_get_thresholds_of_the_updated_density(model):
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    labels[8:56, 8:32], labels[8:56, 32:56] = 1, 2
+    model.set_roi(RegionsOfInterest(("left", "right"), labels))
+    before = model.roi_thresholds
+    outcome = model.update(MARKED)
+    after = model.roi_thresholds
+    assert model.roi.names == ("left", "right") and outcome.after == (1.0, 1.0)
+    assert all(after[name] != before[name] for name in before)
+    assert all(one.before > 1 > one.after for one in outcome.taken)
+    # Without the regions again it is the model that was updated without them.
+    model.set_roi(None)
+    assert len(model.record.normal_scores["scores"]) == 28
+
+
+def test_on_an_error_the_model_is_as_it_was(model, monkeypatch):
+    labels = np.full((SIZE, SIZE), 1, np.uint8)
+    model.set_roi(RegionsOfInterest(("all",), labels))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    record = model.record
+
+    def refuse(self, *args, **options):
+        raise ConfigError("not positive definite")
+
+    monkeypatch.setattr(DenseGaussian, "extended", refuse)
+    with pytest.raises(ConfigError, match="not positive definite"):
+        model.update(MARKED)
+    after = model.state_dict()
+    assert record is model.record and before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_model_without_thresholds_stays_without_and_one_that_is_not_fitted_is_refused():
+    with pytest.raises(ConfigError, match="not fitted"):
+        FYD(**QUICK).update(MARKED)
+    model = FYD(**{**QUICK, "align": "none"}).fit(TRAIN, seed=0)
+    outcome = model.update(MARKED[:1])
+    assert all(map(math.isnan, outcome.after)) and "no scores of normal" in outcome.warnings[0]
+    assert model.density.gaussians.count.unique().tolist() == [21]
