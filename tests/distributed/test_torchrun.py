@@ -73,23 +73,60 @@ def category(tmp_path_factory) -> Path:
     return write_category(tmp_path_factory.mktemp("data") / "bars", 11)
 
 
-def torchrun(*arguments: object, options: tuple[object, ...] = ()) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(
-        [*command, *map(str, options), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
+# What torchrun does, by its own functions, whose processes are forks of one that has imported what
+# they need: ``RESTARTS PROGRAM ARGUMENT...``.
+TORCHRUN = """
+import runpy, sys, uuid
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+def work(*command):
+    sys.argv = list(command)
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+
+config = LaunchConfig(
+    min_nodes=1, max_nodes=1, nproc_per_node=2, run_id=str(uuid.uuid4()), rdzv_backend="c10d",
+    rdzv_endpoint="localhost:0", max_restarts=int(sys.argv[1]), start_method="fork",
+)
+elastic_launch(config, work)(*sys.argv[2:])
+"""
+COMMAND = "from fastalign.cli import main\nmain()\n"
+
+
+@pytest.fixture(scope="module")
+def torchrun(forks, tmp_path_factory):
+    """``torchrun(program, *arguments, restarts=0)``: the program in two processes."""
+    python = forks(
+        "timm",
+        "torch.distributed.launcher.api",
+        "fastalign.cli",
+        "fastalign.engine",
+        "fastalign.models.fyd",
     )
+    folder = tmp_path_factory.mktemp("programs")
+    launcher, file = folder / "torchrun.py", folder / "program.py"
+    launcher.write_text(TORCHRUN)
+
+    def run(program: str, *arguments: object, restarts: int = 0):
+        file.write_text(program)
+        return python.run(launcher, restarts, file, *arguments, timeout=120)
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def fitted(category, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The model of an unbroken run on two processes, and the run."""
     out = tmp_path_factory.mktemp("two") / "m.safetensors"
-    done = torchrun("-m", "fastalign", "fit", category, "--out", out, *FLAGS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "fastalign", "fit", category, "--out", out, *FLAGS]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -114,11 +151,9 @@ def test_two_processes_fit_the_model_of_one(fitted, category, tmp_path):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_a_killed_process_starts_again_from_the_checkpoint(fitted, category, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
+def test_a_killed_process_starts_again_from_the_checkpoint(torchrun, fitted, category, tmp_path):
     out = tmp_path / "out" / "m.safetensors"
-    done = torchrun(script, "fit", category, "--out", out, *FLAGS, options=["--max-restarts=1"])
+    done = torchrun(KILLED, "fit", category, "--out", out, *FLAGS, restarts=1)
     assert done.returncode == 0, done.stderr
     # Three epochs of the first process, of which the third was broken off, and the third again.
     assert "exitcode: -9" in done.stderr or "Signal 9" in done.stderr or "SIGKILL" in done.stderr
@@ -128,15 +163,14 @@ def test_a_killed_process_starts_again_from_the_checkpoint(fitted, category, tmp
     assert sorted(path.name for path in out.parent.iterdir()) == ["m.safetensors"]
 
 
-def test_a_bad_image_ends_all_with_its_name(tmp_path):
+def test_a_bad_image_ends_all_with_its_name(torchrun, tmp_path):
     category = write_category(tmp_path / "bars", 11)
     bad = category / "good" / "07.png"
     bad.write_bytes(bad.read_bytes()[:60])
     out = tmp_path / "m.safetensors"
     # Without --timeout a process would wait for ten minutes.
-    done = torchrun(
-        "-m", "fastalign", "fit", category, "--out", out, "--align", "fa", "--no-teacher", *FLAGS
-    )
+    options = ("--out", out, "--align", "fa", "--no-teacher", *FLAGS)
+    done = torchrun(COMMAND, "fit", category, *options)
     assert done.returncode != 0 and not out.exists()
     assert done.stderr.count(f"{bad}: ") == 1, done.stderr
     assert "fitted on" not in done.stdout
