@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,9 @@ from fastalign.cli.options import (
 from fastalign.drift.settings import INTERVAL
 from fastalign.errors import ConfigError, InputError
 from fastalign.load import keep_freed_memory
+
+if TYPE_CHECKING:
+    from fastalign import FYD
 
 _MEGA = 1_000_000
 _LARGEST_TOKEN = 1000
@@ -98,6 +101,15 @@ def serve(
         real("--seconds", "That sending a photograph, and its verdict, may take.", 0.1, 3600),
     ] = 30.0,
     kept: Annotated[int, whole("--kept", "Photographs that the page shows.", 1, 1000)] = 100,
+    updates: Annotated[
+        bool,
+        typer.Option(
+            "--update/--no-update",
+            help="Whether the page may take false alarms, photographs marked as good, into the "
+            "model; its file as it was is kept beside it.",
+            metavar="",
+        ),
+    ] = True,
     memory_budget: MemoryBudget = None,
     device: Device = "cpu",
     precision: Precision = None,
@@ -116,6 +128,7 @@ def serve(
     from fastalign.engine.environment import open_device
     from fastalign.line.serve.run import require, serve
     from fastalign.line.serve.settings import Settings
+    from fastalign.line.serve.updating import ModelUpdater
     from fastalign.models.memory import parse_bytes
 
     require()
@@ -140,10 +153,14 @@ def serve(
         if budget is None:
             keep_freed_memory()
         chosen = runtime_within(budget, runtime)
-        fitted = artifact.load(model, target, precision=precision, runtime=chosen)
-        fitted.limit_memory(budget, 1)
+
+        def load() -> FYD:
+            fitted = artifact.load(model, target, precision=precision, runtime=chosen)
+            fitted.limit_memory(budget, 1)
+            return fitted
+
         serve(
-            fitted,
+            load(),
             settings,
             model_name=Path(model).name,
             out=out,
@@ -152,6 +169,7 @@ def serve(
             least_area=least_area,
             drift=drift,
             depth=depth,
+            updating=ModelUpdater(Path(model), load) if updates else None,
             stop=stop,
             started=lambda address: typer.echo(f"serving {Path(model).name}: {address}"),
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,8 +74,7 @@ def update_file(
     from fastalign import artifact
 
     target = Path(path if out is None else out)
-    check_writable(target)
-    with hold(target.with_name(f".{target.name}.fit"), lambda who: _busy(target, who)):
+    with reserve_model(target):
         model = artifact.load(path, device, runtime="torch")
         found = find_photographs(good)
         samples = [Sample(file, 0, "good", (), "train") for file in found.files]
@@ -86,6 +87,24 @@ def update_file(
         )
         skipped = [Skipped(str(item.path), item.reason) for item in dataset.skipped]
         return UpdatedFile(target, replace_file(model, target), changed, skipped)
+
+
+@contextmanager
+def reserve_model(path: Path) -> Iterator[None]:
+    """Keep a model's file for this process during the block.
+
+    Raises:
+        InputError: a fit or another update writes it, or it cannot be written.
+    """
+    check_writable(path)
+    lock = path.with_name(f".{path.name}.fit")
+    try:
+        with hold(lock, partial(_busy, path)):
+            yield
+    except OSError as error:
+        if error.filename == str(lock):
+            raise unwritable(path, error) from error
+        raise
 
 
 def replace_file(model: FYD, path: Path) -> Path | None:

@@ -75,6 +75,12 @@ class LineScorer:
     def _fresh(self) -> Judging:
         return Judging(self._model, self.limits, self._least_area, conditions=self._conditions)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the model's images."""
+        height, width = self._model.config.image_size
+        return height, width
+
     def read(self, path: Path) -> Photograph:
         """A photograph ``[h,w,3]`` from its file.
 

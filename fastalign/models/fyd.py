@@ -267,6 +267,7 @@ class FYD(RegionalModel):
         self,
         images: ImageDataset | Tensor | Sequence[Tensor],
         *,
+        names: Sequence[str] | None = None,
         keep_threshold: bool = False,
         progress: Progress | None = None,
     ) -> Update:
@@ -280,6 +281,7 @@ class FYD(RegionalModel):
 
         Arguments:
             images: as for :meth:`fit`.
+            names: of tensors, by which the model knows them later; None: by their numbers.
             keep_threshold: leave the thresholds as they are. With several regions of interest they
                 are derived all the same, since values of a region are multiples of its own.
             progress: told about the course.
@@ -296,7 +298,8 @@ class FYD(RegionalModel):
             raise ConfigError("the model is not fitted: call fit() first, update() adds to it.")
         progress = progress or NoProgress()
         with torch.inference_mode(False), torch.no_grad(), self.as_in_a_fit():
-            source = ImageSource(images, self.config.image_size, self.features.device, "update")
+            size, device = self.config.image_size, self.features.device
+            source = ImageSource(images, size, device, "update", names)
             updating = Updating(self.rooms, self.record, source, progress)
             chosen = updating.choose(self._details(source, range(len(source))))
             before, earlier = self._limits(), self.record

@@ -18,15 +18,19 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+import torch
 
 from fastalign.engine.predict import predict_paths
-from fastalign.errors import ConfigError
+from fastalign.errors import ConfigError, InputError
 from fastalign.line.serve import run
 from fastalign.line.serve.settings import Settings
+from fastalign.line.serve.updating import ModelUpdater, Updated
+from fastalign.models.update import Taken, Update
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: '.[serve]'")
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: '.[serve]'")
@@ -36,6 +40,7 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 TOKEN = "a-token-that-nobody-guesses"
+JSON = {"Content-Type": "application/json"}
 
 
 class Client:
@@ -102,6 +107,7 @@ def lengthened(app, script):
 def serving(model, monkeypatch, **options):
     """A server in a thread of this process; ``script`` runs behind that of its page."""
     out, script = options.pop("out", None), options.pop("script", "")
+    updating = options.pop("updating", None)
     servers, addresses = [], []
     made = run.make_server
 
@@ -122,7 +128,12 @@ def serving(model, monkeypatch, **options):
     thread = threading.Thread(
         target=run.serve,
         args=(model, settings),
-        kwargs={"model_name": "part.safetensors", "out": out, "started": started},
+        kwargs={
+            "model_name": "part.safetensors",
+            "out": out,
+            "started": started,
+            "updating": updating,
+        },
     )
     thread.start()
     assert ready.wait(20)
@@ -247,7 +258,6 @@ def bomb(width=40_000, height=40_000):
 
 
 IMAGE = {"Content-Type": "image/png"}
-JSON = {"Content-Type": "application/json"}
 NOBODY = "/photographs/nobody/feedback"
 # What is asked: method, path, body, headers; the status, and a word of the error.
 BAD = {
@@ -496,6 +506,126 @@ def test_loopback_needs_no_token_and_others_any_name():
     assert "line.example" in Settings(names=("line.example",)).hosts
 
 
+# Updates ------------------------------------------------------------------------------------------
+
+
+class Updates:
+    """In the place of a model's update: the threshold becomes 0.9, above everything."""
+
+    def __init__(self, model_class):
+        self.calls, self.wait = [], threading.Event()
+        self.wait.set()
+        self._model_class = model_class
+
+    def __call__(self, images, names):
+        self.calls.append((images, names))
+        assert self.wait.wait(20)
+        if len(images) > 2:
+            raise InputError("too many of them")
+        model = self._model_class()
+        model.image_threshold.fill_(0.9)
+        taken = [Taken(name, 0.5, 0.4) for name in names]
+        return Updated(
+            model, Update(taken, [], (0.25, 0.25), (0.9, 0.25)), Path("/x/m.before-1.st")
+        )
+
+
+@pytest.fixture
+def updates(model_class):
+    return Updates(model_class)
+
+
+def mark(client, name, truth="good"):
+    body = json.dumps({"truth": truth})
+    return client.ask("POST", f"/photographs/{name}/feedback", body, JSON)
+
+
+def ask_update(client, body="{}", headers=JSON):
+    answer, text = client.ask("POST", "/update", body, headers)
+    return answer.status, json.loads(text)
+
+
+def test_false_alarms_are_taken_into_the_model_without_a_restart(
+    serve, png, updates, tmp_path, read_lines
+):
+    with serve(updating=updates, out=tmp_path / "out") as client:
+        first = client.score(png(True), "?name=first.png")[1]
+        good = client.score(png(), "?name=good.png")[1]
+        assert first["verdict"] == "anomaly"
+        # What was called good is no false alarm, whoever says it is good.
+        mark(client, good["id"])
+        assert ask_update(client)[0] == 409 and not updates.calls
+        mark(client, first["id"])
+        updates.wait.clear()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask_update, client)
+            while not updates.calls:
+                time.sleep(0.01)
+            # Verdicts go on meanwhile, by the model as it was; another update does not begin.
+            assert client.score(png(True))[1]["verdict"] == "anomaly"
+            assert ask_update(client)[0] == 409
+            updates.wait.set()
+            status, told = asked.result()
+        assert status == 200 and told["image_threshold"] == [0.25, 0.9]
+        assert told["model_before"] == "m.before-1.st"
+        ((image,), (name,)) = updates.calls[0]
+        assert image.shape == (3, 16, 24) and image.dtype == torch.float32 and image.max() == 1
+        assert name == f"first.png ({first['id'][:8]})"
+        assert client.score(png(True))[1]["verdict"] == "good"
+        page = json.loads(client.get("/photographs"))
+        assert page["image_threshold"] == pytest.approx(0.9) and page["updates"]
+        (shown,) = [photo for photo in page["photographs"] if photo["id"] == first["id"]]
+        assert shown["taken"] and not shown["false_alarm"]
+        assert ask_update(client)[0] == 409
+    (line,) = read_lines(tmp_path / "out", "update")
+    assert line["taken"][0]["name"] == name and line["model_before"] == "m.before-1.st"
+
+
+def test_updates_that_fail_or_are_not_wanted_change_nothing(serve, png, updates):
+    with serve(updating=updates) as client:
+        for _ in range(3):
+            mark(client, client.score(png(True))[1]["id"])
+        assert ask_update(client) == (409, {"error": "too many of them"})
+        page = json.loads(client.get("/photographs"))
+        assert page["image_threshold"] == 0.25
+        assert all(photo["false_alarm"] for photo in page["photographs"])
+        for body, headers, status in (
+            ("[]", JSON, 400),
+            ("{", JSON, 400),
+            ('{"a": 1}', JSON, 400),
+            ("{}", {"Content-Type": "text/plain"}, 415),
+            ("{}", {**JSON, "Sec-Fetch-Site": "cross-site"}, 403),
+        ):
+            assert ask_update(client, body, headers)[0] == status
+        assert client.ask("POST", "/update?model=x", "{}", JSON)[0].status == 400
+        assert len(updates.calls) == 1
+    with serve() as client:
+        mark(client, client.score(png(True))[1]["id"])
+        status, told = ask_update(client)
+        assert status == 409 and "--no-update" in told["error"]
+        assert not json.loads(client.get("/photographs"))["updates"]
+
+
+def test_a_model_file_is_updated_under_its_lock_and_kept(model_class, tmp_path):
+    class Kept(model_class):
+        def update(self, images, names):
+            if not images:
+                raise InputError(f"{tmp_path}/m.st: nothing to take in")
+            return list(names)
+
+        def save(self, path):
+            Path(path).write_text("new")
+
+    file = tmp_path / "m.st"
+    file.write_text("old")
+    updating = ModelUpdater(file, Kept)
+    with pytest.raises(InputError, match=r"^m\.st: nothing"):
+        updating([], [])
+    found = updating([torch.zeros(3, 16, 24)], ["one"])
+    assert found.update == ["one"] and found.backup == tmp_path / "m.before-1.st"
+    assert file.read_text() == "new" and found.backup.exists()
+
+
 # The page -----------------------------------------------------------------------------------------
 
 
@@ -518,6 +648,7 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(strict_client):
 
 
 # Right twice, it is good; left, it is an anomaly; the slider to its upper end, and what it says.
+# The last one is good then, and taken into the model.
 USER = """
 const press = (key) => document.body.dispatchEvent(
   new KeyboardEvent("keydown", { key, bubbles: true }));
@@ -530,14 +661,23 @@ const ready = setInterval(() => {
   slider.value = slider.max;
   slider.dispatchEvent(new Event("input"));
   document.documentElement.dataset.after = document.getElementById("told").textContent;
+  for (const key of ["ArrowRight", "ArrowRight", "g"]) press(key);
+  const marked = setInterval(() => {
+    const take = document.getElementById("take");
+    if (take.textContent !== "Take 1 false alarm into the model") return;
+    clearInterval(marked);
+    take.click();
+    document.documentElement.dataset.sure = take.textContent;
+    take.click();
+  }, 20);
 }, 20);
 """
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_works_in_a_browser(serve, png, tmp_path):
+def test_the_page_works_in_a_browser(serve, png, updates, tmp_path):
     hostile = "<img src=x onerror=alert(1)>.png"
-    with serve(script=USER, out=tmp_path / "out") as client:
+    with serve(script=USER, out=tmp_path / "out", updating=updates) as client:
         for name, defect in (("first.png", True), ("good.png", False), (hostile, True)):
             answer, _ = client.ask("POST", f"/score?name={quote(name)}", png(defect), IMAGE)
             assert answer.status == 200
@@ -549,7 +689,11 @@ def test_the_page_works_in_a_browser(serve, png, tmp_path):
     assert page.count('class="panel"') == 3 and page.count('src="blob:') == 6
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page and "<img src=x" not in page
     # The newest is first, so that the second is good.png.
-    assert [photo["truth"] for photo in photos] == ["anomaly", "good", None]
+    assert [photo["truth"] for photo in photos] == ["anomaly", "good", "good"]
+    # Asked twice, the model takes in the one that it had called an anomaly.
+    assert 'data-sure="Yes, 1 photograph marked good, which it called an anomaly"' in page
+    assert [photo["taken"] for photo in photos] == [False, False, True]
+    assert "1 taken in. Threshold 0.25 → 0.9. The model as it was: m.before-1.st" in page
     assert 'data-before="2 of 3 are anomalies"' in page
     assert 'data-after="0 of 3 are anomalies' in page
     assert "0 good change to anomalies" in page and "2 anomalies change to good" in page

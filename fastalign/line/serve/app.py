@@ -106,15 +106,17 @@ def make_app(service: Service) -> Any:
             return _json({**shown.line, "truth": shown.truth})
         raise HTTPException(404, "photo.jpg, heat.png, map.npy or verdict.json")
 
+    @app.post("/update")
+    async def update(request: Request) -> Response:
+        _only(request, set())
+        if await _document(request, settings.seconds) != {}:
+            raise HTTPException(400, "send {}")
+        # To its end, whoever still waits.
+        return _json(await asyncio.shield(anyio.to_thread.run_sync(service.update)))
+
     @app.post("/photographs/{name}/feedback")
     async def feedback(name: str, request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise HTTPException(415, "send application/json")
-        try:
-            given = json.loads(await _body(request, _MOST_JSON, settings.seconds))
-        except (ValueError, RecursionError):
-            raise HTTPException(400, "this is no JSON") from None
+        given = await _document(request, settings.seconds)
         if not (isinstance(given, dict) and set(given) == {"truth"}):
             raise HTTPException(400, 'send {"truth": "good"}, "anomaly" or null')
         truth = given["truth"]
@@ -141,6 +143,17 @@ def _only(request: Request, names: set[str]) -> None:
     given = [name for name, _ in request.query_params.multi_items()]
     if not set(given) <= names or len(given) != len(set(given)):
         raise HTTPException(400, f"the query may have each once: {', '.join(sorted(names))}")
+
+
+async def _document(request: Request, seconds: float) -> Any:
+    """The JSON that was sent."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, "send application/json")
+    try:
+        return json.loads(await _body(request, _MOST_JSON, seconds))
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "this is no JSON") from None
 
 
 def _known(shown: Shown | None) -> Shown:

@@ -58,6 +58,7 @@
     const time = photo.time.slice(11, 19);
     add(card, "div", "small", `${time}, ${plural(photo.regions, "region", "regions")}`);
     if (photo.reason) add(card, "div", "small", photo.reason);
+    add(card, "div", "taken small");
     const choose = add(card, "div", "choose");
     for (const [truth, text] of [["good", "good"], ["anomaly", "anomaly"]]) {
       const button = add(choose, "button", "", text);
@@ -80,6 +81,7 @@
     for (const photo of all.photographs) {
       const card = shown.get(photo.id), now = threshold.judge(photo.score);
       card.className = `card ${now}`;
+      card.querySelector(".taken").textContent = photo.taken ? "taken into the model" : "";
       card.hidden = hide && now === "good";
       visible += card.hidden ? 0 : 1;
       card.querySelector(".verdict").textContent = now;
@@ -90,7 +92,48 @@
       }
       card.setAttribute("aria-current", String(photo.id === chosen));
     }
+    offer();
     element("count").textContent = all.judged ? `${visible} shown, ${all.judged} judged since the start` : "";
+  }
+
+  // False alarms into the model: asked for twice, since verdicts are others then.
+  let sure = false, underWay = false;
+  function offer() {
+    const alarms = all.photographs.filter((photo) => photo.false_alarm).length;
+    const button = element("take");
+    if (!alarms) sure = false;
+    element("taking").hidden = !all.updates || (!alarms && !element("taken").textContent);
+    button.hidden = !alarms;
+    button.disabled = underWay;
+    button.textContent = sure
+      ? `Yes, ${plural(alarms, "photograph", "photographs")} marked good, which it called ${alarms === 1 ? "an anomaly" : "anomalies"}`
+      : `Take ${plural(alarms, "false alarm", "false alarms")} into the model`;
+    element("leave").hidden = !sure || underWay;
+  }
+
+  async function takeIn() {
+    if (!sure) {
+      sure = true;
+      offer();
+      return;
+    }
+    [sure, underWay] = [false, true];
+    element("taken").textContent = "The model is being updated …";
+    offer();
+    let told = "no connection";
+    try {
+      const answer = await ask("update", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: "{}",
+      });
+      const found = await answer.json();
+      told = found.error ?? `${found.taken.length} taken in${found.left_out.length ? `, ${found.left_out.length} left out (${found.left_out[0].reason})` : ""}. ` +
+        `Threshold ${found.image_threshold.map((value) => (value === null ? "none" : Number(value.toPrecision(4)))).join(" → ")}. The model as it was: ${found.model_before}`;
+    } catch (error) { /* what was said stands */ }
+    underWay = false;
+    element("taken").textContent = told;
+    look();
   }
 
   function take(document_) {
@@ -132,7 +175,7 @@
     });
     if (!answer.ok) return;
     const photo = all.photographs.find((one) => one.id === id);
-    if (photo) photo.truth = truth;
+    if (photo) Object.assign(photo, await answer.json());
     threshold.tell();
     update();
   }
@@ -177,6 +220,11 @@
   function fade() {
     cards.style.setProperty("--heat-opacity", element("opacity").value / 100);
   }
+  element("take").addEventListener("click", takeIn);
+  element("leave").addEventListener("click", () => {
+    sure = false;
+    offer();
+  });
   element("opacity").addEventListener("input", fade);
   element("only").addEventListener("change", update);
   element("asked").addEventListener("submit", (event) => {

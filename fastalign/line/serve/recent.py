@@ -6,13 +6,16 @@ import io
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
+from fastalign.data.tensors import resized
 from fastalign.line.scorer import Photograph
 from fastalign.report.gallery import fit_inside
 from fastalign.report.heat import heat_rgba, scale_limits
@@ -30,21 +33,31 @@ class Shown:
         line: what was said of it.
         photo: a JPEG of it.
         map: float32 ``[H,W]``.
+        image: uint8 ``[3,h,w]`` as the model saw it, of an anomaly where models can be updated.
         truth: what somebody has said it is, ``"good"`` or ``"anomaly"``; None: nothing.
+        taken: the model has taken it in since.
     """
 
     number: int
     line: dict[str, Any]
     photo: bytes
     map: npt.NDArray[np.float32]
+    image: Tensor | None = None
     truth: str | None = None
+    taken: bool = False
+
+    @property
+    def is_false_alarm(self) -> bool:
+        """Whether somebody says that it is good, what the model knows nothing of so far."""
+        return self.image is not None and self.truth == "good" and not self.taken
 
     def summary(self) -> dict[str, Any]:
         """What the page needs of it."""
         names = ("id", "path", "time", "score", "relative", "verdict", "reason", "width", "height")
         about = {name: self.line[name] for name in names}
         regions = len(self.line["regions"])
-        return {"number": self.number, **about, "regions": regions, "truth": self.truth}
+        said = {"truth": self.truth, "taken": self.taken, "false_alarm": self.is_false_alarm}
+        return {"number": self.number, **about, "regions": regions, **said}
 
 
 class Recent:
@@ -53,11 +66,14 @@ class Recent:
     Args:
         most: how many.
         pixel_threshold: for the colours.
+        size: height and width of the model's images, where it can be updated; None: it cannot.
     """
 
-    def __init__(self, most: int, pixel_threshold: float | None) -> None:
-        self._most = most
-        self._threshold = math.nan if pixel_threshold is None else pixel_threshold
+    def __init__(
+        self, most: int, pixel_threshold: float | None, size: tuple[int, int] | None = None
+    ) -> None:
+        self._most, self._size = most, size
+        self.colour_by(pixel_threshold)
         self._shown: OrderedDict[str, Shown] = OrderedDict()
         self._lock = threading.Lock()
         self._changes = self._number = 0
@@ -65,12 +81,31 @@ class Recent:
     def add(self, line: dict[str, Any], image: Photograph, scores: npt.NDArray[np.float32]) -> None:
         """Take a photograph in, and let the oldest go."""
         photo = _photo(image)
+        kept = None
+        if self._size is not None and line["verdict"] == "anomaly":
+            kept = resized(image, self._size)
         with self._lock:
             self._number += 1
             self._changes += 1
-            self._shown[line["id"]] = Shown(self._number, line, photo, scores)
+            self._shown[line["id"]] = Shown(self._number, line, photo, scores, kept)
             while len(self._shown) > self._most:
                 self._shown.popitem(last=False)
+
+    def colour_by(self, pixel_threshold: float | None) -> None:
+        """Colours are those of this threshold from here on."""
+        self._threshold = math.nan if pixel_threshold is None else pixel_threshold
+
+    def false_alarms(self) -> list[Shown]:
+        """Those that somebody says are good, and the model called anomalies, the oldest first."""
+        with self._lock:
+            return [item for item in self._shown.values() if item.is_false_alarm]
+
+    def take(self, shown: Sequence[Shown]) -> None:
+        """The model has taken these in."""
+        with self._lock:
+            self._changes += 1
+            for item in shown:
+                item.taken = True
 
     def heat(self, shown: Shown) -> bytes:
         """A photograph's map in colour, a PNG with transparent places; made when it is asked for,

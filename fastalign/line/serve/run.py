@@ -25,6 +25,7 @@ from fastalign.line.serve.settings import Settings
 from fastalign.numeric import real_number
 
 if TYPE_CHECKING:
+    from fastalign.line.serve.updating import ModelUpdater
     from fastalign.models.fyd import FYD
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -58,6 +59,7 @@ def serve(
     least_area: float = 0.0,
     drift: int = INTERVAL,
     depth: Depth | None = None,
+    updating: ModelUpdater | None = None,
     started: Callable[[str], Any] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -72,6 +74,8 @@ def serve(
         threshold, pixel_threshold, least_area: as in :func:`fastalign.engine.predict_paths`.
         drift: as in :func:`fastalign.line.watch.watch_folder`; with ``out`` lines tell of it.
         depth: of 16-bit files that state none, in place of the model's.
+        updating: takes photographs that somebody says are good into the model; None: it stays as it
+            is.
         started: told the address, once requests are answered.
         stop: set before it began, it does not begin.
 
@@ -87,14 +91,18 @@ def serve(
     from fastalign.line.serve.app import make_app
     from fastalign.line.serve.service import Service
 
-    limits = thresholds(model).given(threshold, pixel_threshold)
     least_area = real_number("least area", least_area, 0)
     interval = drift_interval(drift)
     monitor = monitor_of(model, interval) if interval else None
     drifting = LineDrift(monitor)
-    scorer = LineScorer(
-        model, limits, least_area=least_area, depth=depth, conditions=monitor is not None
-    )
+
+    def scoring(judge: FYD) -> LineScorer:
+        limits = thresholds(judge).given(threshold, pixel_threshold)
+        return LineScorer(
+            judge, limits, least_area=least_area, depth=depth, conditions=monitor is not None
+        )
+
+    scorer = scoring(model)
     read = partial(load_image, depth=depth or stored_depth(model), most_pixels=settings.most_pixels)
     with ExitStack() as stack:
         journal = None
@@ -103,12 +111,12 @@ def serve(
             journal = Journal(Path(out) / JOURNAL, drifting.replay)
             stack.callback(journal.close)
             left = drifting.unsaid()
-            begin = {"image_threshold": limits.image, "model": model_name}
+            begin = {"image_threshold": scorer.limits.image, "model": model_name}
             journal.add("begin", {**begin, **drifting.begin()})
             for statement in left:
                 drifting.told(journal.add(DRIFT, statement.to_json()))
         about = {"model": model_name, "version": fastalign.__version__, "kept": out is not None}
-        service = Service(scorer, settings, about, read, journal, drifting)
+        service = Service(scorer, settings, about, read, journal, drifting, updating, scoring)
         config = uvicorn.Config(
             make_app(service),
             host=settings.host,

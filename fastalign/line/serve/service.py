@@ -10,23 +10,28 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import numpy as np
 from starlette.exceptions import HTTPException
 
+from fastalign.data.tensors import to_float
 from fastalign.drift.statement import Statement
-from fastalign.errors import InputError
+from fastalign.errors import FastalignError, InputError
 from fastalign.line.drift import DRIFT, LineDrift
 from fastalign.line.journal import Journal, key_of, now
 from fastalign.line.scorer import LineScorer, Photograph, told
 from fastalign.line.serve.metrics import Metrics
 from fastalign.line.serve.recent import Recent, Shown
 from fastalign.line.serve.settings import Settings
+from fastalign.line.serve.updating import ModelUpdater
 from fastalign.line.serve.worker import Busy, Worker, decode_bytes
 
-FEEDBACK = "feedback"
+if TYPE_CHECKING:
+    from fastalign.models.fyd import FYD
+
+FEEDBACK, UPDATE = "feedback", "update"
 
 
 class Service:
@@ -39,6 +44,8 @@ class Service:
         read: reads a photograph's file.
         journal: has a line for each verdict before it is told; None: nothing is kept.
         drifting: watches for drift, with what the journal says of it taken in.
+        updating: takes photographs into the model; None: it stays as it is.
+        scoring: makes what judges by the model from then on.
     """
 
     def __init__(
@@ -49,11 +56,17 @@ class Service:
         read: Callable[[Path], Photograph],
         journal: Journal | None,
         drifting: LineDrift,
+        updating: ModelUpdater | None = None,
+        scoring: Callable[[FYD], LineScorer] | None = None,
     ) -> None:
+        self._updating, self._scoring = updating, scoring
+        self._one_update = threading.Lock()
+        about = {**about, "updates": updating is not None}
         self.settings, self.about, self.limits = settings, about, scorer.limits
         self._read, self._journal = read, journal
         self.worker = Worker(scorer, settings.most_waiting)
-        self.recent = Recent(settings.kept, scorer.limits.pixel)
+        size = None if updating is None else scorer.image_size
+        self.recent = Recent(settings.kept, scorer.limits.pixel, size)
         self.metrics = Metrics(about["version"], about["model"], lambda: self.worker.waiting)
         self._drifting = drifting
         # Photographs drift in the order of their lines.
@@ -145,6 +158,43 @@ class Service:
             about = {key: shown.line[key] for key in ("id", "path", "verdict", "score")}
             self._journal.add(FEEDBACK, {**about, "truth": truth})
         return shown
+
+    def update(self) -> dict[str, Any]:
+        """Take what somebody says is good, and was called an anomaly, into the model; verdicts go
+        on meanwhile, and are those of the new one then."""
+        if self._updating is None or self._scoring is None:
+            raise HTTPException(409, "this server's model stays as it is (--no-update)")
+        if not self._one_update.acquire(blocking=False):
+            raise HTTPException(409, "the model is being updated; wait for its end")
+        try:
+            return self._update(self._updating, self._scoring)
+        finally:
+            self._one_update.release()
+
+    def _update(
+        self, updating: ModelUpdater, scoring: Callable[[FYD], LineScorer]
+    ) -> dict[str, Any]:
+        alarms = self.recent.false_alarms()
+        if not alarms:
+            raise HTTPException(
+                409, "no photograph that was called an anomaly is marked as good; mark some first"
+            )
+        images = [to_float(shown.image) for shown in alarms if shown.image is not None]
+        names = [f"{shown.line['path']} ({shown.line['id'][:8]})" for shown in alarms]
+        try:
+            found = updating(images, names)
+        except FastalignError as error:
+            raise HTTPException(409, str(error)) from None
+        scorer = scoring(found.model)
+        self.limits = scorer.limits
+        self.recent.colour_by(scorer.limits.pixel)
+        self.worker.go_on_with(scorer)
+        self.recent.take(alarms)
+        backup = None if found.backup is None else found.backup.name
+        told = {**found.update.to_json(), "model_before": backup}
+        if self._journal is not None:
+            self._journal.add(UPDATE, told)
+        return told
 
 
 def _busy() -> HTTPException:

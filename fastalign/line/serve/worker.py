@@ -58,6 +58,10 @@ class Worker:
         """Whether verdicts come: the last photographs did not all end in an error."""
         return self._thread.is_alive() and self._faults < MOST_FAULTS
 
+    def go_on_with(self, scorer: LineScorer) -> None:
+        """Judge by another model from the next photograph on."""
+        self._scorer = scorer
+
     def judge(self, name: str, image: Photograph) -> Future[Answer]:
         """The row and the map ``[H,W]`` of a photograph, when its turn has come. Cancel what
         nobody waits for any more.

@@ -29,6 +29,7 @@ class ImageSource:
         image_size: the height and width that they must have.
         device: where batches go.
         kind: what messages call them.
+        names: of tensors; None: by their numbers.
 
     Raises:
         InputError: no images, or some of another shape or range.
@@ -40,11 +41,13 @@ class ImageSource:
         image_size: tuple[int, int],
         device: torch.device,
         kind: str = "training",
+        names: Sequence[str] | None = None,
     ) -> None:
         from fastalign.data import ImageDataset
 
         self.device = device
         self._kind = kind
+        self._names = names
         self._image_size = image_size
         self._dataset = images if isinstance(images, ImageDataset) else None
         self._tensors: Sequence[Tensor] = ()
@@ -98,7 +101,7 @@ class ImageSource:
     def name(self, index: int) -> str:
         """What messages call an image: its file, or its number."""
         if self._dataset is None:
-            return f"{self._kind} image {index}"
+            return f"{self._kind} image {index}" if self._names is None else self._names[index]
         return str(self._dataset.samples[index].path)
 
     def glances(self, progress: Progress) -> Tensor:
