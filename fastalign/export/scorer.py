@@ -118,7 +118,8 @@ class Scorer(nn.Module):
             "regions_of_interest": {
                 name: limit if math.isfinite(limit) else None
                 for name, limit in model.roi_thresholds.items()
-            },
+            }
+            or None,
             "image_threshold": image,
             "pixel_threshold": pixel,
             "openvino": {"INFERENCE_PRECISION_HINT": "f32"},

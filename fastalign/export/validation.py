@@ -30,7 +30,15 @@ _BATCH = 4
 _SYNTHETIC = 4
 _TIMED = 10
 # What both say of themselves and has to be the same.
-_SAME = ("input.shape", "input.depth", "image_threshold", "pixel_threshold", "evidence", "config")
+_SAME = (
+    "input.shape",
+    "input.depth",
+    "image_threshold",
+    "pixel_threshold",
+    "regions_of_interest",
+    "evidence",
+    "config",
+)
 
 
 @dataclass

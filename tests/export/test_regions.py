@@ -107,3 +107,5 @@ def test_a_file_of_a_model_with_regions_holds(fitted, demo_data, tmp_path):
     photographs = [list_images(demo_data / f"test/{kind}")[0] for kind in ("good", "missing_screw")]
     found = validate_file(path, model, photographs)
     assert found.holds, found.problems
+    found = validate_file(path, model.set_roi(None), photographs)
+    assert any("regions_of_interest" in line for line in found.differing)

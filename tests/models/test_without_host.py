@@ -36,8 +36,15 @@ def _whitened(model: FYD) -> FYD:
     return model
 
 
+def _regions(model: FYD) -> FYD:
+    labels = torch.ones(model.config.image_size, dtype=torch.uint8)
+    labels[: len(labels) // 2] = 2
+    model.maps.interest(labels)
+    return model
+
+
 @pytest.mark.parametrize("method", ["forward", "predict_detail"])
-@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned, _whitened])
+@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned, _whitened, _regions])
 def test_an_image_becomes_a_map_on_its_device(change, method, on_gpu):
     model = on_gpu(change(FYD.load(KEPT)))
     images = torch.empty(2, 3, *model.config.image_size, device="cuda")
@@ -60,7 +67,7 @@ def test_a_look_at_a_value_is_seen(on_gpu, monkeypatch):
     assert host.found
 
 
-@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned, _whitened])
+@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned, _whitened, _regions])
 def test_the_whole_of_forward_is_one_graph(change, on_gpu):
     """As ``torch.compile`` and exports see it: no choice by a value breaks it."""
     model = on_gpu(change(FYD.load(KEPT)))
