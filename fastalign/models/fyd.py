@@ -245,6 +245,8 @@ class FYD(RegionalModel):
         regions = None if roi is None else as_regions(roi)
         if regions is not None and roi_photo is None:
             regions.at(self.config.image_size)
+        elif roi_photo is not None:
+            next(tensors(roi_photo, self.config.image_size, None))
         # Training has its gradients, and what it leaves can be scored with gradients, whatever mode
         # the caller is in.
         with torch.inference_mode(False), self.as_in_a_fit():

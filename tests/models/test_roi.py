@@ -4,6 +4,7 @@ has a part in it."""
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,11 +90,28 @@ def test_regions_follow_the_part_and_one_that_leaves_the_image_makes_it_unsure(m
 def test_a_line_thinner_than_the_smoothing_is_judged():
     labels = torch.zeros(64, 64, dtype=torch.uint8)
     labels[:, 30] = 1
-    maps = AnomalyMaps((64, 64), (16, 16), sigma=4.0).interest(labels)
+    # Of what is smoothed so widely a line has less than a twentieth.
+    maps = AnomalyMaps((64, 64), (16, 16), sigma=12.0).interest(labels)
     distance = torch.rand(1, 16, 16)
     found = maps.judged(distance)
     assert torch.equal(found.map[0].isfinite(), labels == 1)
     assert float(distance[0, :, 7].min()) < float(found.score) <= float(distance[0, :, 7].max())
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_places_without_support_have_no_part_in_a_region(maps, aligned):
+    theta = affine.identity(1) if aligned else None
+    support = torch.ones(8, 8, dtype=torch.bool)
+    support[:4] = False
+    distance = torch.rand(1, 8, 8)
+    plain = maps.judged(distance, theta, support)
+    found = maps.judged(torch.where(support, distance, 1e6), theta, support)
+    assert torch.equal(found.regions, plain.regions) and found.score.isfinite()
+    assert found.map[0, 8:12].isnan().any() and found.map[0, 18:].isfinite().all()
+    support[:, 4:] = False
+    assert maps.regions.supported(support).tolist() == [True, False]
+    assert maps.judged(distance, theta, support).regions[0].isfinite().tolist() == [True, False]
+    assert maps.coverage(maps.valid(theta), support, distance).tolist() == [0.0 if aligned else 1.0]
 
 
 def test_no_label_no_place_and_no_gain_of_nothing():
@@ -209,7 +227,10 @@ def test_a_defect_counts_where_its_region_is_and_nowhere_else(model, still):
         assert torch.equal(detail.score, detail.regions.amax(1))
         share = detail.map.isfinite().float().mean((1, 2))
         assert share.tolist() == pytest.approx([float((plate() > 0).mean())] * 3, rel=0.1)
-    # What is told of drift is of what is judged.
+    # What is told of drift, and of other parts, is of what is judged.
+    whole = Interest.from_record(model.record.regions_of_interest).before["normal_whole"]
+    found = model.record.normal_whole
+    assert found["residual"] == whole["residual"] and found["distance"] != whole["distance"]
     kept = model.record.normal_conditions["coverage"]["values"]
     assert (min(kept), max(kept)) == pytest.approx(
         (model.evidence.coverage.least, model.evidence.coverage.most)
@@ -272,6 +293,38 @@ def test_the_threshold_of_a_region_is_changed_by_itself(model, still):
     for bad, message in (("middle", "it has left, right"), ("left", "above 0")):
         with pytest.raises(ConfigError, match=message):
             model.set_threshold(-1.0, region=bad)
+
+
+def test_of_twins_the_largest_score_of_each_region_counts(model, still):
+    regions = drawn(model, still)
+    model.set_roi(regions)
+    rows = Interest.from_record(model.record.regions_of_interest).scores
+    kept = {**model.record.normal_distances, "groups": [0] * len(rows)}
+    twins = model.of_rooms(model.rooms, replace(model.record, normal_distances=kept))
+    twins.set_roi(regions)
+    interest = Interest.from_record(twins.record.regions_of_interest)
+    assert interest.scores == [[max(column) for column in zip(*rows, strict=True)]]
+    assert interest.of.startswith("1 normal image")
+
+
+def test_a_fit_carries_regions_from_the_photograph_that_they_were_drawn_on(monkeypatch):
+    given = {}
+    monkeypatch.setattr(FYD, "set_roi", lambda model, roi, **rest: given.update(roi=roi, **rest))
+    whole = RegionsOfInterest(("part",), np.ones((SIZE, SIZE), np.uint8))
+    photo = np.zeros((SIZE, SIZE, 3), np.uint8)
+    bare = FYD(**{**QUICK, "align": "none"})
+    bare.fit(photographs(2), roi=whole, roi_photo=photo)
+    assert given["roi"] is whole and given["drawn_on"] is photo
+    with pytest.raises(InputError, match="none.png"):
+        bare.fit(photographs(2), roi=whole, roi_photo="none.png")
+
+
+def test_a_region_where_normal_photographs_show_nothing_is_refused(model, still, monkeypatch):
+    none = torch.tensor([True, False])
+    monkeypatch.setattr("fastalign.models.region_maps.RegionMaps.supported", lambda *_: none)
+    with pytest.raises(InputError, match="region 'right' lies where too few"):
+        model.set_roi(drawn(model, still))
+    assert model.roi is None
 
 
 def test_a_model_that_keeps_no_distances_says_to_fit_again(model):
