@@ -24,6 +24,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastalign.engine.predict import predict_paths
 from fastalign.errors import ConfigError, InputError
@@ -162,6 +163,20 @@ def png(make_picture):
     return make
 
 
+@pytest.fixture
+def grey_png():
+    """The bytes of a photograph of one grey, nearly."""
+
+    def make(level):
+        image = np.full((32, 48, 3), level, np.uint8)
+        image[::2] = level + 4
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make
+
+
 def test_a_verdict_is_that_of_predict_and_in_the_journal_before_it_is_told(
     serve, png, tmp_path, model, read_lines
 ):
@@ -236,6 +251,37 @@ def test_what_somebody_says_of_a_photograph_is_kept(serve, png, tmp_path, read_l
     said = read_lines(tmp_path / "out", "feedback")
     assert [line["truth"] for line in said] == ["anomaly", None, "good"]
     assert {line["id"] for line in said} == {told["id"]}
+
+
+def test_drift_is_told_over_restarts_too(serve, grey_png, tmp_path, read_lines):
+    usual, dark = [118, 124, 121, 127, 119] * 3, [95, 91, 97, 93] * 5
+
+    def send(client, levels, start):
+        for index, level in enumerate(levels, start):
+            status, _ = client.score(grey_png(level), f"?name={index:03d}.png")
+            assert status == 200
+
+    with serve(out=tmp_path / "out") as client:
+        send(client, usual, 0)
+        quiet = json.loads(client.get("/drift"))
+        assert (quiet["standing"], quiet["said"], quiet["interval"]) == ([], [], 100_000)
+        assert [one["statistic"] for one in quiet["watched"]] == ["brightness", "unjudged"]
+        send(client, dark[:3], 15)
+    with serve(out=tmp_path / "out") as client:
+        send(client, dark[3:], 18)
+        drift = json.loads(client.get("/drift"))
+        (line,) = read_lines(tmp_path / "out", "drift")
+        (standing,) = drift["standing"]
+        del line["event"]
+        assert standing.items() <= line.items() and drift["said"] == [line]
+        # It began before the restart.
+        assert int(standing["since"][:3]) < 18 <= int(standing["at"][:3])
+        assert json.loads(client.get("/photographs"))["drift"] == [line["text"]]
+        gauge = 'fastalign_drift{direction="darker",statistic="brightness",unit="%"}'
+        assert f"{gauge} {line['size']}" in client.get("/metrics").decode()
+        send(client, 3 * usual, 35)
+        assert json.loads(client.get("/drift"))["standing"] == []
+        assert "fastalign_drift{" not in client.get("/metrics").decode()
 
 
 # Bad requests -------------------------------------------------------------------------------------
@@ -675,9 +721,11 @@ const ready = setInterval(() => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_page_works_in_a_browser(serve, png, updates, tmp_path):
+def test_the_page_works_in_a_browser(serve, png, grey_png, updates, tmp_path):
     hostile = "<img src=x onerror=alert(1)>.png"
-    with serve(script=USER, out=tmp_path / "out", updating=updates) as client:
+    with serve(script=USER, out=tmp_path / "out", updating=updates, kept=3) as client:
+        for index in range(20):
+            client.score(grey_png(90 + index % 3), f"?name={index}.png")
         for name, defect in (("first.png", True), ("good.png", False), (hostile, True)):
             answer, _ = client.ask("POST", f"/score?name={quote(name)}", png(defect), IMAGE)
             assert answer.status == 200
@@ -690,6 +738,7 @@ def test_the_page_works_in_a_browser(serve, png, updates, tmp_path):
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in page and "<img src=x" not in page
     # The newest is first, so that the second is good.png.
     assert [photo["truth"] for photo in photos] == ["anomaly", "good", "good"]
+    assert re.search(r"<li>the photographs are darker by \d+ % since 0\.png</li>", page)
     # Asked twice, the model takes in the one that it had called an anomaly.
     assert 'data-sure="Yes, 1 photograph marked good, which it called an anomaly"' in page
     assert [photo["taken"] for photo in photos] == [False, False, True]
