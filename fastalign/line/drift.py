@@ -10,6 +10,8 @@ from fastalign.drift.statement import Statement
 from fastalign.line.journal import PHOTOGRAPH
 
 DRIFT = "drift"
+# Lines that say by what photographs are held against from then on.
+_BEGINNINGS = ("begin", "update")
 # Statements that are kept in memory.
 _KEPT = 100
 
@@ -31,25 +33,40 @@ class LineDrift:
         self.monitor = monitor
         self.said: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._open: list[Statement] = []
+        self._held_against: str | None = None
 
     def begin(self) -> dict[str, Any]:
-        """For the line with which a run begins: by what photographs are held against."""
+        """For a line with which a run begins, or goes on with another model: what photographs are
+        held against."""
         return {"drift": None if self.monitor is None else self.monitor.digest}
 
     def replay(self, line: dict[str, Any]) -> None:
         """Take a line of an earlier run in."""
         if self.monitor is None:
             return
-        if line["event"] == "begin" and line.get("drift") != self.monitor.digest:
-            # Of another model: what its photographs were like says nothing here.
-            self.monitor.reset()
-            self.said.clear()
-            self._open = []
-        elif line["event"] == PHOTOGRAPH:
+        if line["event"] in _BEGINNINGS:
+            if line.get("drift") != self._held_against:
+                # By another model: what its photographs were like says nothing here.
+                self._forget()
+            self._held_against = line.get("drift")
+        elif line["event"] == PHOTOGRAPH and self._held_against == self.monitor.digest:
             self._open = self.add(line)
         elif line["event"] == DRIFT:
             self.told(line)
             self._open = [one for one in self._open if _differs(one, line)]
+
+    def go_on_with(self, monitor: DriftMonitor | None) -> None:
+        """Watch by another model, anew unless its normal photographs are the same."""
+        before = None if self.monitor is None else self.monitor.digest
+        if before != (None if monitor is None else monitor.digest):
+            self.monitor = monitor
+            self._forget()
+
+    def _forget(self) -> None:
+        if self.monitor is not None:
+            self.monitor.reset()
+        self.said.clear()
+        self._open = []
 
     def unsaid(self) -> list[Statement]:
         """What the last photograph of an earlier run said, where the run was ended before its

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastalign.data import Depth, load_image
+from fastalign.data.tensors import resized
 from fastalign.engine.judging import Judging
 from fastalign.engine.results import finite
-from fastalign.engine.scoring import Thresholds, score_images, stored_depth
+from fastalign.engine.scoring import Thresholds, score_resized, stored_depth
 from fastalign.engine.table import Row
 from fastalign.errors import InputError
+from fastalign.models.detail import Detail
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Judged:
 
     Attributes:
         row: as in every table.
-        map: ``[H,W]`` at the model's size, on its device, in the frame of the photograph.
+        map: ``[H,W]`` at the model's size, on the CPU, in the frame of the photograph.
     """
 
     row: Row
@@ -46,7 +48,10 @@ class Judged:
 
 
 class LineScorer:
-    """Judges photographs as ``fastalign predict`` does, by the same code; of one thread.
+    """Judges photographs as ``fastalign predict`` does, by the same code.
+
+    Three steps, so that the model's thread need do no other work: :meth:`prepare` and :meth:`say`
+    are for any thread, :meth:`score` is for one.
 
     Args:
         model: a fitted model; the device it is on is used.
@@ -91,10 +96,23 @@ class LineScorer:
 
     def judge(self, name: str, image: Photograph) -> Judged:
         """The verdict on a photograph uint8 ``[h,w,3]``."""
+        return self.say(name, image, self.score(self.prepare(image)))
+
+    def prepare(self, image: Photograph) -> torch.Tensor:
+        """A photograph uint8 ``[h,w,3]`` at the model's size, uint8 ``[3,H,W]``."""
+        return resized(image, self._model.config.image_size)
+
+    def score(self, prepared: torch.Tensor) -> Detail:
+        """What the model says of what :meth:`prepare` gave, on the CPU."""
+        detail = score_resized(self._model, [prepared])
+        # Fetched here, so that one thread alone uses a device.
+        return Detail(*(found.cpu() for found in detail))
+
+    def say(self, name: str, image: Photograph, detail: Detail) -> Judged:
+        """The verdict on a photograph uint8 ``[h,w,3]`` that the model has scored."""
         if self._judged % _KEPT == 0:
             self._judging = self._fresh()
         self._judged += 1
-        detail = score_images(self._model, [image])
         return Judged(self._judging.row(name, image, detail, 0), detail.map[0])
 
     def unread(self, name: str, error: InputError | str) -> Row:

@@ -25,6 +25,7 @@ from fastalign.line.serve.settings import Settings
 from fastalign.numeric import real_number
 
 if TYPE_CHECKING:
+    from fastalign.drift.monitor import DriftMonitor
     from fastalign.line.serve.updating import ModelUpdater
     from fastalign.models.fyd import FYD
 
@@ -93,13 +94,20 @@ def serve(
 
     least_area = real_number("least area", least_area, 0)
     interval = drift_interval(drift)
-    monitor = monitor_of(model, interval) if interval else None
-    drifting = LineDrift(monitor)
+
+    def watching(judge: FYD) -> DriftMonitor | None:
+        return monitor_of(judge, interval) if interval else None
+
+    drifting = LineDrift(watching(model))
 
     def scoring(judge: FYD) -> LineScorer:
         limits = thresholds(judge).given(threshold, pixel_threshold)
         return LineScorer(
-            judge, limits, least_area=least_area, depth=depth, conditions=monitor is not None
+            judge,
+            limits,
+            least_area=least_area,
+            depth=depth,
+            conditions=drifting.monitor is not None,
         )
 
     scorer = scoring(model)
@@ -116,7 +124,9 @@ def serve(
             for statement in left:
                 drifting.told(journal.add(DRIFT, statement.to_json()))
         about = {"model": model_name, "version": fastalign.__version__, "kept": out is not None}
-        service = Service(scorer, settings, about, read, journal, drifting, updating, scoring)
+        service = Service(
+            scorer, settings, about, read, journal, drifting, updating, scoring, watching
+        )
         config = uvicorn.Config(
             make_app(service),
             host=settings.host,

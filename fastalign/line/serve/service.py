@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import numpy as np
+import numpy.typing as npt
 from starlette.exceptions import HTTPException
 
 from fastalign.data.tensors import to_float
@@ -29,9 +30,16 @@ from fastalign.line.serve.updating import ModelUpdater
 from fastalign.line.serve.worker import Busy, Worker, decode_bytes
 
 if TYPE_CHECKING:
+    import torch
+
+    from fastalign.drift.monitor import DriftMonitor
     from fastalign.models.fyd import FYD
 
 FEEDBACK, UPDATE = "feedback", "update"
+
+
+def _nothing(model: FYD) -> None:
+    return None
 
 
 class Service:
@@ -46,6 +54,7 @@ class Service:
         drifting: watches for drift, with what the journal says of it taken in.
         updating: takes photographs into the model; None: it stays as it is.
         scoring: makes what judges by the model from then on.
+        watching: makes what watches for drift from then on.
     """
 
     def __init__(
@@ -58,12 +67,13 @@ class Service:
         drifting: LineDrift,
         updating: ModelUpdater | None = None,
         scoring: Callable[[FYD], LineScorer] | None = None,
+        watching: Callable[[FYD], DriftMonitor | None] = _nothing,
     ) -> None:
-        self._updating, self._scoring = updating, scoring
+        self._updating, self._scoring, self._watching = updating, scoring, watching
         self._one_update = threading.Lock()
         about = {**about, "updates": updating is not None}
         self.settings, self.about, self.limits = settings, about, scorer.limits
-        self._read, self._journal = read, journal
+        self._scorer, self._read, self._journal = scorer, read, journal
         self.worker = Worker(scorer, settings.most_waiting)
         size = None if updating is None else scorer.image_size
         self.recent = Recent(settings.kept, scorer.limits.pixel, size)
@@ -98,17 +108,28 @@ class Service:
     async def _score(
         self, data: bytes, name: str, key: str | None, with_map: bool, began: float
     ) -> Any:
+        def read() -> tuple[Photograph, torch.Tensor]:
+            image = decode_bytes(data, name, self._read)
+            return image, self._scorer.prepare(image)
+
         try:
-            image = await anyio.to_thread.run_sync(decode_bytes, data, name, self._read)
+            image, prepared = await anyio.to_thread.run_sync(read)
         except InputError as error:
             raise HTTPException(422, str(error)) from None
         try:
-            row, scores = await asyncio.wrap_future(self.worker.judge(name, image))
+            scored = await asyncio.wrap_future(self.worker.score(prepared))
         except Busy:
             raise _busy() from None
-        seconds = time.monotonic() - began
 
-        def keep() -> dict[str, Any]:
+        def keep() -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+            try:
+                judged = scored.scorer.say(name, image, scored.detail)
+            except Exception:
+                self.worker.ended(well=False)
+                raise
+            self.worker.ended(well=True)
+            row, scores = judged.row, judged.map.float().numpy()
+            seconds = time.monotonic() - began
             line = {"id": uuid.uuid4().hex, "time": now(), **told(row), "bytes": len(data)}
             repeated = False
             with self._in_order:
@@ -122,10 +143,10 @@ class Service:
             if not repeated:
                 self.recent.add(line, image, scores)
                 self.metrics.judged(line["verdict"], seconds)
-            return line
+            return line, scores
 
         # To its end, once the journal may have the line, whoever still waits.
-        line = await asyncio.shield(anyio.to_thread.run_sync(keep))
+        line, scores = await asyncio.shield(anyio.to_thread.run_sync(keep))
         if with_map:
             values = base64.b64encode(np.ascontiguousarray(scores, "<f4").tobytes())
             shape = list(scores.shape)
@@ -192,8 +213,12 @@ class Service:
         self.recent.take(alarms)
         backup = None if found.backup is None else found.backup.name
         told = {**found.update.to_json(), "model_before": backup}
-        if self._journal is not None:
-            self._journal.add(UPDATE, told)
+        monitor = self._watching(found.model)
+        with self._in_order:
+            self._drifting.go_on_with(monitor)
+            if self._journal is not None:
+                self._journal.add(UPDATE, {**told, **self._drifting.begin()})
+        self.metrics.drift(self._drifting.standing())
         return told
 
 

@@ -9,15 +9,21 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from fastalign.engine.table import Row
 from fastalign.errors import InputError
 from fastalign.line.scorer import MOST_FAULTS, LineScorer, Photograph
+from fastalign.models.detail import Detail
 
-Answer = tuple[Row, npt.NDArray[np.float32]]
+if TYPE_CHECKING:
+    import torch
+
+
+class Scored(NamedTuple):
+    """What a model says of a photograph, and who says the verdict, by its thresholds."""
+
+    scorer: LineScorer
+    detail: Detail
 
 
 class Busy(Exception):
@@ -25,17 +31,17 @@ class Busy(Exception):
 
 
 class Worker:
-    """Judges photographs in the order in which they are given; one at a time, so that a score is
-    the same whoever else asks.
+    """Scores photographs in the order in which they are given; one at a time, so that a score is
+    the same whoever else asks. It does nothing else, so that the model never waits.
 
     Args:
-        scorer: judges them.
+        scorer: has the model.
         most: photographs that wait at most.
     """
 
     def __init__(self, scorer: LineScorer, most: int) -> None:
         self._scorer = scorer
-        self._tasks: queue.Queue[tuple[Future[Answer], str, Photograph] | None] = queue.Queue(most)
+        self._tasks: queue.Queue[tuple[Future[Scored], torch.Tensor] | None] = queue.Queue(most)
         self._thread = threading.Thread(target=self._work, name="fastalign-model", daemon=True)
         self._faults = 0
 
@@ -59,35 +65,38 @@ class Worker:
         return self._thread.is_alive() and self._faults < MOST_FAULTS
 
     def go_on_with(self, scorer: LineScorer) -> None:
-        """Judge by another model from the next photograph on."""
+        """Score by another model from the next photograph on; its images have the same size."""
         self._scorer = scorer
 
-    def judge(self, name: str, image: Photograph) -> Future[Answer]:
-        """The row and the map ``[H,W]`` of a photograph, when its turn has come. Cancel what
-        nobody waits for any more.
+    def ended(self, *, well: bool) -> None:
+        """A photograph has its verdict, or has ended in an error."""
+        self._faults = 0 if well else self._faults + 1
+
+    def score(self, prepared: torch.Tensor) -> Future[Scored]:
+        """What the model says of a photograph that :meth:`LineScorer.prepare` gave, when its turn
+        has come. Cancel what nobody waits for any more.
 
         Raises:
             Busy: too many wait.
         """
-        future: Future[Answer] = Future()
+        future: Future[Scored] = Future()
         try:
-            self._tasks.put_nowait((future, name, image))
+            self._tasks.put_nowait((future, prepared))
         except queue.Full:
             raise Busy from None
         return future
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            future, name, image = task
+            future, prepared = task
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                judged = self._scorer.judge(name, image)
-                future.set_result((judged.row, judged.map.float().cpu().numpy()))
-                self._faults = 0
+                scorer = self._scorer
+                future.set_result(Scored(scorer, scorer.score(prepared)))
             except BaseException as error:
                 # Whoever asked gets it; the next photograph has its turn.
-                self._faults += 1
+                self.ended(well=False)
                 future.set_exception(error)
 
 
