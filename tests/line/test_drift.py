@@ -98,3 +98,32 @@ def test_a_model_that_keeps_nothing_says_so_once_and_no_drift(tmp_path, model, r
     assert {
         json.dumps(line["conditions"]) for line in read_lines(tmp_path / "out", "photograph")
     } == {"{}"}
+
+
+def test_an_update_of_the_model_begins_anew_then_and_after_a_restart():
+    def monitor(middle):
+        return DriftMonitor({"brightness": Normal.of([middle + 0.01 * step for step in range(20)])})
+
+    def photograph(number, level):
+        conditions = {"brightness": level, "unjudged": 0.0}
+        about = {"event": "photograph", "path": f"{number}.png", "height": 4, "width": 4}
+        return {**about, "conditions": conditions}
+
+    first, second = monitor(0.4), monitor(0.6)
+    drifting = LineDrift(first)
+    lines = [{"event": "begin", **drifting.begin()}]
+    lines += [photograph(number, 0.7) for number in range(40)]
+    assert [said.direction for line in lines[1:] for said in drifting.add(line)] == ["brighter"]
+    # The same normal photographs: nothing is forgotten.
+    drifting.go_on_with(monitor(0.4))
+    assert len(drifting.standing()) == 1
+    drifting.go_on_with(second)
+    assert drifting.standing() == [] and drifting.begin() != lines[0]
+    lines.append({"event": "update", **drifting.begin()})
+    lines += [photograph(number, 0.7) for number in range(40, 80)]
+    assert [said for line in lines[42:] for said in drifting.add(line)] == []
+    again = LineDrift(monitor(0.6))
+    for line in lines:
+        again.replay(line)
+    assert again.standing() == [] and again.unsaid() == []
+    assert again.monitor.photographs == drifting.monitor.photographs == 40
