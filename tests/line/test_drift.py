@@ -102,7 +102,8 @@ def test_a_model_that_keeps_nothing_says_so_once_and_no_drift(tmp_path, model, r
 
 def test_an_update_of_the_model_begins_anew_then_and_after_a_restart():
     def monitor(middle):
-        return DriftMonitor({"brightness": Normal.of([middle + 0.01 * step for step in range(20)])})
+        values = [middle + 0.01 * (7 * step % 20) for step in range(20)]
+        return DriftMonitor({"brightness": Normal.of(values)})
 
     def photograph(number, level):
         conditions = {"brightness": level, "unjudged": 0.0}
