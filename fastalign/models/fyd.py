@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fastalign.errors import ConfigError
 from fastalign.load import watched
 from fastalign.models import fitting
 from fastalign.models.detail import Detail, Measured, Way
 from fastalign.models.evidence import or_unknown
-from fastalign.models.fitting.source import ImageSource
 from fastalign.models.images import is_empty, judgeable, one_for
 from fastalign.models.maps import are_finite, where_known
 from fastalign.models.memory import MemoryPlan, plan_scoring
 from fastalign.models.photographs import Photographs, Scored, tensors
-from fastalign.models.progress import NoProgress, Progress
+from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
-from fastalign.models.regional import RegionalModel, as_regions
+from fastalign.models.regional import as_regions
 from fastalign.models.rooms import or_identity, warp
-from fastalign.models.thresholds import above
-from fastalign.models.update import Update
-from fastalign.models.updating import Updating, update_rooms
+from fastalign.models.updatable import UpdatableModel
 from fastalign.nn.replay import replayed
 from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.numeric import LARGEST_SIZE, seed_number, whole_number
@@ -37,7 +33,7 @@ if TYPE_CHECKING:
     from fastalign.roi import RegionsOfInterest
 
 
-class FYD(RegionalModel):
+class FYD(UpdatableModel):
     """Focus Your Distribution (Zheng et al., ICME 2022, arXiv 2110.04538).
 
     ``fit`` it on images of good parts, then call it: ``score, map = model(images)``. Arguments are
@@ -263,77 +259,3 @@ class FYD(RegionalModel):
                 memory_budget=memory_budget,
             )
         return self if regions is None else self.set_roi(regions, drawn_on=roi_photo)
-
-    @made_in_own_state
-    def update(
-        self,
-        images: ImageDataset | Tensor | Sequence[Tensor],
-        *,
-        names: Sequence[str] | None = None,
-        keep_threshold: bool = False,
-        progress: Progress | None = None,
-    ) -> Update:
-        """Take more good photographs into the density, such as false alarms, without a new fit.
-
-        Network, alignment and prior stay those of the fit; see :mod:`fastalign.models.updating`.
-        Photographs that the model was fitted on, and those that it cannot judge, are left out.
-        Thresholds are derived anew by the rule of the fit, from the scores that the model keeps and
-        from each new photograph's by a density that has not seen it; what :meth:`set_threshold` has
-        set stays. On an error the model is as it was.
-
-        Arguments:
-            images: as for :meth:`fit`.
-            names: of tensors, by which the model knows them later; None: by their numbers.
-            keep_threshold: leave the thresholds as they are. With several regions of interest they
-                are derived all the same, since values of a region are multiples of its own.
-            progress: told about the course.
-
-        Returns:
-            What was taken in and left out, and what has changed.
-
-        Raises:
-            InputError: images that cannot be used, or none that can be taken in.
-            ConfigError: not fitted; a covariance that is not positive definite; or regions of
-                interest of a model that keeps no distances of normal images.
-        """
-        if not self.density.fitted:
-            raise ConfigError("the model is not fitted: call fit() first, update() adds to it.")
-        progress = progress or NoProgress()
-        with torch.inference_mode(False), torch.no_grad(), self.as_in_a_fit():
-            size, device = self.config.image_size, self.features.device
-            source = ImageSource(images, size, device, "update", names)
-            updating = Updating(self.rooms, self.record, source, progress)
-            chosen = updating.choose(self._details(source, range(len(source))))
-            before, earlier = self._limits(), self.record
-            self.record = update_rooms(
-                self.rooms,
-                self.record,
-                updating,
-                chosen,
-                self.roi,
-                keep_threshold=keep_threshold,
-            )
-            self.replays.forget()
-            taken = updating.taken(self._details(source, chosen))
-        limits = self._limits()
-        above_before, normal = above(earlier, before[0]) or (0, 0)
-        above_after, _ = above(earlier, limits[0]) or (0, 0)
-        return Update(
-            taken,
-            updating.left_out,
-            before,
-            limits,
-            above_before,
-            above_after,
-            normal,
-            updating.warnings,
-        )
-
-    def _limits(self) -> tuple[float, float]:
-        return float(self.image_threshold), float(self.pixel_threshold)
-
-    def _details(
-        self, source: ImageSource, positions: Sequence[int]
-    ) -> Iterator[tuple[int, Detail]]:
-        for images, places in source.batches(1, list(positions)):
-            yield int(places[0]), self.predict_detail(images)
