@@ -34,15 +34,27 @@ from forks import Forks  # noqa: E402
 gc.disable()
 
 # Of pytest-xdist one process gets the tests of one file, and of all files whose names begin like
-# this, which share what they build, fit or import. What compiles longest comes first.
+# this, which share what they build, fit or import; and single files that take long. What takes
+# longest comes first, so that at the end no process waits for another's.
 SHARED = (
     "tests/packaging/",
     "tests/cuda_on_cpu/",
-    "tests/distributed/",
-    "tests/integrations/test_anomalib",
-    "tests/integrations/ray/",
     "tests/export/",
+    "tests/integrations/ray/",
+    "tests/distributed/",
     "tests/cli/",
+    "tests/integrations/test_anomalib",
+    "tests/models/test_memory.py",
+    "tests/models/test_fyd.py",
+    "tests/ops/test_registration.py",
+    "tests/test_examples.py",
+    "tests/models/test_fitting.py",
+    "tests/nn/test_registration.py",
+    "tests/ops/test_compile.py",
+    "tests/models/test_without_host.py",
+    "tests/triton/",
+    "tests/bench/test_ops.py",
+    "tests/native/",
 )
 
 
@@ -52,8 +64,7 @@ def _scope(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a process of pytest-xdist: what is shared, then the files that take longest, so that
-    at the end no process waits for another's long one."""
+    """In a process of pytest-xdist: in the order of ``SHARED``, then the files of most tests."""
     if not hasattr(config, "workerinput"):
         return
     scopes = [_scope(item.nodeid) for item in items]

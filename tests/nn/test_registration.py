@@ -465,6 +465,7 @@ def test_the_size_of_the_search(image, size):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "aspect", "angle", "shift", "degrees", "pixels"),
     [
@@ -736,6 +737,7 @@ def test_turns_beyond_the_angles_searched_at_first_widen_the_search():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_parts_turned_all_around_are_aligned_by_full_turns():
     theta = poses(10, FULL, 0.15)
     choice = choose(photographs(theta, 64, 64))
@@ -745,6 +747,7 @@ def test_parts_turned_all_around_are_aligned_by_full_turns():
     assert angle < 2 and pixels < 1
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_noise_is_left_alone():
     choice = choose(torch.rand(8, 3, 64, 64))
