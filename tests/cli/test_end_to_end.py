@@ -260,9 +260,20 @@ def test_info_in_short_in_full_and_as_json(run):
 
 
 def test_demo_on_other_data(run, whole_ring, tmp_path, monkeypatch):
+    from fastalign.engine import fit
+
+    small = {"image_size": (32, 32), "channels": 8, "family": "translation"}
+    build_config, asked = fit.build_config, []
+
+    def build(**options):
+        asked.append(options)
+        return build_config(**options, **small)
+
+    monkeypatch.setattr(fit, "build_config", build)
     out = tmp_path / "demo"
     outcome = run("demo", "--data", whole_ring, "--out", out, "--epochs", 1)
     assert outcome.code == 0, outcome.err
+    assert asked == [{"epochs": 1}]
     assert {path.name for path in out.iterdir()} == {
         "model.safetensors",
         "report.html",
