@@ -50,8 +50,7 @@ class UpdatableModel(RegionalModel):
         Arguments:
             images: as for :meth:`fit`.
             names: of tensors, by which the model knows them later; None: by their numbers.
-            keep_threshold: leave the thresholds as they are. With several regions of interest they
-                are derived all the same, since values of a region are multiples of its own.
+            keep_threshold: leave the thresholds as they are, those of regions of interest too.
             progress: told about the course.
 
         Returns:

@@ -109,9 +109,10 @@ def model_card(model: StoredModel) -> str:
     threshold = float(model.rooms[MAPS]["image_threshold"])
     density = model.rooms[DENSITY]
     channels = len(density["directions"] if "directions" in density else density["selection"])
+    later = f", and {images['update']} by updates" if images.get("update") else ""
     facts = {
         "image size": f"{height} x {width} (height x width)",
-        "training images": f"{images.get('train', 'unknown')}, all of good parts",
+        "training images": f"{images.get('train', 'unknown')}, all of good parts{later}",
         "images for the thresholds": images.get("validation", "unknown"),
         "alignment": alignment.get("summary", "none"),
         "backbone": f"{config['backbone']}, {channels} channels",

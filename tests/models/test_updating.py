@@ -62,6 +62,13 @@ def features_of(model, images):
     return model.density.describe(stages), model.maps.valid(theta)
 
 
+def halves(*names: str) -> RegionsOfInterest:
+    labels = np.zeros((SIZE, SIZE), np.uint8)
+    for index, part in enumerate(np.split(labels[8:56, 8:56], len(names), axis=1), 1):
+        part[:] = index
+    return RegionsOfInterest(names, labels)
+
+
 def test_n_photographs_and_m_more_are_the_density_of_all(model):
     """To the rounding of a stored float32 whitener, by the network and the template of the fit."""
     with torch.no_grad(), model.as_in_a_fit():
@@ -167,9 +174,7 @@ def test_what_is_nearly_a_photograph_of_the_fit_has_no_part_in_the_thresholds(mo
 
 
 def test_regions_of_interest_get_thresholds_of_the_updated_density(model):
-    labels = np.zeros((SIZE, SIZE), np.uint8)
-    labels[8:56, 8:32], labels[8:56, 32:56] = 1, 2
-    model.set_roi(RegionsOfInterest(("left", "right"), labels))
+    model.set_roi(halves("left", "right"))
     before = model.roi_thresholds
     outcome = model.update(MARKED)
     after = model.roi_thresholds
@@ -181,9 +186,31 @@ def test_regions_of_interest_get_thresholds_of_the_updated_density(model):
     assert len(model.record.normal_scores["scores"]) == 28
 
 
+def test_thresholds_of_regions_that_were_set_stay_and_may_be_kept(model):
+    model.set_roi(halves("left", "right")).set_threshold(33.0, region="left")
+    before = model.roi_thresholds
+    kept = copy.deepcopy(model)
+    model.update(MARKED)
+    after = model.roi_thresholds
+    assert after["left"] == pytest.approx(33.0) and after["right"] != before["right"]
+    kept.update(MARKED, keep_threshold=True)
+    assert kept.roi_thresholds == pytest.approx(before) and kept.image_threshold == 1
+
+
+def test_the_threshold_of_one_region_that_was_set_stays(model):
+    model.set_roi(halves("all"))
+    fitted = float(model.image_threshold)
+    kept = copy.deepcopy(model)
+    model.set_threshold(33.0).update(MARKED)
+    assert float(model.image_threshold) == 33 and "set by hand" in model.record.threshold_source
+    derived = model.record.fitted_thresholds["image"]
+    assert float(model.set_threshold(fitted=True).image_threshold) == pytest.approx(derived)
+    kept.update(MARKED, keep_threshold=True)
+    assert float(kept.image_threshold) == fitted != pytest.approx(derived, rel=1e-6)
+
+
 def test_on_an_error_the_model_is_as_it_was(model, monkeypatch):
-    labels = np.full((SIZE, SIZE), 1, np.uint8)
-    model.set_roi(RegionsOfInterest(("all",), labels))
+    model.set_roi(halves("all"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     record = model.record
 

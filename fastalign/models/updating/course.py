@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastalign.errors import ConfigError
-from fastalign.models.interest import judge_regions
+from fastalign.models.interest import Interest, change_region, judge_regions
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms
+from fastalign.models.thresholds import Change
 from fastalign.models.updating.choice import Choice
 from fastalign.models.updating.joining import join
 from fastalign.models.updating.record import record_then
@@ -42,6 +43,7 @@ def update_rooms(
             "the model judges regions of interest and keeps no distances of its normal "
             "photographs, from which their thresholds follow: fit it again with the regions."
         )
+    stored = float(rooms.maps.image_threshold), float(rooms.maps.pixel_threshold)
     with _restoring(rooms):
         whole = record if roi is None else judge_regions(rooms, record, None)
         joined = join(rooms, whole, choice, progress)
@@ -50,7 +52,9 @@ def update_rooms(
         found, limits = _thresholds(whole, found, limits, value, keep_threshold)
         rooms.density.take(joined.gaussians).calibrate(joined.calibration)
         rooms.maps.set_thresholds(*limits)
-        return found if roi is None else judge_regions(rooms, found, roi)
+        if roi is None:
+            return found
+        return _of_regions(rooms, record, judge_regions(rooms, found, roi), stored, keep_threshold)
 
 
 @contextmanager
@@ -88,6 +92,34 @@ def _thresholds(
         return replace(record, threshold_source=source, fitted_thresholds=fitted), limits
     image, pixel = _moved(limits, value)
     return record, (image, math.nan if pixel is None else pixel)
+
+
+def _of_regions(
+    rooms: Rooms, before: FitRecord, record: FitRecord, limits: tuple[float, float], keep: bool
+) -> FitRecord:
+    """As :func:`_thresholds`, of a model that judges regions of interest and has derived all of its
+    thresholds."""
+    regions = Interest.from_record(before.regions_of_interest)
+    assert regions is not None
+    if len(regions.names) > 1:
+        for name, fitted, value in zip(
+            regions.names, regions.fitted, regions.thresholds, strict=True
+        ):
+            if value is not None and (keep or value != fitted):
+                record = change_region(rooms, record, name, Change(value=value))
+    derived = float(rooms.maps.image_threshold), float(rooms.maps.pixel_threshold)
+    if before.fitted_thresholds:
+        image, pixel = (value if math.isfinite(value) else None for value in derived)
+        then = {"image": image, "pixel": pixel, "source": record.threshold_source}
+        record = replace(record, fitted_thresholds=then)
+    elif not keep:
+        return record
+    rooms.maps.set_thresholds(*limits)
+    return replace(
+        record,
+        threshold_source=before.threshold_source,
+        pixel_threshold_source=before.pixel_threshold_source,
+    )
 
 
 def _moved(limits: tuple[float | None, float | None], value: float) -> tuple[float, float | None]:
