@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastalign.data import Sample, find_photographs, load_image, load_masks, open_category
+from fastalign.data import GOOD, Sample, find_photographs, load_image, load_masks, open_category
 from fastalign.data.decode import size_of
 from fastalign.data.tensors import resized, to_float
 from fastalign.engine.judging import Judging
@@ -115,7 +115,12 @@ def _samples(source: str | os.PathLike[str], layout: str) -> tuple[list[Sample],
         with suppress(InputError):
             category = open_category(source)
     if category is not None and category.test:
-        return [*category.test, *category.unlabelled], Path(source), list(category.notes)
+        samples = [*category.test, *category.unlabelled]
+        if any(sample.label == GOOD for sample in samples):
+            return samples, Path(source), list(category.notes)
+        # good/ beside folders of defects, which a fit would learn from; what the models were
+        # fitted on is known again.
+        return [*category.train, *samples], Path(source), []
     found = find_photographs(source)
     samples = [Sample(path, -1, "", (), "test") for path in found.files]
     return samples, found.root, list(found.notes)

@@ -55,6 +55,14 @@ def test_photographs_without_labels_and_some_that_cannot_be_read(
     assert len(compare_models(models, NAMES, f"{folder}/[ab].png").images) == 2
 
 
+def test_folders_of_kinds_are_labels(category, make_model):
+    models = make_model(0.25), make_model(2.5)
+    found = compare_models(models, NAMES, category / "test")
+    labels = {item.path: item.label for item in found.images}
+    assert labels == {f"{k}/{i}.png": k == "scratch" for k in ("good", "scratch") for i in range(3)}
+    assert found.mistakes(1)["missed"] == 3 and not found.warnings
+
+
 def test_models_of_other_sizes_get_the_photograph_at_their_own(category, make_model):
     models = make_model(), make_model()
     models[1].config.image_size = (16, 16)
