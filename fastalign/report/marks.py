@@ -52,6 +52,8 @@ def _mark(region: Region, size: tuple[int, int], threshold: float | None) -> Mar
         else f"peak {region.score:.4g}",
         f"{wide:.0f} × {tall:.0f} pixels, peak at {peak_x:.0f}, {peak_y:.0f}",
     ]
+    if region.roi is not None:
+        parts.insert(0, region.roi)
     if region.share is not None:
         parts.append(f"{100 * region.share:.2g} % of the part")
 

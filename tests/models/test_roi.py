@@ -15,6 +15,7 @@ from fastalign import FYD
 from fastalign.errors import ConfigError, InputError
 from fastalign.models.interest import Interest
 from fastalign.models.maps import AnomalyMaps
+from fastalign.models.pose import Located
 from fastalign.ops import affine, warp_affine
 from fastalign.roi import RegionsOfInterest
 
@@ -243,16 +244,43 @@ def test_a_defect_counts_where_its_region_is_and_nowhere_else(model, still):
     assert verdicts == [False, True, False, False]
 
 
-def test_a_region_that_lies_outside_of_the_photograph_makes_it_unsure(model, still):
-    model.set_roi(drawn(model, still))
-    image = photographs(1, seed=4)
-    far = affine.from_parameters(torch.tensor([[0.7, 0.0]]), "translation")
-    moved = warp_affine(image, far, padding_mode="border")
-    detail = model.predict_detail(moved)
-    assert detail.score.isnan().all() and detail.regions.isnan().all()
-    assert "region of interest" in model.evidence.reason(detail, 0) or "pose" in (
-        model.evidence.reason(detail, 0)
-    )
+def test_coverage_of_the_regions_decides_whether_there_is_enough_to_judge(
+    model, still, monkeypatch
+):
+    """A part of which the left tenth of the frame, and more, is outside of the photograph."""
+    regions = drawn(model, still)
+    left = regions.labels == 1
+    columns = left.any(0).nonzero()[0]
+    # So far that half of the left region is outside.
+    shift = 2 * float(columns.mean() + 0.5) / SIZE
+    theta = affine.from_parameters(torch.tensor([[-shift, 0.0]]), "translation")
+    located = Located(theta, torch.zeros(1))
+    monkeypatch.setattr(model.pose, "locate", lambda images: located)
+
+    def look(*names: str) -> tuple[bool, float, str]:
+        chosen = [regions.names.index(name) + 1 for name in names]
+        labels = np.zeros_like(regions.labels)
+        for number, label in enumerate(chosen, 1):
+            labels[regions.labels == label] = number
+        model.set_roi(RegionsOfInterest(names, labels) if names else None)
+        detail = model.predict_detail(still)
+        reason = model.evidence.reason(detail, 0)
+        return bool(detail.score.isfinite()), float(detail.coverage), reason
+
+    judged, coverage, reason = look()
+    assert not judged and "of the part, normal" in reason
+    judged, coverage, reason = look("right")
+    assert judged and coverage == 1 and not reason
+    judged, coverage, reason = look("left")
+    assert not judged and coverage == pytest.approx(0.5, abs=0.1)
+    assert "of the region of interest, normal photographs 100 % to 100 %" in reason
+    judged, coverage, reason = look("left", "right")
+    assert not judged and coverage == pytest.approx(0.5, abs=0.1)
+    assert "that it shows least of" in reason
+    # Without anything asked of coverage what is in sight of each region is judged.
+    model.record = replace(model.record, evidence=None)
+    detail = model.predict_detail(still)
+    assert detail.regions.isfinite().all() and detail.score.isfinite()
 
 
 def test_regions_drawn_on_any_photograph_are_carried_to_the_parts_frame(model, still):

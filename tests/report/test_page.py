@@ -330,3 +330,5 @@ def test_regions_are_marked_and_listed_by_their_peaks(make_evaluation, gallery):
     assert f"and {len(regions) - MOST} regions with lower peaks" in page.text
     without, _ = marks(regions[:1], (48, 24), None)
     assert without[0].text.startswith("peak 6; ")
+    named, _ = marks([replace(regions[0], roi="seal")], (48, 24), None)
+    assert named[0].text == f"seal; {without[0].text}"
