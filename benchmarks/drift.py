@@ -1,6 +1,7 @@
 """How often drift is told without one, and how soon it is told where there is one.
 
     python benchmarks/drift.py [--lines 300] [--interval 1000]
+    python benchmarks/drift.py --data DATA [--category ball_screw] [--image-size 128]
 
 ``false_alarms``: photographs between two false alarms of one direction on average, over lines whose
 normal photographs were drawn anew, beside what was asked for: of normal, heavy-tailed and skewed
@@ -9,8 +10,12 @@ value (``persistence``), which the normal photographs show in their order or not
 it is learned on the line). ``delays``: photographs until a sudden shift by so many standard
 deviations is told, at the rate that the commands have, median and ninetieth percentile, and how far
 before or after it the change is said to be. ``monitor``: false statements of all statistics
-together. Prints JSON; simulated, with fixed seeds; ends with 1 where false alarms come more often
-than asked for, which a persistence that has to be learned may.
+together. Simulated, with fixed seeds; ends with 1 where false alarms come more often than asked
+for, which a persistence that has to be learned may.
+
+With ``--data`` a model is fitted to the training photographs of a category, and what is said over
+its good test photographs, which it has not seen, in the order of their names: as they are, and
+changed from the 16th on. Prints JSON.
 """
 
 from __future__ import annotations
@@ -18,22 +23,34 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageFilter
 
+from fastalign import artifact
 from fastalign.drift.monitor import DriftMonitor
 from fastalign.drift.normal import Normal
 from fastalign.drift.settings import INTERVAL
 from fastalign.drift.statement import STATISTICS
 from fastalign.drift.track import Track
+from fastalign.engine import fit_category
+from fastalign.engine.drift import monitor_of
+from fastalign.engine.scoring import thresholds
+from fastalign.line.scorer import LineScorer
+from fastalign.models.config import FYDConfig
 
 Values = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
 Draw = Callable[[np.random.Generator, int], Values]
 # What is asked for of one direction where all statistics are told of.
 _DIRECTIONS = 18
+# Photographs before a change.
+_BEFORE = 15
 
 
 def persistent(share: float) -> Draw:
@@ -127,11 +144,58 @@ def monitored(lines: int, interval: int, number: int) -> float:
     return seen / max(1, began)
 
 
+def changed(image: Pixels, how: str) -> Pixels:
+    """A photograph uint8 ``[h,w,3]`` as another camera, or another light, would show it."""
+    height, width = image.shape[:2]
+    if how == "moved":
+        # By 2 % of the width, to the left.
+        by = round(0.02 * width)
+        return np.pad(image, ((0, 0), (by, 0), (0, 0)), mode="edge")[:, :width]
+    if how == "darker":
+        return np.rint(0.9 * image).astype(np.uint8)
+    if how == "softer":
+        blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(width / 128))
+        return np.asarray(blurred)
+    return image
+
+
+def photographs(data: Path, category: str, size: int) -> dict[str, Any]:
+    """What is said over the good test photographs of a category."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        fit_category(data / category, file, config=FYDConfig(image_size=(size, size)))
+        model = artifact.load(file)
+    scorer = LineScorer(model, thresholds(model), conditions=True)
+    files = sorted((data / category / "test" / "good").iterdir())
+    found: dict[str, Any] = {}
+    for how in ("as they are", "moved", "darker", "softer"):
+        monitor = monitor_of(model)
+        assert monitor is not None
+        said = []
+        for number, path in enumerate(files):
+            image = scorer.read(path)
+            row = scorer.judge(path.name, changed(image, how) if number >= _BEFORE else image).row
+            said += monitor.add(path.name, row.conditions, image.shape[:2])
+        found[how] = [
+            {"text": one.text, "state": one.state, "at": one.at, "photographs": one.photographs}
+            for one in said
+        ]
+    normal = monitor.normal["brightness"].number
+    return {"category": category, "normal": normal, "photographs": len(files), "said": found}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--category", default="ball_screw")
+    parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--lines", type=int, default=300)
     parser.add_argument("--interval", type=int, default=1000)
     options = parser.parse_args()
+    if options.data is not None:
+        found = photographs(options.data, options.category, options.image_size)
+        print(json.dumps(found, indent=2))
+        return 0
     rates = [
         {
             "statistic": name + (", shuffled" if shuffled else ""),

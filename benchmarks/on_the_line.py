@@ -6,18 +6,23 @@
 
 ``serve``: photographs per second that so many clients get judged, beside the model alone on
 prepared images in the same process, in turns. ``kills``: `watch` is killed (SIGKILL) while
-photographs are written; each has to have one line. ``endurance``: resident memory of `watch` while
-it judges many small photographs at full speed. The photographs are the shipped test photographs.
-Prints JSON; ends with 1 where something does not hold.
+photographs are written, and `serve` while clients send them, again until they are answered; each
+has to have one line. ``endurance``: resident memory of `watch` while it judges many small
+photographs at full speed; with TMPDIR=/dev/shm no disk is waited for. The photographs are the
+shipped test photographs, small ones but for ``serve``. Prints JSON; ends with 1 where something
+does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import io
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +37,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from PIL import Image
 
 from fastalign import artifact
 from fastalign.data import load_image, prepare
@@ -43,6 +49,7 @@ from fastalign.models.config import FYDConfig
 _LEAST_SHARE = 0.8
 _MOST_GROWTH = 0.02
 _SMALL = {"image_size": (64, 64), "epochs": 1, "channels": 8, "align": "none", "layers": (1, 2)}
+_SIDE = 96
 _TURNS = 3
 
 
@@ -130,39 +137,50 @@ def serve(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"images_per_s": rates, "share": share, "holds": share >= _LEAST_SHARE}
 
 
-# watch --------------------------------------------------------------------------------------------
+# kills and endurance ------------------------------------------------------------------------------
+
+
+def small_photographs() -> list[bytes]:
+    """The shipped test photographs as small files, so that little time goes into reading them."""
+    made = []
+    for path in shipped():
+        photo = Image.open(path)
+        photo.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        photo.save(buffer, "JPEG", quality=90)
+        made.append(buffer.getvalue())
+    return made
 
 
 def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     model = fitted(folder, options.model, _SMALL)
-    source, out = folder / "in", folder / "out"
-    source.mkdir()
-    rng = random.Random(0)
-    contents = [path.read_bytes() for path in shipped()]
-    names = [f"{index:06d}.jpg" for index in range(options.photographs)]
+    found = {
+        "watch": kills_of_watch(options, folder / "watch", model),
+        "serve": kills_of_serve(options, folder / "serve", model),
+    }
+    return {**found, "holds": all(part["holds"] for part in found.values())}
 
-    def write() -> None:
-        for name, data in zip(names, cycle(contents), strict=False):
-            (source / name).write_bytes(data)
-            time.sleep(0.005)
 
-    command = [sys.executable, "-m", "fastalign", "watch", str(source), "--out", str(out)]
-    command += ["--model", str(model), "--settle", "0.2", "--threads", "1"]
-    writer = threading.Thread(target=write)
-    writer.start()
-    killed = []
-    for _ in range(options.kills):
-        before = lines(out)
+def killed_again_and_again(command: list[str], out: Path, options: argparse.Namespace) -> list[int]:
+    """Start a command and kill it, so often and evenly over the photographs; the lines of its
+    journal at each kill."""
+    rng, killed = random.Random(0), []
+    for kill in range(1, options.kills + 1):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # In the middle of its work.
-        while lines(out) < before + 20:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.5))
+        # In the middle of its work, and not twice without any.
+        share = kill * options.photographs // (options.kills + 1)
+        least = max(share, lines(out) + 5)
+        while lines(out) < min(least, options.photographs) and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         killed.append(lines(out))
-    writer.join()
-    subprocess.run([*command, "--once"], stdout=subprocess.DEVNULL, check=True)
+    return killed
+
+
+def counted(out: Path, names: list[str], killed: list[int]) -> dict[str, Any]:
+    """Photographs without a line, and with more than one."""
     read = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     times = Counter(line["path"] for line in read if line["event"] == "photograph")
     lost = len(set(names) - set(times))
@@ -174,6 +192,65 @@ def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "twice": twice,
         "holds": lost == twice == 0,
     }
+
+
+def kills_of_watch(options: argparse.Namespace, folder: Path, model: Path) -> dict[str, Any]:
+    source, out = folder / "in", folder / "out"
+    source.mkdir(parents=True)
+    names = [f"{index:06d}.jpg" for index in range(options.photographs)]
+    contents = small_photographs()
+
+    def write() -> None:
+        for name, data in zip(names, cycle(contents), strict=False):
+            (source / name).write_bytes(data)
+            time.sleep(0.002)
+
+    command = [sys.executable, "-m", "fastalign", "watch", str(source), "--out", str(out)]
+    command += ["--model", str(model), "--settle", "0.2", "--threads", "1"]
+    writer = threading.Thread(target=write)
+    writer.start()
+    killed = killed_again_and_again(command, out, options)
+    writer.join()
+    subprocess.run([*command, "--once"], stdout=subprocess.DEVNULL, check=True)
+    return counted(out, names, killed)
+
+
+def kills_of_serve(options: argparse.Namespace, folder: Path, model: Path) -> dict[str, Any]:
+    out = folder / "out"
+    names = [f"{index:06d}.jpg" for index in range(options.photographs)]
+    contents = small_photographs()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def send_until_answered(place: int) -> None:
+        """As a camera's program does: again, under the same key, until there is an answer."""
+        name, data = names[place], contents[place % len(contents)]
+        headers = {"Content-Type": "image/jpeg", "Idempotency-Key": name}
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                connection.request("POST", f"/score?name={name}", data, headers)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)
+            finally:
+                connection.close()
+
+    command = [sys.executable, "-m", "fastalign", "serve", "--model", str(model), "--out", str(out)]
+    command += ["--port", str(port), "--threads", "1", "--max-waiting", str(2 * options.clients)]
+    with ThreadPoolExecutor(options.clients) as pool:
+        answers = [pool.submit(send_until_answered, place) for place in range(len(names))]
+        killed = killed_again_and_again(command, out, options)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for answer in answers:
+            answer.result()
+        process.terminate()
+        process.wait()
+    return counted(out, names, killed)
 
 
 def lines(out: Path) -> int:
@@ -189,7 +266,7 @@ def endurance(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     model = artifact.load(fitted(folder, None, _SMALL))
     source = folder / "in"
     source.mkdir()
-    contents = [path.read_bytes() for path in shipped()]
+    contents = small_photographs()
     stop, room = threading.Event(), threading.Semaphore(200)
     judged, memory = 0, {}
 
@@ -200,6 +277,8 @@ def endurance(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     def tell(line: dict[str, Any]) -> None:
         nonlocal judged
+        if line["event"] != "photograph":
+            return
         judged += 1
         (source / line["path"]).unlink()
         room.release()
