@@ -21,6 +21,7 @@ from fastalign.engine.table import Row
 from fastalign.models.conditions import conditions_at
 from fastalign.models.detail import roi_scores
 from fastalign.models.evidence import NO_LIMITS
+from fastalign.models.view import NormalView
 from fastalign.regions import Region, find_regions
 from fastalign.verdict import Verdict
 from fastalign.words import count
@@ -48,7 +49,9 @@ class Judging:
         conditions: bool = False,
     ) -> None:
         self._limits = limits
-        self._aspect = (model.extra_metadata().get("aspect") or 1.0) if conditions else None
+        metadata = model.extra_metadata() if conditions else {}
+        self._aspect = (metadata.get("aspect") or 1.0) if conditions else None
+        self._view = NormalView.from_record(metadata.get("normal_view"))
         self._least_area = least_area
         self._part_area = model.density.part_area
         self._roi = model.roi
@@ -85,7 +88,11 @@ class Judging:
             size=size,
             regions=self._regions(size, detail, index),
             roi={} if self._roi is None else roi_scores(self._roi, detail, index),
-            conditions=({} if self._aspect is None else conditions_at(detail, index, self._aspect)),
+            conditions=(
+                {}
+                if self._aspect is None
+                else conditions_at(detail, index, self._aspect, self._view)
+            ),
         )
 
     def _regions(self, size: tuple[int, int], detail: Detail, index: int) -> tuple[Region, ...]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastalign.drift.normal import LEAST, Normal
 from fastalign.models.detail import Detail
+from fastalign.models.view import NormalView
 from fastalign.ops import affine
 
 LIGHT = ("brightness", "sharpness", "warmth")
@@ -61,21 +62,31 @@ def conditions_of(aligned: Tensor, valid: Tensor, theta: Tensor, aspect: float) 
         warmth = ((red + _STEP) / (blue + _STEP)).log()
         rows.append(torch.stack([mean, sharpness, warmth]))
     light = torch.stack(rows) if rows else aligned.new_zeros((0, len(LIGHT)))
+    return torch.cat([light.double(), pose_of(theta, aspect).to(light.device)], 1)
+
+
+def pose_of(theta: Tensor, aspect: float) -> Tensor:
+    """The figures of :data:`POSE`, ``[B,4]`` float64, of theta ``[B,2,3]``."""
     size = affine.magnitude(theta, aspect)
     place = theta[:, :, 2] / 2
     pose = torch.stack([place[:, 0], place[:, 1], size["rotation"], size["scale"].log()], 1)
-    return torch.cat([light.double(), pose.double()], 1)
+    return pose.double()
 
 
-def conditions_at(detail: Detail, index: int, aspect: float) -> dict[str, float]:
+def conditions_at(
+    detail: Detail, index: int, aspect: float, view: NormalView | None = None
+) -> dict[str, float]:
     """The statistics of image ``index`` of a batch by name, those of :func:`conditions_of` with
     ``coverage``, ``score`` and ``unjudged``, which is 1 for an image without a score; of such a one
-    there is nothing else."""
+    there is nothing else. Without alignment ``view`` tells the pose."""
     score = float(detail.score[index])
     if not math.isfinite(score):
         return {"unjudged": 1.0}
     at = slice(index, index + 1)
-    found = conditions_of(detail.aligned[at], detail.valid[at], detail.theta[at], aspect)
+    images, theta = detail.aligned[at], detail.theta[at]
+    if view is not None:
+        theta = view.find(view.edges(images.cpu()))
+    found = conditions_of(images, detail.valid[at], theta, aspect)
     values = dict(zip((*LIGHT, *POSE), found[0].tolist(), strict=True))
     coverage = float(detail.coverage[index])
     every = {**values, "coverage": coverage, "score": score, "unjudged": 0.0}
@@ -88,17 +99,15 @@ def normal_conditions(
     """What a record keeps of the normal images; None where they are too few to tell drift.
 
     Arguments:
-        rows: what :func:`conditions_of` gives of them ``[N,7]``, in the order in which they were
-            taken as far as that is known.
-        coverage: of each; None: they are not aligned, so that there is no pose.
+        rows: what :func:`conditions_of` gives of them ``[N,7]``, NaN for what is not known, in the
+            order in which they were taken as far as that is known.
+        coverage: of each; None: they are not aligned.
         size: height and width of the model's images.
     """
     if len(rows) < LEAST:
         return None
     columns = dict(zip((*LIGHT, *POSE), rows.T.tolist(), strict=True))
-    if coverage is None:
-        columns = {name: columns[name] for name in LIGHT}
-    else:
+    if coverage is not None:
         columns["coverage"] = list(coverage)
     height, width = size
     tolerance = {**_TOLERANCE, "x": _PIXEL / width, "y": _PIXEL / height}

@@ -71,6 +71,8 @@ class FitRecord:
         normal_conditions: how the normal images were taken, by statistic the record of
             :class:`fastalign.drift.normal.Normal`; None: they are too few, or an earlier version
             fitted.
+        normal_view: by which a move of the camera is seen where images are not aligned, the record
+            of :class:`fastalign.models.view.NormalView`; None: they are, or as above.
         warnings: what the user has to know, in sentences.
         known_images: by which images of the fit are known again, the record of
             :class:`fastalign.models.known.KnownImages`.
@@ -96,6 +98,7 @@ class FitRecord:
     normal_distances: Mapping[str, Any] | None = None
     regions_of_interest: Mapping[str, Any] | None = None
     normal_conditions: Mapping[str, Any] | None = None
+    normal_view: Mapping[str, Any] | None = None
     warnings: Sequence[str] | None = None
     known_images: Mapping[str, Any] | None = None
     photographs: Mapping[str, Any] | None = None

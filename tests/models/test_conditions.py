@@ -1,5 +1,6 @@
 """Figures of how a photograph was taken, on photographs of which they are known."""
 
+import json
 import math
 
 import numpy as np
@@ -8,9 +9,17 @@ import torch
 from torch.nn import functional as F
 
 from fastalign.drift.normal import Normal
-from fastalign.models.conditions import LIGHT, POSE, conditions_at, conditions_of, normal_conditions
+from fastalign.models.conditions import (
+    LIGHT,
+    POSE,
+    conditions_at,
+    conditions_of,
+    normal_conditions,
+    pose_of,
+)
 from fastalign.models.conditions import normal_of as normal_statistics
 from fastalign.models.detail import Detail
+from fastalign.models.view import NormalView
 from fastalign.ops import affine
 
 NAMES = (*LIGHT, *POSE)
@@ -81,6 +90,33 @@ def test_the_pose_is_where_the_part_lies_in_the_photograph(aspect):
     assert found["scale"] == pytest.approx(math.log(1.25), abs=1e-6)
 
 
+def test_a_camera_that_moves_is_seen_without_alignment():
+    base = scene()
+    base = F.interpolate(base[..., 8:56, 8:56], (128, 128), mode="bicubic").clamp(0, 1)
+    noise = torch.Generator().manual_seed(1)
+    normal = (base + 0.02 * torch.randn(12, 3, 128, 128, generator=noise)).clamp(0, 1)
+    edges = NormalView.edges(normal).double()
+    number = torch.full_like(edges[0], 12)
+    view = NormalView.of_sums(number, edges.sum(0), edges.square().sum(0), 1.0)
+    view = NormalView.from_record(json.loads(json.dumps(view.record())))
+    # The part 6 pixels further right and 9 higher: the camera has moved to the left and down.
+    moved = torch.roll(base, (-9, 6), (2, 3))
+    found = pose_of(
+        view.find(view.edges(torch.cat([base, moved, torch.rand(1, 3, 128, 128)]))), 1.0
+    )
+    assert found[0].tolist() == pytest.approx([0, 0, 0, 0], abs=0.01)
+    assert found[1, :2].tolist() == pytest.approx([6 / 128, -9 / 128], abs=0.008)
+    assert found[2].isnan().all()
+    images = torch.cat([base, moved])
+    theta, one = affine.identity(2), torch.ones(2)
+    valid = torch.ones(2, 8, 8, dtype=torch.bool)
+    both = Detail(
+        one, images[:, 0], theta, valid, images, one, one, one, one, one, one, one[:, None]
+    )
+    assert conditions_at(both, 1, 1.0, view)["x"] == pytest.approx(6 / 128, abs=0.008)
+    assert conditions_at(both, 1, 1.0)["x"] == 0
+
+
 def detail(score):
     images = scene(2)
     one = torch.ones(2)
@@ -107,7 +143,8 @@ def test_a_record_keeps_what_normal_images_were_like_and_scores_stand_beside():
     assert kept["x"]["tolerance"] == 0.005 and kept["y"]["tolerance"] == 0.01
     assert kept["brightness"]["tolerance"] == pytest.approx(0.02, rel=0.1)
     assert "origin" in kept["rotation"]
-    # Without alignment there is no pose.
+    # What is not known is not watched, as the pose of parts whose edges agree with nothing.
+    rows[:, len(LIGHT) :] = torch.nan
     assert set(normal_conditions(rows, None, (50, 100))) == set(LIGHT)
     assert normal_conditions(rows[:9], None, (50, 100)) is None
     assert normal_statistics(None, {"scores": list(range(30))}) == {}

@@ -112,6 +112,7 @@ def fit(
         normal_whole=threshold.whole,
         normal_distances=None if threshold.distances is None else threshold.distances.record(),
         normal_conditions=threshold.conditions,
+        normal_view=threshold.view,
         warnings=[*warned, *threshold.warnings],
         known_images=setting.survey.known.record(),
         photographs=photographs,

@@ -39,8 +39,8 @@ class Threshold:
         prior: of the Gaussians' covariances, as :class:`FitRecord` keeps it; None: none.
         warnings: what the user has to know, in sentences.
         distances: what thresholds of regions can be derived from; None: too large to be kept.
-        conditions: how the normal images were taken, as :class:`FitRecord` keeps it; None: they are
-            too few.
+        conditions, view: how the normal images were taken, as :class:`FitRecord` keeps it; None:
+            they are too few.
     """
 
     value: float
@@ -52,6 +52,7 @@ class Threshold:
     whole: Mapping[str, float] | None = None
     distances: NormalDistances | None = None
     conditions: Mapping[str, Any] | None = None
+    view: Mapping[str, Any] | None = None
 
 
 @torch.no_grad()
@@ -158,7 +159,5 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     kept = None
     if unseen is not None:
         kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
-    conditions = passes.conditions.settle(world, views.coverage)
-    return Threshold(
-        value, source, views.evidence, prior, warnings, normal, whole, kept, conditions
-    )
+    taken = passes.conditions.settle(world, views.coverage)
+    return Threshold(value, source, views.evidence, prior, warnings, normal, whole, kept, *taken)
