@@ -37,6 +37,12 @@ def test_a_program_says_what_it_says_by_itself(python, tmp_path, code, status, o
         assert err in done.stderr and bool(err) == bool(done.stderr)
 
 
+def test_arguments_may_be_long(python, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import sys\nprint(len(sys.argv[1]))")
+    assert python.run(program, "x" * 300_000).stdout == "300000\n"
+
+
 def test_a_program_can_be_followed_and_told_to_end(python, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

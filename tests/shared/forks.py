@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-LARGEST = 1 << 16  # bytes of a request
+LARGEST = 1 << 16  # bytes read at once
 
 
 class Forked:
@@ -59,7 +59,7 @@ class Forks:
     """One interpreter that has imported ``modules`` and has computed nothing."""
 
     def __init__(self, *modules: str) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
@@ -86,8 +86,10 @@ class Forks:
 
     def ask(self, request: dict[str, object], files: Sequence[int] = ()) -> int:
         """One request with open files for it, and its answer."""
-        socket.send_fds(self._socket, [json.dumps(request).encode()], files)
-        return int(self._socket.recv(LARGEST))
+        # A line each way: sockets do not say where what was sent at once ends.
+        socket.send_fds(self._socket, [json.dumps(request).encode(), b"\n"], files)
+        with self._socket.makefile("r") as said:
+            return int(said.readline())
 
     def close(self) -> None:
         self._socket.close()
@@ -132,6 +134,8 @@ def main(number: str, *modules: str) -> None:
             text, files, _, _ = socket.recv_fds(asked, LARGEST, 2)
             if not text:
                 return
+            while not text.endswith(b"\n"):
+                text += asked.recv(LARGEST)
             request = json.loads(text)
             if "wait" in request:
                 _, status = os.waitpid(request["wait"], 0)
@@ -143,7 +147,7 @@ def main(number: str, *modules: str) -> None:
                     _become(request["command"], request["env"], *files)
                 for file in files:
                     os.close(file)
-            asked.send(str(answer).encode())
+            asked.sendall(f"{answer}\n".encode())
 
 
 if __name__ == "__main__":
