@@ -197,8 +197,9 @@ class AnomalyMaps(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        labels = state_dict.get(f"{prefix}regions.labels")
-        self.interest(labels, state_dict.get(f"{prefix}regions.gain"))
+        if f"{prefix}image_threshold" in state_dict:
+            labels = state_dict.get(f"{prefix}regions.labels")
+            self.interest(labels, state_dict.get(f"{prefix}regions.gain"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def set_thresholds(self, image: float, pixel: float) -> None:

@@ -157,4 +157,7 @@ class PersistentModel(RoomModel):
         rooms: layout.Rooms,
         metadata: Mapping[str, Any],
     ) -> Self:
-        return cls.of_rooms(restore(config, rooms, metadata), FitRecord.from_metadata(metadata))
+        record, made = FitRecord.from_metadata(metadata), restore(config, rooms, metadata)
+        if (record.regions_of_interest is None) != (made.maps.regions is None):
+            raise ValueError("regions of interest: their labels and their names belong together")
+        return cls.of_rooms(made, record)

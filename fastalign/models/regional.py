@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,12 +87,12 @@ class RegionalModel(PersistentModel):
         size = self.config.image_size
         if drawn_on is None:
             ranges = (self.record.photographs or {}).get("aspect") or [self.aspect]
-            self._require_like(regions, [*ranges, size[1] / size[0]], "an aligned photograph")
+            _require_like(regions, ranges, size[1] / size[0], "an aligned photograph")
             return regions
         (name, shape, image), *others = tensors(drawn_on, size, self.depth)
         if others:
             raise InputError("regions of interest are drawn on one photograph; give that one.")
-        self._require_like(regions, [shape[1] / shape[0], size[1] / size[0]], name)
+        _require_like(regions, [shape[1] / shape[0]], size[1] / size[0], name)
         with torch.inference_mode():
             found = self.pose.locate(image[None].to(self.features.device))
         if found.theta is None:
@@ -107,20 +108,27 @@ class RegionalModel(PersistentModel):
         moved = warp_affine(labels, found.theta.cpu(), size=finer, mode="nearest")[0, 0]
         return RegionsOfInterest(regions.names, moved.numpy().astype(np.uint8))
 
-    @staticmethod
-    def _require_like(regions: RegionsOfInterest, aspects: list[float], what: str) -> None:
-        height, width = regions.size
-        own = width / height
-        if not any(
-            abs(own / aspect - 1) <= _LIKE or min(aspects) <= own <= max(aspects)
-            for aspect in aspects
-        ):
-            shown = ", ".join(f"{aspect:.3g}" for aspect in sorted({*aspects}))
-            raise InputError(
-                f"regions of interest: they were drawn on {width} x {height} pixels, which are "
-                f"{own:.3g} times as wide as high, where {what} is {shown}; draw them on the "
-                "picture that fastalign roi writes, or give the photograph that they were drawn on."
-            )
+
+def _require_like(
+    regions: RegionsOfInterest, aspects: Sequence[float], own: float, what: str
+) -> None:
+    """Refuse regions that were drawn on a picture of another shape.
+
+    Args:
+        aspects: the least and the largest width over height of ``what``.
+        own: that of the model's images, which will do as well.
+    """
+    height, width = regions.size
+    drawn, (low, high) = width / height, (min(aspects), max(aspects))
+    within = low / (1 + _LIKE) <= drawn <= high * (1 + _LIKE)
+    if within or abs(drawn / own - 1) <= _LIKE:
+        return
+    shown = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
+    raise InputError(
+        f"regions of interest: they were drawn on {width} x {height} pixels, {drawn:.3g} times as "
+        f"wide as high, where {what} is {shown}; draw them on the picture that fastalign roi "
+        "writes, or give the photograph that they were drawn on."
+    )
 
 
 def as_regions(roi: RegionsOfInterest | str | os.PathLike[str]) -> RegionsOfInterest:

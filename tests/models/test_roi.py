@@ -374,6 +374,12 @@ def test_regions_that_cannot_be_judged_are_refused_and_change_nothing(model):
     wide = RegionsOfInterest(("part",), np.ones((32, 64), np.uint8))
     with pytest.raises(InputError, match="2 times as wide"):
         model.set_roi(wide)
+    # The model's own shape will do, and what lies between it and that of its photographs will not.
+    model.record = replace(model.record, photographs={"aspect": [2.0, 2.1]})
+    model.set_roi(RegionsOfInterest(("part",), np.ones((50, 51), np.uint8)))
+    model.set_roi(wide).set_roi(None)
+    with pytest.raises(InputError, match=r"1.5 times as wide as high, where .* is 2 to 2.1;"):
+        model.set_roi(RegionsOfInterest(("part",), np.ones((32, 48), np.uint8)))
     labels = np.zeros((640, 640), np.uint8)
     labels[0, 0] = 1
     with pytest.raises(InputError, match=r"region 'dot'.*image size"):
@@ -396,3 +402,6 @@ def test_a_state_that_makes_no_regions_is_refused(model, still):
     state["maps.regions.gain"] = -state["maps.regions.gain"]
     with pytest.raises(ValueError, match="gains"):
         FYD.from_state(model.config, state, model.extra_metadata())
+    bare = {name: value for name, value in state.items() if "regions" not in name}
+    with pytest.raises(ValueError, match="belong together"):
+        FYD.from_state(model.config, bare, model.extra_metadata())
