@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 CURVE_JSON, CURVE_CSV = "learning_curve.json", "learning_curve.csv"
 _COLUMNS = [field.name for field in dataclasses.fields(CurvePoint) if field.name not in ("scores",)]
 _LEAST = 6
+# Of the first guess of the time: seconds of a fit whatever its size, and how many times that of
+# scoring an image by itself each photograph takes.
+_START, _PASSES, _PASSES_OF_TEST = 2.0, 15.0, 1.5
 
 
 class CurveRun:
@@ -129,18 +133,19 @@ class CurveRun:
         sizes = sorted({size for size, *_ in steps})
         progress.start("learning curve", len(missing))
         if missing:
+            guess = sum(self._guess(size) for size, *_ in missing)
             progress.note(
                 f"learning curve: {count(len(missing), 'fit')} on {', '.join(map(str, sizes))} "
-                f"photographs, each scored on {count(len(self._test), 'test image')}; in at most "
-                f"{self._minutes:g} min, and in how many is said after the first fit"
+                f"photographs, each scored on {count(len(self._test), 'test image')}: some "
+                f"{_minutes(guess)} by the time of one image, at most {self._minutes:g} min"
             )
         for number, (size, draw, positions) in enumerate(missing):
-            expected = self._expected(size)
-            if time.monotonic() - began + expected > 60 * self._minutes:
+            ends = time.monotonic() - began + self._expected(size)
+            if not self._is_own(size) and ends > 60 * self._minutes:
                 left_out += 1
                 progress.advance()
                 continue
-            if size == len(self._every) and self._known:
+            if self._is_own(size):
                 point = self._of_the_model(size)
             else:
                 point = self._fit(size, draw, positions)
@@ -149,7 +154,7 @@ class CurveRun:
             progress.advance()
             if number == 0:
                 rest = sum(self._expected(size) for size, *_ in missing[1:])
-                progress.note(f"learning curve: about {max(1, round(rest / 60))} min more")
+                progress.note(f"learning curve: by the first fit about {_minutes(rest)} more")
         if left_out:
             self.notes.append(
                 f"{count(left_out, 'fit')} left out, for want of time: give more minutes"
@@ -162,9 +167,20 @@ class CurveRun:
         self._write(curve)
         return curve
 
+    def _is_own(self, size: int) -> bool:
+        """Whether the model itself is the fit on so many photographs."""
+        return self._known and size == len(self._every)
+
+    def _guess(self, size: int) -> float:
+        """Seconds of a fit on so many photographs before any was made, roughly."""
+        if self._is_own(size):
+            return 0.0
+        one = median(self._run.times.model or [0.0]) / 1000
+        return _START + one * (_PASSES * size + _PASSES_OF_TEST * len(self._test))
+
     def _expected(self, size: int) -> float:
         """Seconds of a fit on so many photographs, by the line through those that were made."""
-        if not self._times:
+        if not self._times or self._is_own(size):
             return 0.0
         sizes = np.array([number for number, some in self._times.items() for _ in some], float)
         seconds = np.array([value for some in self._times.values() for value in some])
@@ -311,6 +327,10 @@ class CurveRun:
         ):
             with atomic_write(self._out / name) as file:
                 file.write(text.encode("utf-8", "replace"))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.survey import look_at
 from fastalign.models.progress import NoProgress
 from fastalign.models.record import FitRecord
+from fastalign.roi import RegionsOfInterest
 
 
 @pytest.fixture
@@ -28,6 +29,11 @@ def fits(make_model, monkeypatch):
             self.record = FitRecord(seed=3, images={"train": 9, "validation": 3})
 
         roi = None
+
+        def predict_detail(self, images):
+            detail = super().predict_detail(images)
+            detail.regions = detail.score[:, None]
+            return detail
 
         def set_roi(self, roi, *, drawn_on):
             assert drawn_on.shape == (32, 48, 3) and drawn_on.dtype == np.uint8
@@ -126,12 +132,16 @@ def test_on_its_own_photographs_the_model_is_the_last_point(parts, fits, tmp_pat
     assert (9, 3, 3) not in fits.made and curve.notes == ()
     (own,) = [point for point in curve.points if point.photographs == 12]
     assert own.seconds is None and own.image_auroc == 1
+    # It takes no time, and has a place where there is none.
+    hurried = curve_of(parts, None, fits, curve_minutes=0).learning_curve
+    assert {point.photographs for point in hurried.points} == {12}
 
 
 def test_regions_of_interest_are_those_of_every_fit(parts, fits):
-    fits.model.roi = "the model's"
+    roi = RegionsOfInterest(("all",), np.ones((32, 48), np.uint8))
+    fits.model.roi = roi
     curve_of(parts, None, fits)
-    assert fits.rois == ["the model's"] * 5
+    assert fits.rois == [roi] * 5
 
 
 def test_too_few_photographs_are_refused(category, fits):
