@@ -15,7 +15,7 @@ LEAST = 10
 """Fewer normal photographs say nothing of drift."""
 # Values that a record keeps of a statistic at most.
 _KEPT = 200
-_FARTHEST = 3.0
+FARTHEST = 3.0
 """A single value, however far out, counts as one so many standard deviations away."""
 _MOST_PERSISTENCE = 0.8
 _STANDARD = NormalDist()
@@ -107,9 +107,9 @@ class Normal:
         below = bisect.bisect_left(self.values, value)
         return (below + bisect.bisect_right(self.values, value)) / (2 * len(self.values))
 
-    def score(self, value: float) -> float:
+    def score(self, value: float, farthest: float = FARTHEST) -> float:
         """The normal score of a value: the standard normal quantile of its rank among the normal
-        values, beyond them further by their standard deviation; -3 to 3.
+        values, beyond them further by their standard deviation; at most ``farthest`` from 0.
 
         Ranks make it the same for every distribution, tolerant of outliers and free of the unit.
         """
@@ -118,8 +118,10 @@ class Normal:
         score = _STANDARD.inv_cdf(quantile)
         beyond = max(value - self.values[-1], 0.0) + min(value - self.values[0], 0.0)
         if beyond:
-            score = score + beyond / self.scale if self.scale > 0 else math.copysign(9, beyond)
-        return min(_FARTHEST, max(-_FARTHEST, score))
+            score = (
+                score + beyond / self.scale if self.scale > 0 else math.copysign(math.inf, beyond)
+            )
+        return min(farthest, max(-farthest, score))
 
 
 def around(degrees: float, origin: float) -> float:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import fmean, median, variance
 
 from fastalign.drift.cusum import ALLOWANCE, corrected, limit_for
-from fastalign.drift.normal import Normal, inflation, persistence_of
+from fastalign.drift.normal import FARTHEST, Normal, inflation, persistence_of
 
 # Photographs that the size of a drift is the median of.
 _RECENT = 25
@@ -140,9 +140,11 @@ class Track:
         changed = []
         for upward, side in self.sides.items():
             sign = 1 if upward else -1
-            score = sign * self.normal.score(value - sign * self.normal.tolerance)
             if side.sum <= 0:
                 side.begin(name, number, self._line.inflation)
+            # One photograph is the same share of the limit, whatever that is.
+            farthest = FARTHEST * side.inflation
+            score = sign * self.normal.score(value - sign * self.normal.tolerance, farthest)
             side.photographs += 1
             side.sum = max(0.0, side.sum + score - self._allowance)
             if side.sum >= self._limit * side.inflation:
