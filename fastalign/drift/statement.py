@@ -36,7 +36,7 @@ class Statement:
         unit: of the size.
         since: the first photograph after the change.
         at: the photograph with which it was certain, or over.
-        photographs: how many there were from ``since`` to ``at``.
+        photographs: how many counted from ``since`` to ``at``.
         text: all of it, for people.
     """
 
