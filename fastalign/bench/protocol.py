@@ -100,18 +100,23 @@ def read_category(
 
 
 def scores_of(maps: Tensor) -> Tensor:
-    """The largest value of each map ``[N,H,W]``; every contestant is judged on every image, so one
-    of which nothing was compared ranks lowest, and of the others what was."""
-    return maps.nan_to_num(nan=0.0).amax((1, 2))
+    """The largest value of each map ``[N,H,W]``, of what was compared. Every contestant is judged
+    on every image: one that it refuses to judge, NaN all over, ranks above all others, since
+    somebody has to look at it."""
+    scores = maps.nan_to_num(nan=0.0).amax((1, 2))
+    return torch.where(maps.isnan().flatten(1).all(1), scores.amax() + 1, scores)
 
 
 def figures(scores: np.ndarray, maps: Iterable[Tensor], images: Images) -> dict[str, float]:
-    """The figures of scores ``[N]`` and maps ``[H,W]`` of the test images; what was not compared,
-    NaN, ranks lowest."""
-    scores = np.nan_to_num(scores, nan=0.0)
+    """The figures of scores ``[N]`` and maps ``[H,W]`` of the test images. What was not compared,
+    NaN, ranks lowest in a map; an image without a score ranks above all others, and so does all of
+    a map without a value."""
+    most = float(np.nanmax(scores, initial=0.0)) + 1
+    scores = np.nan_to_num(scores, nan=most)
     pixels = PixelMetrics(tuple(images.masks.shape[1:]))
     for index, (scored, mask) in enumerate(zip(maps, images.masks, strict=True)):
-        pixels.update(scored.nan_to_num(nan=0.0), mask, str(index))
+        unknown = most if bool(scored.isnan().all()) else 0.0
+        pixels.update(scored.nan_to_num(nan=unknown), mask, str(index))
     names = [str(index) for index in range(len(scores))]
     found: dict[str, Any] = {**image_metrics(scores, images.labels, names), **pixels.compute()}
     return {name: float(found[name]) for name in FIGURES}

@@ -117,12 +117,12 @@ def fit(
             "--layers",
             "Feature layers of the backbone by number, from 0, such as 1,2,3.",
             "LIST",
-            "the last at strides 4, 8 and 16",
+            "the last at strides 8 and 16",
         ),
     ] = None,
     channels: Annotated[
         int | None,
-        whole("--channels", "Feature channels kept; 0: all.", default="100", panel=_MODEL),
+        whole("--channels", "Features of each place; 0: all.", default="0", panel=_MODEL),
     ] = None,
     shrinkage: Annotated[
         float | None,
@@ -161,7 +161,8 @@ def fit(
         list[str] | None,
         _model(
             "--set",
-            "Any other option of the model: skip, fca_family, aspect, reduction, prior, storage, "
+            "Any other option of the model: skip, fca_family, aspect, strides, reduction, prior, "
+            "rank, neighbours, storage, "
             "min_share, calibrate, refit, sigma, learning_rate, ica_learning_rate, momentum, "
             "ica_weight, fa_weight, projector_channels, search_images.",
             "NAME=VALUE",

@@ -55,20 +55,20 @@ def share_density(density: DenseGaussian, *, world: World | None = None) -> None
     world = current() if world is None else world
     if world.size == 1:
         return
-    height, width = density.size
-    packed = density.channels * (density.channels + 1) // 2
+    own = {name: tensor.contiguous() for name, tensor in density.state_dict().items()}
+    shapes, min_count = world.once(
+        lambda: ({name: (x.shape, x.dtype) for name, x in own.items()}, density.min_count),
+        "the density of all",
+    )
     if world.rank == 0:
-        tensors = {name: tensor.contiguous() for name, tensor in density.state_dict().items()}
+        tensors = own
     else:
         device = next(density.buffers()).device
         tensors = {
-            "mean": torch.empty((density.channels, height, width), device=device),
-            "whitener": torch.empty((height * width, packed), dtype=density.storage, device=device),
-            "count": torch.empty((height, width), dtype=torch.int64, device=device),
+            name: torch.empty(shape, dtype=dtype, device=device)
+            for name, (shape, dtype) in shapes.items()
         }
-    min_count = world.once(lambda: density.min_count, "the density of all")
-    names = "mean", "whitener", "count"
-    world.broadcast_([tensors[name] for name in names], "the density of all")
+    world.broadcast_(list(tensors.values()), "the density of all")
     if world.rank:
         density.min_count = min_count
         density.reset().load_state_dict(tensors)

@@ -65,16 +65,21 @@ class FYDConfig:
         backbone: a timm network with ``features_only``. [O] EfficientNet-Lite0.
         weights: ``"embedded"``, ``"hub"`` or a file; None: embedded for EfficientNet-Lite0, the hub
             for all others.
-        layers: timm feature indices or module names. None: the last at strides 4, 8 and 16. [L]
+        layers: timm feature indices or module names. None: the last at ``strides``.
+        strides: of the layers where these are not given. [O] 8 and 16; 4 as well is [L].
         reduction: how the network's channels become features. ``"whiten"``: by what all locations
             have in common, so that all directions of normal variation count alike, and then to
             ``channels`` directions, the same for every seed [O]; ``"draw"``: ``channels`` of them
             are drawn at random by the seed [L, PaDiM].
-        channels: features of each location. [L] PaDiM's 100; 0 for as many as the network's
-            channels.
+        channels: features of each location; 0 for as many as the network's channels [O]; 100 is
+            PaDiM's [L].
         prior: for how many photographs the covariance that all locations have in common counts at
             each of them [O]; 0: none, as in PaDiM [L]; None: as many as make held-out normal images
             likeliest [O].
+        rank: of whitened features with a prior, directions at most in which a location's covariance
+            differs from what all have in common, nor more than the images less one (see
+            :class:`fastalign.nn.LowRank`) [O]; 0: all, as a packed factor.
+        neighbours: locations on each side whose images join in these directions [O].
         shrinkage: added to the variances. None: with a prior 0.15 of their mean, at least 0.01 [O];
             without one PaDiM's 0.01 [L].
         storage: dtype of the stored Gaussians: float32, bfloat16 or float16 [O].
@@ -108,11 +113,14 @@ class FYDConfig:
     backbone: str = "tf_efficientnet_lite0"
     weights: str | None = None
     layers: tuple[int | str, ...] | None = None
-    reduction: str = "draw"
-    channels: int = 100
-    prior: float | None = 0.0
+    strides: tuple[int, ...] = (8, 16)
+    reduction: str = "whiten"
+    channels: int = 0
+    prior: float | None = 3.0
+    rank: int = 64
+    neighbours: int = 1
     shrinkage: float | None = None
-    storage: str = "float32"
+    storage: str = "float16"
     min_share: float = 0.1
     calibrate: bool = True
     refit: bool = True
@@ -152,6 +160,11 @@ class FYDConfig:
                 for layer in layers
             ]
             object.__setattr__(self, "layers", tuple(names))
+        strides: Any = self.strides
+        if isinstance(strides, str) or not isinstance(strides, Sequence) or not strides:
+            raise ConfigError(f"strides {strides!r}: give numbers in a list, such as (8, 16).")
+        steps = [whole_number("strides: one", s, 1, because="pixels") for s in strides]
+        object.__setattr__(self, "strides", tuple(steps))
         asked = str(self.align).split("+")
         if set(asked) - {*PARTS, "none", "all"} or ("none" in asked and len(asked) > 1):
             raise ConfigError(
@@ -162,6 +175,8 @@ class FYDConfig:
         self._choose("reduction", get_args(Reduction))
         self._choose("storage", get_args(Storage))
         self._bound("channels", 0, whole=True)
+        self._bound("rank", 0, whole=True)
+        self._bound("neighbours", 0, whole=True)
         self._bound("epochs", 0, whole=True)
         self._bound("batch_size", 2, "the losses compare the images of a batch", whole=True)
         self._bound("projector_channels", 0, whole=True)
@@ -241,9 +256,12 @@ class FYDOptions(TypedDict, total=False):
     backbone: str
     weights: str | None
     layers: Sequence[int | str] | None
+    strides: Sequence[int]
     reduction: Reduction
     channels: int
     prior: float | None
+    rank: int
+    neighbours: int
     shrinkage: float | None
     storage: Storage
     min_share: float

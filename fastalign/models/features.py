@@ -20,6 +20,7 @@ from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.precision import compiled_rounding
 from fastalign.nn.runtime import Chosen
 from fastalign.nn.spatial_align import SpatialAlign
+from fastalign.nn.stages import STRIDES
 from fastalign.nn.state import in_own_state, made_in_own_state
 from fastalign.ops import affine
 
@@ -45,14 +46,18 @@ class FeatureExtractor(nn.Module):
     Arguments:
         image_size: height and width of the images.
         network: a timm network, see :class:`fastalign.nn.FeatureBackbone`.
-        layers: of it, from which the stages come; None: its defaults.
+        layers: of it, from which the stages come; None: the last at each of ``strides`` and at
+            strides 4, 8 and 16, which alignment is trained and judged on.
         weights: of it.
         staged: run it stage by stage, as FCA needs it.
         fca_family: transformations of FCA.
+        strides: of the default layers that features are made of; a network without any of them
+            gives all that it has.
 
     Attributes:
-        size: height and width of the first stage's maps.
         channels: of each stage, before :meth:`keep`.
+        described: of these the channels that features are made of; 0 for a stage that is left out.
+        size: height and width of the first stage's maps that is not.
 
     Raises:
         ConfigError: no such network or layer, or one that cannot be run stage by stage.
@@ -69,11 +74,15 @@ class FeatureExtractor(nn.Module):
         *,
         staged: bool = False,
         fca_family: str = "rotation_scale",
+        strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__()
         self.image_size = image_size
         self.fca_family = fca_family
-        self.backbone = FeatureBackbone(network, layers, weights).eval().fuse()
+        self.backbone = FeatureBackbone(
+            network, layers, weights, strides=sorted({*STRIDES, *strides})
+        )
+        self.backbone.eval().fuse()
         self.backbone.run_in(None).limit_memory(PASS_BYTES, must=False)
         if staged:
             self.backbone.stages()
@@ -84,8 +93,12 @@ class FeatureExtractor(nn.Module):
         self._compiled: Callable[[Tensor, Tensor | None], Encoded] | None = None
         self._budget: int | None = None
         self.channels: tuple[int, ...] = self.backbone.channels
+        found = zip(self.channels, self.backbone.reductions, strict=True)
+        asked = [c if layers is not None or r in strides else 0 for c, r in found]
+        self.described: tuple[int, ...] = tuple(asked) if any(asked) else self.channels
+        index = next(index for index, channels in enumerate(self.described) if channels)
         with torch.inference_mode():
-            first = self.backbone(torch.zeros(1, 3, *image_size))[0]
+            first = self.backbone(torch.zeros(1, 3, *image_size))[index]
         self.size = (int(first.shape[2]), int(first.shape[3]))
         # Of the loaded weights, with the first image.
         self.backbone.run_by("auto", strict=False)
@@ -112,11 +125,13 @@ class FeatureExtractor(nn.Module):
         parts = []
         for index, wanted in enumerate(self._wanted):
             stage = stages[index]
-            if wanted.is_floating_point():
+            if not wanted.shape[-1]:
+                part = stage[:, :0]
+            elif wanted.is_floating_point():
                 part = F.conv2d(stage.float(), self._kernels[index])
             else:
                 part = stage[:, wanted]
-                if self.adapters is not None and len(wanted):
+                if self.adapters is not None:
                     part = part + F.conv2d(stage, self._kernels[index])
             parts.append(part)
         return Encoded(parts, theta)
@@ -160,7 +175,9 @@ class FeatureExtractor(nn.Module):
             for adapter, wanted in zip(adapters, self._wanted, strict=True):
                 weight = None if adapter is None else adapter.weight
                 assert weight is None or isinstance(weight, Tensor)
-                if wanted.is_floating_point():
+                if not wanted.shape[-1]:
+                    self._kernels.append(wanted)
+                elif wanted.is_floating_point():
                     sums = wanted if weight is None else wanted + wanted @ weight[:, :, 0, 0]
                     self._kernels.append(sums[:, :, None, None])
                 elif weight is not None:

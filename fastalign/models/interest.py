@@ -22,7 +22,14 @@ from fastalign.models.normal import NormalDistances
 from fastalign.models.record import FitRecord
 from fastalign.models.region_maps import RegionMaps
 from fastalign.models.rooms import Rooms
-from fastalign.models.thresholds import Change, kept_scores, one_of_twins, resolve, whole_record
+from fastalign.models.thresholds import (
+    Change,
+    kept_scores,
+    limit_of,
+    one_of_twins,
+    resolve,
+    whole_record,
+)
 from fastalign.models.whole import whole_distance
 from fastalign.roi import RegionsOfInterest
 from fastalign.words import count
@@ -252,7 +259,7 @@ def _derived(
                 f"regions of interest: no normal photograph shows anything of region {name!r}; "
                 "draw it elsewhere, or leave it out."
             )
-        found.append(float(distinct.quantile(quantile)))
+        found.append(limit_of(distinct.tolist(), quantile)[0])
     # Of twins the largest score of each region counts.
     rows: dict[int, list[float | None]] = {}
     for row, group in zip(scores.tolist(), normal.groups, strict=True):
@@ -287,7 +294,7 @@ def _source(interest: Interest, quantile: float) -> str:
     where = "in the region of interest"
     if len(interest.names) > 1:
         where = "in each region of interest, whose threshold is 1"
-    return f"quantile {quantile:g} of {interest.of}, {where}"
+    return f"quantile {quantile:g} of {interest.of}, as of the whole part, {where}"
 
 
 def _coverage(rooms: Rooms, room: RegionMaps, normal: NormalDistances | None) -> list[float]:

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 # What files of versions have that do not know these options, and can read where they are left out.
-_EARLIER = {"prior": 0.0, "reduction": "draw"}
+_EARLIER: dict[str, Any] = {
+    "strides": (4, 8, 16),
+    "reduction": "draw",
+    "prior": 0.0,
+    "rank": 0,
+    "neighbours": 0,
+}
 
 
 class PersistentModel(RoomModel):

@@ -64,6 +64,9 @@ class FitRecord:
             of -2 log density per feature of held-out photographs; None: there is none.
         normal_whole: ``distance``, the largest distance of a whole normal image that the density
             has not seen, and ``residual``, the largest of their alignment, where there is any.
+        score_unit: the distance that scores and maps are in units of: the median score of normal
+            images that the density has not seen, so that 1 is an ordinary good image; None:
+            distances as they are.
         normal_distances: by which thresholds of regions of interest are derived, the record of
             :class:`fastalign.models.normal.NormalDistances`.
         regions_of_interest: what of the part is judged, the record of
@@ -95,6 +98,7 @@ class FitRecord:
     evidence: Mapping[str, Any] | None = None
     prior: Mapping[str, Any] | None = None
     normal_whole: Mapping[str, float] | None = None
+    score_unit: float | None = None
     normal_distances: Mapping[str, Any] | None = None
     regions_of_interest: Mapping[str, Any] | None = None
     normal_conditions: Mapping[str, Any] | None = None

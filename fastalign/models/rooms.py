@@ -78,6 +78,7 @@ def make(config: FYDConfig, weights: str | Path | None) -> Rooms:
         weights,
         staged=config.uses("fca"),
         fca_family=config.fca_family,
+        strides=config.strides,
     )
     # A network of fixed size gets its own.
     splittable = features.backbone.splittable
@@ -87,7 +88,7 @@ def make(config: FYDConfig, weights: str | Path | None) -> Rooms:
         PoseEstimator(searched, config.family, config.aspect or 1.0),
         features,
         FeatureDensity(
-            features.channels,
+            features.described,
             features.size,
             channels=config.channels,
             shrinkage=SHRINKAGE if config.shrinkage is None else config.shrinkage,

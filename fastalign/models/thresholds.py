@@ -6,6 +6,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from fastalign.numeric import real_number
 
 # Scores that a model keeps of its normal images at most: what a quantile needs of many.
 _KEPT = 1000
+# Scores that quartiles say something of.
+_LEAST_OF_QUARTILES = 8
 
 
 def kept_scores(scores: Sequence[float]) -> list[float]:
@@ -38,6 +41,36 @@ def one_of_twins(scores: Tensor, groups: Sequence[int]) -> tuple[Tensor, int]:
         else:
             lost += 1
     return scores.new_tensor(list(best.values())), lost
+
+
+def ordinary(scores: Tensor) -> float | None:
+    """The score of an ordinary normal image, of scores ``[N]``: their median; None: there is none,
+    or it is 0."""
+    if not len(scores):
+        return None
+    middle = float(scores.double().median())
+    return middle if middle > 0 and math.isfinite(middle) else None
+
+
+def limit_of(scores: Sequence[float], quantile: float) -> tuple[float, str]:
+    """The score that normal images stay below, of those of some, and the rule in words.
+
+    The quantile of the scores. Where they are too few to have such a quantile, so that it lies
+    between the two largest, an unusual one among them sets it; then the quantile of a normal
+    distribution of their logarithms, by median and quartiles, if that is smaller [ours].
+    """
+    found = np.array(scores, dtype=np.float64)
+    value = float(np.quantile(found, quantile))
+    rule = f"quantile {quantile:g}"
+    few = 0.5 < quantile < 1 and len(found) >= _LEAST_OF_QUARTILES
+    if few and (1 - quantile) * (len(found) - 1) < 1 and found.min() > 0:
+        low, middle, high = np.quantile(np.log(found), (0.25, 0.5, 0.75))
+        normal = NormalDist()
+        width = (high - low) / (2 * normal.inv_cdf(0.75))
+        likely = math.exp(middle + width * normal.inv_cdf(quantile))
+        if likely < value:
+            return likely, f"{rule} by median and quartiles of the logarithms"
+    return value, rule
 
 
 def whole_record(distances: Tensor, residual: float) -> dict[str, float] | None:

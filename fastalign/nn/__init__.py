@@ -7,6 +7,7 @@ from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.directions import Whitening
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.heads import Predictor, Projector, std_of_normalised
+from fastalign.nn.low_rank import LowRank
 from fastalign.nn.prior import CovariancePrior
 from fastalign.nn.smoothing import gaussian_matrix, smooth
 from fastalign.nn.spatial_align import Aligned, SpatialAlign
@@ -18,6 +19,7 @@ __all__ = [
     "DenseGaussian",
     "FeatureBackbone",
     "Predictor",
+    "LowRank",
     "Projector",
     "SpatialAlign",
     "Whitening",

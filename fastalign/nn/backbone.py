@@ -27,6 +27,7 @@ from fastalign.nn.precision import (
     rounding,
 )
 from fastalign.nn.stages import (
+    STRIDES,
     Normalise,
     chain_of,
     create_network,
@@ -51,14 +52,16 @@ class FeatureBackbone(ByRuntime):
     Arguments:
         name: any timm network that offers ``features_only``.
         layers: timm feature indices (its ``out_indices``) or module names such as ``"blocks.4"``,
-            in the order of computation. Default: the last outputs at strides 4, 8 and 16; for
-            EfficientNet-Lite0 these are blocks 1, 2 and 4, for a ResNet layers 1 to 3.
+            in the order of computation. None: the last outputs at ``strides``; at 4, 8 and 16 of
+            EfficientNet-Lite0 these are blocks 1, 2 and 4, of a ResNet layers 1 to 3.
         weights: ``None`` (random), ``"embedded"`` (EfficientNet-Lite0 only; installed with this
             package), ``"hub"`` (timm's pretrained ones, downloaded) or the path of a state dict of
             the whole timm network, ``.pth``, ``.pt`` or ``.safetensors``.
         trainable: default False: no gradients for the weights, and BatchNorm stays in evaluation
             mode whatever ``train()`` says. Gradients still pass through to the images.
         channels_last: compute in channels_last memory format, the faster one for convolutions.
+        strides: of the layers where these are not given; a network that has none of them gives its
+            last one.
 
     Attributes:
         layers: the module names of the outputs. channels: their channels. reductions: their
@@ -79,6 +82,7 @@ class FeatureBackbone(ByRuntime):
         *,
         trainable: bool = False,
         channels_last: bool = True,
+        strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__()
         if weights == "embedded":
@@ -107,7 +111,7 @@ class FeatureBackbone(ByRuntime):
             for info in network.feature_info.info
         }
         chain = chain_of(network, list(available))
-        self.layers = resolve_layers(name, layers, available, list(chain or available))
+        self.layers = resolve_layers(name, layers, available, list(chain or available), strides)
         if chain is not None:
             self._stages = split(chain, self.layers, Normalise(mean, std))
         else:

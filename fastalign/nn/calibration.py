@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from fastalign.nn.low_rank import LowRank, rows_of
 from fastalign.nn.prior import CovariancePrior
 from fastalign.numeric import LARGEST_SHRINKAGE, real_number, seed_number
 from fastalign.ops import checks
@@ -60,21 +63,56 @@ class CountCalibration:
         if samples.is_meta:
             raise ValueError("CountCalibration: samples are on meta, where they have no values")
         shrinkage = real_number("CountCalibration: shrinkage", shrinkage, 0, LARGEST_SHRINKAGE)
+        values = samples.double()
+
+        def measure(order: Tensor, size: int) -> Tensor:
+            return _mean_distances(values, order, size, shrinkage, prior)
+
+        self._measure(number, seed, measure, _at_once(values))
+
+    @classmethod
+    def of_windows(cls, windows: Tensor, form: LowRank, seed: int = 0) -> CountCalibration:
+        """The curve of densities of low rank.
+
+        Args:
+            windows: ``[N,L,K,C]``, features of N images, at least 3, at L locations and at those
+                around them, K in all with the location itself in the middle.
+            form: that of the density.
+            seed: of the subsets.
+
+        Raises:
+            ValueError: windows of another shape.
+            ConfigError: a seed out of range.
+        """
+        if windows.dim() != 4 or len(windows) < 3:
+            raise ValueError(
+                f"CountCalibration: windows have shape {list(windows.shape)}, expected "
+                "[N, L, K, C] with N at least 3"
+            )
+        made = cls.__new__(cls)
+
+        def measure(order: Tensor, size: int) -> Tensor:
+            return torch.stack([_mean_of_low_rank(windows, one, size, form) for one in order])
+
+        made._measure(len(windows), seed, measure, 1)
+        return made
+
+    def _measure(
+        self, number: int, seed: int, measure: Callable[[Tensor, int], Tensor], at_once: int
+    ) -> None:
+        """The curve for ``number`` images, of what ``measure`` finds in orders ``[R,N]`` of them of
+        which the first so many are fitted to."""
         seed = seed_number(seed, "CountCalibration: seed")
         generator = torch.Generator().manual_seed(seed)
         sizes = [2]
         while sizes[-1] < number - 1:
             sizes.append(min(number - 1, max(sizes[-1] + 1, round(sizes[-1] * _GROWTH))))
-        values = samples.double()
         curve = []
         for size in sizes:
             repeats = max(_REPEATS, min(_HELD_OUT, number) // max(1, number - size))
             orders = [torch.randperm(number, generator=generator) for _ in range(repeats)]
-            found = [
-                _mean_distances(values, order, size, shrinkage, prior)
-                for order in torch.stack(orders).to(samples.device).split(_at_once(values))
-            ]
-            curve.append(torch.cat(found).mean())
+            found = [measure(order, size) for order in torch.stack(orders).split(at_once)]
+            curve.append(torch.cat(found).double().mean())
         self.counts = torch.tensor(sizes, dtype=torch.float64)
         # More images never make it worse; what says so is noise.
         self.distances = torch.stack(curve).cpu().cummin(0).values
@@ -119,6 +157,7 @@ def _mean_distances(
 ) -> Tensor:
     """Of each of ``orders [R,N]`` of values ``[N,L,C]`` the mean Mahalanobis distance of those
     behind the first ``size`` to the Gaussians of these, ``[R]``."""
+    orders = orders.to(values.device)
     given, held_out = values[orders[:, :size]], values[orders[:, size : size + _HELD_OUT]]
     mean = given.mean(1, keepdim=True)
     deviations = (given - mean).transpose(1, 2)
@@ -133,3 +172,16 @@ def _mean_distances(
         factor, (held_out - mean).permute(0, 2, 3, 1), upper=False
     )
     return whitened.square().sum(2).sqrt().mean((1, 2))
+
+
+def _mean_of_low_rank(windows: Tensor, order: Tensor, size: int, form: LowRank) -> Tensor:
+    """Of ``order [N]`` of windows ``[N,L,K,C]`` the mean distance of those behind the first
+    ``size`` to the density of these, ``[]``."""
+    order = order.to(windows.device)
+    given, held_out = windows[order[:size]], windows[order[size : size + _HELD_OUT]]
+    mean, middle = given.mean(0), windows.shape[2] // 2
+    deviations = (given - mean).permute(1, 0, 2, 3).flatten(1, 2)
+    rows = rows_of(deviations.mT @ deviations / windows.shape[2], form)
+    others = (held_out[:, :, middle] - mean[:, middle]).transpose(0, 1)
+    left = others - (others @ rows.mT) @ rows
+    return left.square().sum(2).sqrt().mean()

@@ -14,7 +14,7 @@ from fastalign.ops import checks
 
 # Added to the pooled variances, as a share of their mean: directions in which nothing ever varied
 # say nothing of how unusual a difference is.
-RIDGE = 0.1
+RIDGE = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,19 @@ class Whitening:
             directions = whitening.float()
             floor = ridge * (whitening @ whitening.mT)
         return cls(directions, floor, ridge)
+
+
+def whitening_again(samples: Tensor, valid: Tensor, floor: Tensor) -> Tensor:
+    """What makes whitened features those of a whitening by other images: ``[N,N]`` float32.
+
+    Args:
+        samples: ``[M,L,N]``, whitened features of these images; valid: ``[M,L]`` bool.
+        floor: of the whitening that they have.
+    """
+    deviations, _, freedom = deviations_of(samples.double(), valid)
+    covariance = pooled_covariance(deviations, freedom) + floor.to(samples.device)
+    variances, axes = torch.linalg.eigh(covariance)
+    return ((axes * variances.clamp_min(torch.finfo(torch.float32).eps).rsqrt()) @ axes.mT).float()
 
 
 def rotation(number: int, channels: int) -> Tensor:

@@ -37,6 +37,18 @@ class Stored(NamedTuple):
     images: Tensor
 
 
+def joined_means(mean: Tensor, before: Tensor, sums: Moments) -> tuple[Tensor, Tensor]:
+    """Of means ``[C,H*W]`` of so many images ``[H*W]`` before, with the new ones: the means
+    ``[H*W,C]`` float64, those stored bit for bit where nothing is new, and the vectors ``[H*W,C]``
+    whose outer products the sums of both gain."""
+    after = before + sums.count
+    share = sums.count / after.clamp_min(1).double()
+    stored = mean.t().double()
+    delta = sums.mean - stored
+    means = torch.where((sums.count > 0)[:, None], stored + delta * share.unsqueeze(-1), stored)
+    return means, delta * (before * share).sqrt().unsqueeze(-1)
+
+
 def extended(
     stored: Stored, sums: Moments, *, strength: float, shrinkage: float, min_count: int
 ) -> Stored:
@@ -63,13 +75,8 @@ def extended(
     pooled = _pooled(whitener, known, triangle, shrinkage) if strength > 0 else None
     before = torch.where(known, count, torch.where(count <= 1, count, 0))
     after = before + sums.count
-    share = sums.count / after.clamp_min(1).double()
-    delta = sums.mean - mean.t().double()
-    means = mean.t() + delta * share.unsqueeze(-1)
-    # What was stored stays bit for bit where nothing is new.
     fresh = sums.count > 0
-    means = torch.where(fresh[:, None], means, mean.t().double())
-    gain = delta * (before * share).sqrt().unsqueeze(-1)
+    means, gain = joined_means(mean, before, sums)
     freedom = (strength + before - 1).clamp_min(0).double()
     total = (strength + after - 1).clamp_min(0).double()
     support = after >= min_count

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FITTED = ("mean", "whitener", "count")
+# With whiteners of the low-rank form, which have no value that says where there is no support.
+LEAST = "least_count"
 
 
 class FittedGaussian(nn.Module):
@@ -30,6 +32,7 @@ class FittedGaussian(nn.Module):
     mean: Tensor
     whitener: Tensor
     count: Tensor
+    least_count: Tensor | None
     _support: Tensor
 
     def __init__(
@@ -40,7 +43,7 @@ class FittedGaussian(nn.Module):
         self.size = (size[0], size[1])
         self.min_count = min_count
         self.storage = storage
-        for name in FITTED:
+        for name in (*FITTED, LEAST):
             self.register_buffer(name, None)
         # Also tells where the module is as long as it has no other tensor.
         self.register_buffer("_support", torch.zeros(size, dtype=torch.bool), persistent=False)
@@ -104,28 +107,42 @@ class FittedGaussian(nn.Module):
 
     def reset(self) -> Self:
         """Forget the fit; returns the module."""
-        for name in FITTED:
+        for name in (*FITTED, LEAST):
             setattr(self, name, None)
         self._settle()
         return self
 
-    def _allocate(self, make: Callable[..., Tensor] = torch.zeros) -> None:
-        """The tensors of a fit, 0 where they are not there yet, or as ``make`` leaves them."""
-        if not self.fitted:
-            locations = self.size[0] * self.size[1]
-            packed = self.channels * (self.channels + 1) // 2
-            device = self._support.device
-            self.mean = make((self.channels, *self.size), device=device)
-            self.whitener = make((locations, packed), dtype=self.storage, device=device)
-            self.count = make(self.size, dtype=torch.int64, device=device)
+    @property
+    def rank(self) -> int | None:
+        """R of the low-rank form; None: a packed factor, or no fit."""
+        return self.whitener.shape[1] if self.fitted and self.whitener.dim() == 3 else None
+
+    def _allocate(self, make: Callable[..., Tensor] = torch.zeros, rank: int | None = None) -> None:
+        """The tensors of a fit, of the low-rank form with ``rank``, 0 where they are not there yet,
+        or as ``make`` leaves them."""
+        if self.fitted and self.rank != rank:
+            self.reset()
+        if self.fitted:
+            return
+        locations, device = self.size[0] * self.size[1], self._support.device
+        shape: tuple[int, ...] = (locations, self.channels * (self.channels + 1) // 2)
+        if rank is not None:
+            shape = (locations, rank, self.channels)
+            self.least_count = make((), dtype=torch.int64, device=device)
+        self.mean = make((self.channels, *self.size), device=device)
+        self.whitener = make(shape, dtype=self.storage, device=device)
+        self.count = make(self.size, dtype=torch.int64, device=device)
 
     def _settle(self) -> None:
         """Derive the support from the fitted tensors, once per fit and not once per image."""
         support = torch.zeros(self.size, dtype=torch.bool, device=self._support.device)
         if self.fitted:
-            # A whitener that was finalized with a greater min_count is 0 where that was missed.
-            known = self.whitener[:, 0].view(self.size) > 0
-            support = (self.count >= self.min_count) & known
+            support = self.count >= self.min_count
+            if self.least_count is not None:
+                support &= self.count >= self.least_count
+            else:
+                # 0 where the count was below that of finalize().
+                support &= self.whitener[:, 0].view(self.size) > 0
         self._support = support
         self._supported_everywhere = not support.is_meta and bool(support.all())
 
@@ -171,8 +188,10 @@ class FittedGaussian(nn.Module):
     ) -> None:
         given = [name for name in FITTED if prefix + name in state_dict]
         if given:
+            whitener = state_dict.get(prefix + "whitener")
+            low = prefix + LEAST in state_dict and whitener is not None and whitener.dim() == 3
             # Replaced as they are or written over whole: zeros would take their memory once more.
-            self._allocate(torch.empty)
+            self._allocate(torch.empty, whitener.shape[1] if low else None)
         problems = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

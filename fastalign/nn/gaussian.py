@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import ConfigError
-from fastalign.nn.extended import Stored, extended
-from fastalign.nn.fitted_gaussian import FITTED, FittedGaussian, keeping_dtypes
+from fastalign.nn.extended import Stored, extended, joined_means
+from fastalign.nn.fitted_gaussian import FITTED, LEAST, FittedGaussian, keeping_dtypes
+from fastalign.nn.low_rank import LowRank, low_rank, more_low_rank
 from fastalign.nn.moments import Moments
 from fastalign.nn.prior import SHRINKAGE, CovariancePrior
 from fastalign.nn.state import own_state, require_unmapped
@@ -52,8 +53,10 @@ class DenseGaussian(FittedGaussian):
 
     State dict, present once fitted:
         mean: ``[C,H,W]`` float32.
-        whitener: ``[H*W,C(C+1)/2]`` in ``storage``; see :func:`fastalign.ops.mahalanobis`.
+        whitener: ``[H*W,C(C+1)/2]`` in ``storage``, or ``[H*W,R,C]`` of the low-rank form; see
+            :func:`fastalign.ops.mahalanobis`.
         count: ``[H,W]`` int64, the images in which the location was valid.
+        least_count: of the low-rank form, ``[]`` int64, the ``min_count`` of ``finalize``.
 
     Loaded into a new module of the same channels and size it is ready to score; the whitener is
     converted to that module's ``storage``. ``module.half()`` and the like move these tensors but
@@ -160,6 +163,7 @@ class DenseGaussian(FittedGaussian):
         keep: bool = False,
         min_count: int | None = None,
         prior: CovariancePrior | None = None,
+        form: LowRank | None = None,
     ) -> DenseGaussian:
         """Turn the sums into means and whiteners, in float64; returns the module.
 
@@ -168,6 +172,8 @@ class DenseGaussian(FittedGaussian):
                 are those of the last ``finalize``. Default: free them.
             min_count: from here on, in place of that of the module.
             prior: of the covariances, for few images; None: each location's is its own.
+            form: keep covariances as an identity and a few directions, with its own prior in place
+                of ``prior`` and the shrinkage; None: packed factors of whole ones.
 
         Raises:
             ConfigError: no images; or a covariance that is not positive definite to the accuracy
@@ -192,17 +198,22 @@ class DenseGaussian(FittedGaussian):
             support = sums.count >= self.min_count
             check_finite(sums)
             earlier = self._buffers["whitener"]
-            self._buffers["whitener"] = None
-            self.whitener = whiten(
-                sums,
-                support,
-                self.shrinkage,
-                self.storage,
-                into=earlier,
-                prior=prior,
-                keep=keep,
-                width=self.size[1],
-            )
+            self._buffers["whitener"] = self._buffers["least_count"] = None
+            if form is not None:
+                self.whitener = low_rank(sums, self.size, form, self.storage)
+                least = torch.tensor(self.min_count, device=support.device)
+                self.least_count = least
+            else:
+                self.whitener = whiten(
+                    sums,
+                    support,
+                    self.shrinkage,
+                    self.storage,
+                    into=None if earlier is None or earlier.dim() == 3 else earlier,
+                    prior=prior,
+                    keep=keep,
+                    width=self.size[1],
+                )
             self.mean = sums.mean.t().float().contiguous().view(self.channels, *self.size)
             self.count = sums.count.view(self.size).clone()
             self._settle()
@@ -217,6 +228,7 @@ class DenseGaussian(FittedGaussian):
         strength: float = 0.0,
         shrinkage: float | None = None,
         min_count: int = 1,
+        form: LowRank | None = None,
     ) -> DenseGaussian:
         """A new one that has seen the images of ``sums`` besides, without the sums of the first;
         see :mod:`fastalign.nn.extended`.
@@ -226,9 +238,11 @@ class DenseGaussian(FittedGaussian):
             strength, shrinkage: of the prior and of the variances at ``finalize``; None: the
                 module's shrinkage.
             min_count: images below which a location has no support.
+            form: of one that is of low rank, in place of the three above but the last.
 
         Raises:
-            ConfigError: not fitted, or a covariance that is not positive definite.
+            ConfigError: not fitted; a form for packed factors, or none for others; or a covariance
+                that is not positive definite.
             ValueError: sums of other channels or another size.
         """
         mean, whitener = self.require_fit()
@@ -237,6 +251,13 @@ class DenseGaussian(FittedGaussian):
                 f"DenseGaussian: sums of shape {list(sums.mean.shape)}, expected "
                 f"{[len(whitener), self.channels]}, locations and channels"
             )
+        if (self.rank is None) != (form is None):
+            raise ConfigError(
+                "DenseGaussian: extended() takes form where what is stored is of low rank, and "
+                f"not elsewhere; rank is {self.rank} and form {form}"
+            )
+        if form is not None:
+            return self._extended(sums, min_count, form)
         with _plain_tensors():
             check_finite(sums)
             found = extended(
@@ -256,6 +277,24 @@ class DenseGaussian(FittedGaussian):
             joined.load_state_dict(tensors, assign=True)
         return joined
 
+    def _extended(self, sums: Moments, min_count: int, form: LowRank) -> DenseGaussian:
+        """The same of the low-rank form."""
+        with _plain_tensors():
+            check_finite(sums)
+            counts = self.count.flatten()
+            means, gain = joined_means(self.mean.flatten(1), counts, sums)
+            whitener = more_low_rank(self.whitener, counts, gain, sums, self.size, form)
+            joined = self.band(slice(None))
+            joined.min_count = min_count
+            tensors = {
+                "mean": means.t().float().contiguous().view(self.channels, *self.size),
+                "whitener": whitener,
+                "count": (counts + sums.count).view(self.size),
+                LEAST: torch.tensor(min_count, device=counts.device),
+            }
+            joined.load_state_dict(tensors, assign=True)
+        return joined
+
     # Bands of rows --------------------------------------------------------------------------
 
     def band(self, rows: slice) -> DenseGaussian:
@@ -271,29 +310,39 @@ class DenseGaussian(FittedGaussian):
         )
         return band.to(self._support.device)
 
-    def put_band(self, rows: slice, band: DenseGaussian) -> DenseGaussian:
+    def put_band(self, rows: slice, band: DenseGaussian, first: int = 0) -> DenseGaussian:
         """Take over the fit of a :meth:`band`; returns the module, which is fitted once all its
         rows were put.
+
+        Arguments:
+            rows: of this module.
+            first: where they begin in the band, which may have others around them.
 
         Raises:
             ConfigError: the band is not fitted, or of another size or channels.
         """
         mean, whitener = band.require_fit()
         indices = range(*rows.indices(self.size[0]))
-        expected = (self.channels, (len(indices), self.size[1]))
-        if (band.channels, band.size) != expected or indices.step != 1:
+        own = slice(first, first + len(indices))
+        fits = (band.channels, band.size[1]) == (self.channels, self.size[1])
+        if not fits or indices.step != 1 or not 0 <= first <= own.stop <= band.size[0]:
             raise ConfigError(
-                f"DenseGaussian: a band of {band.channels} channels and size {band.size} put into "
-                f"rows {indices}, expected {expected[0]} channels and size {expected[1]}"
+                f"DenseGaussian: rows from {first} of a band of {band.channels} channels and size "
+                f"{band.size} put into rows {indices}, expected {self.channels} channels and width "
+                f"{self.size[1]}, and {len(indices)} rows"
             )
         with _plain_tensors():
-            self._allocate()
+            self._allocate(rank=band.rank)
             width = self.size[1]
             locations = slice(indices.start * width, indices.stop * width)
-            self.mean[:, rows] = mean
-            self.whitener[locations] = whitener.to(self.storage)
-            self.count[rows] = band.count
+            self.mean[:, rows] = mean[:, own]
+            self.whitener[locations] = whitener[own.start * width : own.stop * width].to(
+                self.storage
+            )
+            self.count[rows] = band.count[own]
             self.min_count = band.min_count
+            if self.least_count is not None:
+                self.least_count.fill_(band.min_count)
             self._sums = None
             self._settle()
         return self

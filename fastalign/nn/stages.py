@@ -16,7 +16,7 @@ from fastalign.nn import weights as weight_files
 from fastalign.nn.networks import load_timm
 
 # Defaults take the last output at each of these strides: the three PaDiM uses.
-_STRIDES = (4, 8, 16)
+STRIDES = (4, 8, 16)
 
 
 class Normalise(nn.Module):
@@ -139,11 +139,13 @@ def resolve_layers(
     layers: Sequence[int | str] | None,
     available: dict[str, tuple[int, int]],
     order: list[str],
+    strides: Sequence[int] = STRIDES,
 ) -> tuple[str, ...]:
-    """Module names of ``layers``, checked to exist and to come in the order of computation."""
+    """Module names of ``layers``, checked to exist and to come in the order of computation; None:
+    the last at each of the strides."""
     indexed = list(available)
     if layers is None:
-        last = {stride: layer for layer, (_, stride) in available.items() if stride in _STRIDES}
+        last = {stride: layer for layer, (_, stride) in available.items() if stride in strides}
         return tuple(last.values()) or (indexed[-1],)
     resolved = []
     for layer in layers:

@@ -125,7 +125,18 @@ def whole_ring(tmp_path_factory):
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory, whole_ring):
     """A model fitted on ``whole_ring`` through the command line."""
-    path = tmp_path_factory.mktemp("model") / "ring.safetensors"
-    outcome = run_here("fit", whole_ring, "--out", path, *FIT)
+    return fit_on(whole_ring, tmp_path_factory.mktemp("model") / "ring.safetensors")
+
+
+@pytest.fixture(scope="session")
+def fitted_fine(tmp_path_factory, whole_ring):
+    """One of fine maps and few features: of so small pictures others see all at once."""
+    settings = ("strides=[4,8,16]", "reduction=draw", "prior=0")
+    options = [word for setting in settings for word in ("--set", setting)]
+    return fit_on(whole_ring, tmp_path_factory.mktemp("fine") / "ring.safetensors", *options)
+
+
+def fit_on(folder: Path, path: Path, *options: str) -> Path:
+    outcome = run_here("fit", folder, "--out", path, *FIT, *options)
     assert outcome.code == 0, outcome.err
     return path

@@ -13,6 +13,11 @@ from PIL import Image
 from fastalign import FYD
 
 
+@pytest.fixture(scope="module")
+def fitted(fitted_fine):
+    return fitted_fine
+
+
 @pytest.fixture
 def model(fitted, tmp_path):
     return shutil.copy(fitted, tmp_path / "ring.safetensors")
@@ -108,12 +113,14 @@ def test_regions_that_are_cleared_leave_the_file_of_the_fit(run, model, fitted, 
         assert one.read() == other.read()
 
 
-def test_a_fit_with_regions(run, ring, fit_options, halves, fitted, tmp_path):
+def test_a_fit_with_regions(run, ring, fit_options, halves, tmp_path):
     model = tmp_path / "m.safetensors"
     outcome = run("fit", ring, "--out", model, "--roi", halves, *fit_options)
     assert outcome.code == 0, outcome.err
     assert "judged: top" in outcome.out
-    set_later = FYD.load(fitted).set_roi(halves)
+    plain = tmp_path / "plain.safetensors"
+    assert run("fit", ring, "--out", plain, *fit_options).code == 0
+    set_later = FYD.load(plain).set_roi(halves)
     assert FYD.load(model).roi_thresholds == set_later.roi_thresholds
 
 

@@ -30,7 +30,9 @@ from fastalign.models.rooms import warp
 from fastalign.ops import affine, warp_affine
 
 SIZE = 32
-PLAIN: dict[str, Any] = {"image_size": SIZE, "align": "none", "channels": 8, "sigma": 1.0}
+PLAIN: dict[str, Any] = {"image_size": SIZE, "align": "none", "sigma": 1.0}
+DRAWN = {**PLAIN, "channels": 8, "reduction": "draw", "strides": (4, 8, 16), "prior": 0.0}
+FINE = {**PLAIN, "strides": (4, 8, 16)}
 TRAINED = {**PLAIN, "epochs": 3, "batch_size": 4}
 
 
@@ -66,7 +68,7 @@ def trainer_of(model: FYD, source: ImageSource, seed: int) -> Trainer:
 @pytest.fixture(scope="module")
 def moved() -> FYD:
     """Aligned by translations of up to a quarter of the image, so that its rim was seen less."""
-    options = {**PLAIN, "align": "ica", "family": "translation", "skip": False}
+    options = {**FINE, "align": "ica", "family": "translation", "skip": False}
     return FYD(**{**options, "sigma": 0}, min_share=0.6).fit(photographs(20, 0.25))
 
 
@@ -140,7 +142,7 @@ def test_images_to_score_of_another_shape_are_named(moved, method, shape):
 
 @pytest.mark.parametrize(("channels", "kept"), [(0, 176), (7, 7), (1000, 176), (1, 1)])
 def test_channels_are_drawn_from_all_stages_or_all_kept(channels, kept):
-    model = FYD(**{**PLAIN, "channels": channels}).fit(photographs(4))
+    model = FYD(**{**DRAWN, "channels": channels}).fit(photographs(4))
     assert model.density.channels == kept
     assert len(model.density.selection.unique()) == kept
     assert model.density.selection.max() < 176 == sum(model.features.backbone.channels)
@@ -150,7 +152,7 @@ def test_channels_are_drawn_from_all_stages_or_all_kept(channels, kept):
 
 def test_features_are_the_selected_channels_of_all_stages_at_the_size_of_the_first():
     images = photographs(3)
-    model = FYD(**PLAIN).fit(images)
+    model = FYD(**DRAWN).fit(images)
     stages = model.features.backbone(images)
     whole = torch.cat(
         [torch.nn.functional.interpolate(s, (8, 8), mode="bilinear") for s in stages], 1
@@ -174,7 +176,7 @@ def test_16_bit_storage_halves_the_whitener_and_keeps_the_scores(storage, tmp_pa
 
 def test_shrinkage_reaches_the_density():
     images = photographs(4)
-    loose, tight = (FYD(**PLAIN, shrinkage=value).fit(images) for value in (1.0, 0.01))
+    loose, tight = (FYD(**DRAWN, shrinkage=value).fit(images) for value in (1.0, 0.01))
     other = photographs(2, seed=1)
     assert (loose(other)[0] < 0.5 * tight(other)[0]).all()
 
@@ -182,8 +184,10 @@ def test_shrinkage_reaches_the_density():
 def test_the_prior_reaches_the_density_and_the_record():
     """Learned, given, and none, which is PaDiM's estimate."""
     images = photographs(8)
-    learned, given, none = (FYD(**PLAIN, prior=prior).fit(images) for prior in (None, 3.0, 0))
-    padim = FYD(**PLAIN, shrinkage=0.01).fit(images)
+    learned, given, none = (
+        FYD(**{**DRAWN, "prior": prior}).fit(images) for prior in (None, 3.0, 0)
+    )
+    padim = FYD(**DRAWN, shrinkage=0.01).fit(images)
     assert_same(none, padim)
     assert none.record.prior is None
     assert learned.record.prior is not None and given.record.prior is not None
@@ -192,7 +196,7 @@ def test_the_prior_reaches_the_density_and_the_record():
     kept = dict(map(tuple, learned.record.prior["likelihood"]))
     assert learned.record.prior["strength"] == min(kept, key=kept.__getitem__)
     assert not torch.equal(given.density.gaussians.whitener, none.density.gaussians.whitener)
-    stronger = FYD(**PLAIN, prior=learned.record.prior["strength"]).fit(images)
+    stronger = FYD(**{**DRAWN, "prior": learned.record.prior["strength"]}).fit(images)
     assert torch.equal(stronger.density.gaussians.whitener, learned.density.gaussians.whitener)
 
 
@@ -229,7 +233,7 @@ def test_places_that_few_images_saw_are_not_scored(moved):
     every = FYD(moved.config, min_share=0.0).fit(photographs(20, 0.25))
     assert torch.equal(every.align(images), moved.align(images))
     # Maps come from the aligned frame, whose locations the support speaks of.
-    support = (count >= 12).float().expand(3, 1, 8, 8).contiguous()
+    support = (count >= 12).float().expand(3, 1, *count.shape).contiguous()
     reached = warp_affine(support, affine.invert(moved.align(images)), size=(SIZE, SIZE))[:, 0]
     given, wanted = moved(images)[1], every(images)[1]
     unseen = reached == 0
@@ -297,31 +301,36 @@ def test_the_threshold_is_a_quantile_of_the_scores_of_validation_images():
 
 def test_a_refit_takes_the_validation_images_into_the_density():
     train, validation = photographs(12), photographs(20, seed=1)
-    kept = FYD(**PLAIN, refit=False).fit(train, validation)
-    model = FYD(**PLAIN).fit(train, validation)
+    kept = FYD(**DRAWN, refit=False).fit(train, validation)
+    model = FYD(**DRAWN).fit(train, validation)
     assert (model.density.gaussians.count == 32).all()
-    everything = FYD(**PLAIN).fit(torch.cat([train, validation]))
+    everything = FYD(**DRAWN).fit(torch.cat([train, validation]))
     torch.testing.assert_close(model.density.gaussians.mean, everything.density.gaussians.mean)
     fresh = photographs(5, seed=3)
-    torch.testing.assert_close(model(fresh)[0], everything(fresh)[0], rtol=1e-3, atol=1e-3)
+    unit = model.record.score_unit
+    assert everything.record.score_unit is None and unit is not None
+    found = unit * model(fresh)[0]
+    torch.testing.assert_close(found, everything(fresh)[0], rtol=1e-3, atol=1e-3)
     # By as much as distances shrink with more images, the threshold does.
-    assert 0.3 * kept.image_threshold < model.image_threshold < kept.image_threshold
+    before = kept.record.score_unit * kept.image_threshold
+    assert 0.3 * before < unit * model.image_threshold < before
     assert model.extra_metadata()["images"] == {"train": 12, "validation": 20}
-    source = "quantile 0.99 of 20 normal validation images"
-    assert model.extra_metadata()["threshold_source"] == source
+    source = model.extra_metadata()["threshold_source"]
+    assert source.startswith("quantile 0.99 ") and source.endswith("of 20 normal validation images")
 
 
 def test_few_validation_images_take_turns_with_the_others():
     train, validation = photographs(12), photographs(3, seed=1)
-    model = FYD(**PLAIN, threshold_quantile=1.0).fit(train, validation)
+    model = FYD(**DRAWN, threshold_quantile=1.0).fit(train, validation)
     assert (model.density.gaussians.count == 15).all()
     images = torch.cat([train, validation])
     scores = torch.empty(15)
     for fold in range(5):
         left_out = torch.arange(15) % 5 == fold
-        scores[left_out] = FYD(**PLAIN).fit(images[~left_out])(images[left_out])[0]
+        scores[left_out] = FYD(**DRAWN).fit(images[~left_out])(images[left_out])[0]
     # 12 images each; distances from a density of 15 are smaller.
-    assert 0.7 * scores.max() < model.image_threshold < scores.max()
+    limit = model.record.score_unit * model.image_threshold
+    assert 0.7 * scores.max() < limit < scores.max()
     source = "quantile 1 of 15 normal images, each scored without itself"
     assert model.extra_metadata()["threshold_source"] == source
     normal = model.extra_metadata()["normal_scores"]
@@ -396,7 +405,7 @@ def test_resuming_from_nothing_or_from_another_file_is_an_error(tmp_path):
 
 def test_fine_alignment_changes_the_features_and_leaves_the_backbone_alone():
     images = photographs(8)
-    model = FYD(**{**TRAINED, "align": "fa", "learning_rate": 0.05})
+    model = FYD(**{**TRAINED, **DRAWN, "align": "fa", "learning_rate": 0.05})
     before = {name: value.clone() for name, value in model.features.backbone.state_dict().items()}
     model.fit(images)
     assert all(torch.equal(before[k], v) for k, v in model.features.backbone.state_dict().items())
@@ -428,7 +437,7 @@ def test_the_fine_loss_falls():
 
 def test_feature_warps_move_the_maps_with_the_features():
     """theta of all stages composed, and the map taken back by it."""
-    options = {**TRAINED, "align": "fca", "skip": False, "fca_family": "translation"}
+    options = {**TRAINED, **FINE, "align": "fca", "skip": False, "fca_family": "translation"}
     model = FYD(**options).fit(photographs(6))
     with torch.no_grad():
         for layer in model.features.fca:
@@ -524,6 +533,7 @@ def test_progress_adds_up():
         ["searching poses", 1, 1],
         ["aligning", 5, 5],
         ["training", 3, 3],
+        ["whitening", 5, 5],
         ["thresholds", 8, 8],
         ["fitting", 5, 5],
         ["fitting", 3, 3],

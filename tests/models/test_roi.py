@@ -20,7 +20,16 @@ from fastalign.ops import affine, warp_affine
 from fastalign.roi import RegionsOfInterest
 
 SIZE = 64
-QUICK = {"image_size": (SIZE, SIZE), "channels": 12, "align": "ica", "family": "translation"}
+# Of few features on fine maps: in so small an image what others see lies close together.
+QUICK = {
+    "image_size": (SIZE, SIZE),
+    "align": "ica",
+    "family": "translation",
+    "strides": (4, 8, 16),
+    "reduction": "draw",
+    "channels": 12,
+    "prior": 0.0,
+}
 
 
 # Maps alone ----------------------------------------------------------------------------------
@@ -185,7 +194,7 @@ def test_everything_as_one_region_has_the_thresholds_of_the_fit(model):
     coverage = model.evidence.coverage
     model.set_roi(whole)
     # Places beside the part's frame, which smoothing reaches, are in no region.
-    assert 0.95 * before < float(model.image_threshold) <= before
+    assert 0.95 * before < float(model.image_threshold) < 1.00001 * before
     assert model.roi_thresholds == {"part": float(model.image_threshold)}
     assert model.evidence.coverage == coverage
     assert "region of interest" in model.record.threshold_source

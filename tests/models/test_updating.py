@@ -14,6 +14,7 @@ from fastalign.errors import ConfigError, InputError
 from fastalign.models.fitting.gaussians import least_count
 from fastalign.models.known import KnownImages
 from fastalign.models.rooms import warp
+from fastalign.models.thresholds import limit_of
 from fastalign.nn import DenseGaussian
 from fastalign.roi import RegionsOfInterest
 
@@ -69,8 +70,11 @@ def halves(*names: str) -> RegionsOfInterest:
     return RegionsOfInterest(names, labels)
 
 
-def test_n_photographs_and_m_more_are_the_density_of_all(model):
-    """To the rounding of a stored float32 whitener, by the network and the template of the fit."""
+def test_n_photographs_and_m_more_are_the_density_of_all():
+    """To the rounding of a stored float32 whitener, by the network and the template of the fit;
+    tests/nn/test_low_rank.py has those of low rank."""
+    packed = {"reduction": "draw", "prior": 0.0, "storage": "float32", "strides": (4, 8, 16)}
+    model = FYD(**QUICK, **packed).fit(TRAIN, VALIDATION, seed=0)
     with torch.no_grad(), model.as_in_a_fit():
         every = [features_of(model, images[None]) for images in (*TRAIN, *VALIDATION, *MARKED)]
         test, _ = features_of(model, parts(2, 8))
@@ -120,10 +124,10 @@ def test_thresholds_are_the_rule_of_the_fit_on_stored_and_new_scores(fitted, mod
     normal = model.record.normal_scores
     assert len(normal["scores"]) == 28
     assert normal["of"].startswith("28 normal images") and "4 of them by updates" in normal["of"]
-    value = np.quantile(normal["scores"], model.config.threshold_quantile)
+    value, rule = limit_of(normal["scores"], model.config.threshold_quantile)
     assert outcome.after[0] == pytest.approx(value, rel=1e-5)
     assert outcome.after == (float(model.image_threshold), float(model.pixel_threshold))
-    assert "quantile 0.99 of 28 normal images" in model.record.threshold_source
+    assert model.record.threshold_source == f"{rule} of {normal['of']}"
     # Each is scored without itself: above what it scores once it is in the density.
     new = sorted(set(normal["scores"]) - set(fitted.record.normal_scores["scores"]))
     assert len(new) == 4 and min(new) > min(one.after for one in outcome.taken)

@@ -69,7 +69,7 @@ def fit(
     rooms.maps.interest(None)
     pose.install(aspect=aspect)
     features.install()
-    every = sum(features.channels)
+    every = sum(rooms.density.stage_channels)
     drawn = every if config.reduction == "whiten" else rooms.density.channels
     rooms.density.select(_drawn(every, drawn, seed))
     rooms.settle()
@@ -110,6 +110,7 @@ def fit(
         evidence=threshold.evidence.record(),
         prior=threshold.prior,
         normal_whole=threshold.whole,
+        score_unit=threshold.unit,
         normal_distances=None if threshold.distances is None else threshold.distances.record(),
         normal_conditions=threshold.conditions,
         normal_view=threshold.view,

@@ -20,7 +20,13 @@ from fastalign.models.fitting.whitening import find_whitening
 from fastalign.models.normal import NormalDistances
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
-from fastalign.models.thresholds import kept_scores, one_of_twins, whole_record
+from fastalign.models.thresholds import (
+    kept_scores,
+    limit_of,
+    one_of_twins,
+    ordinary,
+    whole_record,
+)
 from fastalign.words import count
 
 
@@ -41,6 +47,7 @@ class Threshold:
         distances: what thresholds of regions can be derived from; None: too large to be kept.
         conditions, view: how the normal images were taken, as :class:`FitRecord` keeps it; None:
             they are too few.
+        unit: the distance that scores are in units of; None: distances as they are.
     """
 
     value: float
@@ -53,6 +60,7 @@ class Threshold:
     distances: NormalDistances | None = None
     conditions: Mapping[str, Any] | None = None
     view: Mapping[str, Any] | None = None
+    unit: float | None = None
 
 
 @torch.no_grad()
@@ -92,10 +100,8 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         alone = ", each scored without itself"
     fit = GaussianFit(
         gaussians,
-        config.min_share,
+        config,
         setting.seed,
-        config.prior,
-        config.shrinkage,
         floor,
         survey.groups,
         world,
@@ -128,21 +134,27 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     curve = fit.curve()
     assert gaussians.count is not None
     share = distinct / fit.number
-    rooms.density.calibrate(calibration(curve, gaussians.count, config.calibrate, share))
+    factor = calibration(curve, gaussians.count, config.calibrate, share)
     if len(measures) and config.refit and curve is not None:
         ratio = curve.ratio(torch.tensor(distinct), fitted).to(measures)
         measures = measures * ratio[:, None]
         if unseen is not None:
             unseen = Unseen(unseen.distance * ratio.float()[:, None, None], unseen.theta)
-    scores, wholes = measures.unbind(1)
     groups = [survey.groups[position] for position in positions]
+    unit = ordinary(one_of_twins(measures[:, 0], groups)[0])
+    rooms.density.calibrate(factor / (unit or 1))
+    if unit is not None:
+        measures = measures / unit
+        if unseen is not None:
+            unseen = Unseen(unseen.distance / unit, unseen.theta)
+    scores, wholes = measures.unbind(1)
     scores, lost = one_of_twins(scores, groups)
     value, normal = math.nan, None
     if len(scores):
-        value = float(scores.quantile(config.threshold_quantile))
+        value, rule = limit_of(scores.tolist(), config.threshold_quantile)
         of = f"{count(len(scores), kind)}{alone}"
         normal = {"of": of, "scores": kept_scores(scores.tolist())}
-        source = f"quantile {config.threshold_quantile:g} of {of}"
+        source = f"{rule} of {of}"
     else:
         source = "none: fitted without normal validation images"
     warnings = []
@@ -160,4 +172,6 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     if unseen is not None:
         kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
     taken = passes.conditions.settle(world, views.coverage)
-    return Threshold(value, source, views.evidence, prior, warnings, normal, whole, kept, *taken)
+    return Threshold(
+        value, source, views.evidence, prior, warnings, normal, whole, kept, *taken, unit
+    )

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from fastalign.distributed import World, merge_density, share_density
+from fastalign.models.config import FYDConfig
 from fastalign.models.fitting.samples import Samples
 from fastalign.models.memory.sizes import release_unused
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.low_rank import LowRank
 from fastalign.nn.prior import CovariancePrior
 
 
@@ -29,9 +31,10 @@ class GaussianFit:
 
     Args:
         gaussians: they are reset here.
-        min_share: of the images that must have seen a location for it to be scored.
+        config: what share of the images must have seen a location for it to be scored, and what
+            covariances are.
         seed: of the calibration.
-        strength, shrinkage, floor: of the prior, see :meth:`Samples.prior`.
+        floor: of the prior, see :meth:`Samples.prior`.
         groups: the number of each image's group of twins, in the order in which they are added.
         world: the processes that fit together; None: this one.
         group: images whose features enter the Gaussians at once.
@@ -44,23 +47,21 @@ class GaussianFit:
     def __init__(
         self,
         gaussians: DenseGaussian,
-        min_share: float,
+        config: FYDConfig,
         seed: int,
-        strength: float | None,
-        shrinkage: float | None,
         floor: Tensor | None,
         groups: Sequence[int],
         world: World | None = None,
         group: int = 16,
     ) -> None:
-        self._gaussians, self._min_share = gaussians, min_share
+        self._gaussians, self._config = gaussians, config
         self._seed, self._groups, self._group = seed, groups, group
-        self._strength, self._shrinkage, self._floor = strength, shrinkage, floor
+        self._floor = floor
         # By the number of images: the first band has seen all that the others will.
         self._priors: dict[int, CovariancePrior | None] = {}
         self._world = world or World()
-        self._samples = Samples(gaussians.size)
-        self._rows = slice(0, 0)
+        self._samples = samples_for(config, gaussians.size)
+        self._rows = self._around = slice(0, 0)
         self.number = 0
         self.prior: CovariancePrior | None = None
         gaussians.reset()
@@ -68,21 +69,22 @@ class GaussianFit:
     def open(self, rows: slice) -> None:
         """Begin with the band ``rows`` of the map."""
         density = self._gaussians
-        self._whole = rows == slice(0, density.size[0])
         self._rows = rows
+        self._around = rows_around(rows, self._config, density.size[0])
+        self._whole = self._around == slice(0, density.size[0])
         self.number = 0
         self._waiting = Waiting(self._group)
         # The first process keeps the sums of all; what the others have seen since the last time is
         # kept apart from the density that they score with.
-        self.density = density if self._whole else density.band(rows)
-        self._own = density.band(rows) if self._world.rank else self.density
+        self.density = density if self._whole else density.band(self._around)
+        self._own = density.band(self._around) if self._world.rank else self.density
 
     def add(self, features: Tensor, valid: Tensor | None) -> None:
         """Take in features ``[B,C,h,w]`` and valid ``[B,h,w]`` (None: everywhere)."""
         if self._rows.start == 0:
             self._samples.put(*self._samples.pick(features, valid), self.number)
         self.number += len(features)
-        rows = None if self._whole else self._rows
+        rows = None if self._whole else self._around
         while len(features):
             taken = self._waiting.add(features, valid, rows)
             features, valid = features[taken:], None if valid is None else valid[taken:]
@@ -98,11 +100,12 @@ class GaussianFit:
         number, world = self.number, self._world
         self._flush()
         merge_density(self._own, world=world)
-        min_count = least_count(number, self._min_share)
+        min_count = least_count(number, self._config.min_share)
         prior = self._prior_of(number)
+        form = form_of(self._config, prior, number)
 
         def finalize() -> None:
-            self.density.finalize(keep=keep, min_count=min_count, prior=prior)
+            self.density.finalize(keep=keep, min_count=min_count, prior=prior, form=form)
 
         world.once(finalize, "the Gaussians of all images")
         share_density(self.density, world=world)
@@ -110,20 +113,38 @@ class GaussianFit:
     def close(self) -> None:
         """Put the band where it belongs."""
         if not self._whole:
-            self._gaussians.put_band(self._rows, self.density)
+            self._gaussians.put_band(self._rows, self.density, self._inner.start)
+
+    @property
+    def _inner(self) -> slice:
+        """The rows of the band among those around it."""
+        return slice(self._rows.start - self._around.start, self._rows.stop - self._around.start)
+
+    @property
+    def count(self) -> Tensor:
+        """In how many images the locations of the band were valid, as of the last :meth:`settle`:
+        ``[rows,w]``."""
+        return self.density.count[self._inner]
+
+    def score(self, features: Tensor) -> Tensor:
+        """Distances ``[B,rows,w]`` of features ``[B,C,h,w]`` at the locations of the band, as of
+        the last :meth:`settle`."""
+        return self.density(features[:, :, self._rows], self._inner)
 
     def curve(self) -> CountCalibration | None:
         """How distances fall with the number of images, from those that were added to the first
         band so far; None where there are too few to tell."""
         shrinkage, prior = self._gaussians.shrinkage, self.prior
         samples = self._samples.gathered(self._world, self._gaussians.channels)
-        measure = partial(samples.curve, shrinkage, self._seed, self._groups, prior)
+        form = form_of(self._config, prior, self.number)
+        measure = partial(samples.curve, shrinkage, self._seed, self._groups, prior, form)
         return self._world.once(measure, "the calibration")
 
     def _prior_of(self, number: int) -> CovariancePrior | None:
         if number not in self._priors:
             samples = self._samples.gathered(self._world, self._gaussians.channels)
-            options = self._strength, self._shrinkage, self._groups, self._floor
+            config = self._config
+            options = config.prior, config.shrinkage, self._groups, self._floor
             measure = partial(samples.prior, *options)
             self._priors[number] = self._world.once(measure, "the prior of the Gaussians")
         self.prior = self._priors[number]
@@ -181,6 +202,25 @@ class Waiting:
         features, valid = self._features[: self._number], self._valid[: self._number]
         everywhere, self._number, self._everywhere = self._everywhere, 0, True
         return features, None if everywhere else valid
+
+
+def samples_for(config: FYDConfig, size: tuple[int, int]) -> Samples:
+    """Samples of maps of ``size`` without images, for what the curve of a fit needs."""
+    low_rank = config.reduction == "whiten" and config.rank > 0
+    return Samples(size, radius=config.neighbours if low_rank else None)
+
+
+def rows_around(rows: slice, config: FYDConfig, height: int) -> slice:
+    """The rows of a map that must be summed up for the covariances of ``rows``."""
+    margin = config.neighbours if config.reduction == "whiten" and config.rank else 0
+    return slice(max(0, rows.start - margin), min(height, rows.stop + margin))
+
+
+def form_of(config: FYDConfig, prior: CovariancePrior | None, number: int) -> LowRank | None:
+    """How covariances from so many images are kept; None: as packed factors."""
+    if config.reduction != "whiten" or config.rank == 0 or prior is None:
+        return None
+    return LowRank(prior.strength, min(config.rank, number - 1), config.neighbours)
 
 
 def least_count(number: int, share: float) -> int:

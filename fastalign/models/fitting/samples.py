@@ -10,24 +10,47 @@ from torch import Tensor
 
 from fastalign.distributed import World
 from fastalign.nn.calibration import CountCalibration
-from fastalign.nn.directions import Whitening
+from fastalign.nn.directions import Whitening, whitening_again
+from fastalign.nn.low_rank import LowRank
 from fastalign.nn.prior import CovariancePrior
 from fastalign.nn.transfer import fetched, sent
 
+# Windows each way.
+_WINDOWS = 4
 _NO_POSITIONS = torch.empty(0, dtype=torch.int64)
 
 
 class Samples:
     """Features at a grid of locations, of the first images, so many that a prior and a curve can be
-    measured on them."""
+    measured on them.
 
-    def __init__(self, size: tuple[int, int], side: int = 16, images: int = 256) -> None:
-        rows, columns = (
-            ((torch.arange(min(side, length)) + 0.5) * length / min(side, length)).long()
-            for length in size
-        )
+    Arguments:
+        size: height and width of the maps.
+        side: lines of the grid each way, at most.
+        images: at most.
+        radius: of windows around some locations, for the curve of densities of low rank; None:
+            there are none.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        side: int = 16,
+        images: int = 256,
+        radius: int | None = None,
+    ) -> None:
+        rows, columns = (_spread(length, side) for length in size)
         grid = rows[:, None] * size[1] + columns
-        self._places = grid.flatten()
+        windows = torch.empty((0, 0), dtype=torch.int64)
+        if radius is not None:
+            near = torch.arange(-radius, radius + 1)
+            down, across = (
+                (_spread(length, _WINDOWS)[:, None] + near).clamp(0, length - 1) for length in size
+            )
+            around = down[:, None, :, None] * size[1] + across[None, :, None, :]
+            windows = around.flatten(2).flatten(0, 1)
+        self._grid, self._windows = grid.numel(), windows.shape
+        self._places = torch.cat([grid.flatten(), windows.flatten()])
         # A curve takes many factorizations at each place, and half of the grid's lines do.
         coarse = torch.zeros_like(grid, dtype=torch.bool)
         coarse[::2, ::2] = True
@@ -95,7 +118,7 @@ class Samples:
         """
         if strength == 0 or not self._features:
             return None
-        features, valid = self._distinct(groups)
+        features, valid = self._of_grid(groups)
         return CovariancePrior.of_samples(
             features, valid, strength=strength, shrinkage=shrinkage, floor=floor
         )
@@ -103,7 +126,11 @@ class Samples:
     def whitening(self, number: int, groups: Sequence[int]) -> Whitening:
         """The whitening to so many directions, of the samples of images of which of twins
         (``groups`` by position) the first alone counts."""
-        return Whitening.of_samples(*self._distinct(groups), number)
+        return Whitening.of_samples(*self._of_grid(groups), number)
+
+    def whitening_again(self, groups: Sequence[int], floor: Tensor) -> Tensor:
+        """See :func:`fastalign.nn.directions.whitening_again`, of the samples as above."""
+        return whitening_again(*self._of_grid(groups), floor)
 
     def curve(
         self,
@@ -111,13 +138,16 @@ class Samples:
         seed: int,
         groups: Sequence[int],
         prior: CovariancePrior | None = None,
+        form: LowRank | None = None,
     ) -> CountCalibration | None:
-        """The calibration of Gaussians with this shrinkage, or this prior, at the best seen half of
-        the places and on the images that show all of them, of twins (``groups`` by position) the
-        first alone; None where that leaves fewer than three images."""
+        """The calibration of Gaussians with this shrinkage, or this prior and form, at the best
+        seen half of the places and on the images that show all of them, of twins (``groups`` by
+        position) the first alone; None where that leaves fewer than three images."""
         if not self._features:
             return None
-        features, valid = (part[:, self._coarse] for part in self._distinct(groups))
+        if form is not None:
+            return self._of_windows(form, seed, groups)
+        features, valid = (part[:, self._coarse] for part in self._of_grid(groups))
         ranked = valid.sum(0).argsort(descending=True, stable=True)
         # Fewer places where many images miss one of them.
         for count in (len(ranked) // 2, len(ranked) // 4, len(ranked) // 8, 1):
@@ -129,9 +159,30 @@ class Samples:
         chosen = features[complete][:, places].to(self._features[0].device)
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed, prior)
 
+    def _of_windows(
+        self, form: LowRank, seed: int, groups: Sequence[int]
+    ) -> CountCalibration | None:
+        """The curve at the best seen windows, on the images that show all of them."""
+        features, valid = (part[:, self._grid :] for part in self._distinct(groups))
+        shape = len(features), *self._windows
+        features, valid = features.view(*shape, -1), valid.view(shape).all(2)
+        ranked = valid.sum(0).argsort(descending=True, stable=True)
+        for number in (len(ranked), len(ranked) // 2, len(ranked) // 4, 1):
+            places = ranked[: max(1, number)].sort().values
+            complete = valid[:, places].all(1)
+            if 2 * int(complete.sum()) >= len(valid):
+                break
+        chosen = features[complete][:, places].to(self._features[0].device)
+        return None if len(chosen) < 3 else CountCalibration.of_windows(chosen, form, seed)
+
     def _fetched(self) -> tuple[Tensor, Tensor]:
         """Features and valid of all images, on the CPU."""
         return fetched(torch.cat(self._features)), fetched(torch.cat(self._valid))
+
+    def _of_grid(self, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Features and valid at the grid, as :meth:`_distinct`."""
+        features, valid = self._distinct(groups)
+        return features[:, : self._grid], valid[:, : self._grid]
 
     def _distinct(self, groups: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Features and valid of the images, of twins the first alone."""
@@ -141,6 +192,12 @@ class Samples:
         if len(first) == len(positions):
             return features, valid
         return features[sorted(first)], valid[sorted(first)]
+
+
+def _spread(length: int, number: int) -> Tensor:
+    """So many of ``range(length)``, or all, evenly spread."""
+    number = min(number, length)
+    return ((torch.arange(number) + 0.5) * length / number).long()
 
 
 def calibration(

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fastalign.models.fitting.gaussians import GaussianFit, Waiting, least_count, support_of
+from fastalign.models.fitting.gaussians import (
+    GaussianFit,
+    Waiting,
+    form_of,
+    least_count,
+    rows_around,
+    samples_for,
+    support_of,
+)
 from fastalign.models.fitting.passes import Described, Passes, one_by_one
 from fastalign.models.fitting.samples import Samples, calibration
 from fastalign.models.fitting.setting import Setting
@@ -69,19 +79,16 @@ class HeldOut:
         passes, world, share = self._passes, self._passes.world, self._share
         refit = passes.rooms.config.refit
         passes.tell("thresholds", passes.plan.bands * len(share))
-        whole = rows == slice(0, self._count.shape[0])
         if rows.start == 0:
             self._number = fit.number
             self._curve = fit.curve()
-        assert fit.density.count is not None
-        self._count[rows] = fit.density.count
+        self._count[rows] = fit.count
         fit.pass_over(share.start)
         with world.together("scoring the validation images"):
             at = 0
             for encoded in passes.encode(self._validation, share):
-                features = encoded.features if whole else encoded.features[:, :, rows]
-                until = at + len(features)
-                self._distance[at:until, rows] = fit.density(features)
+                until = at + len(encoded.features)
+                self._distance[at:until, rows] = fit.score(encoded.features)
                 if encoded.theta is not None:
                     self._theta[at:until] = encoded.theta.split(1)
                 at = until
@@ -147,41 +154,49 @@ def in_turn(
     distance = torch.zeros((number, height, width), device=device)
     count = torch.zeros((folds, height, width), dtype=torch.int64, device=device)
     theta: list[Tensor | None] = []
-    samples = Samples(rooms.density.size)
+    samples = samples_for(config, rooms.density.size)
     picked: list[tuple[Tensor, Tensor]] = []
     bands = split_rows(height, passes.plan.turn_bands)
     passes.progress.start("thresholds", number * len(bands))
     for rows in bands:
+        around = rows_around(rows, config, height)
+        inner = slice(rows.start - around.start, rows.stop - around.start)
         images: list[Described] = []
         for one in one_by_one(passes, (train, share), (validation, held_out)):
             if rows.start == 0:
                 picked.append(samples.pick(one.features, one.valid))
                 theta.append(one.theta)
-            images.append(one if len(bands) == 1 else one.rows(rows))
+            images.append(one if len(bands) == 1 else one.rows(around))
         if rows.start == 0:
             others = [Others(samples, picked, groups, fold_of, fold) for fold in range(folds)]
             # One number of all images says nothing of any; covariances are the others'.
-            every = Others(samples, picked, groups, fold_of, -1).prior(
-                config.prior, config.shrinkage, floor
-            )
-            strength = 0.0 if every is None else every.strength
+            every = Others(samples, picked, groups, fold_of, -1)
+            known = every.prior(config.prior, config.shrinkage, floor)
+            strength = 0.0 if known is None else known.strength
             priors = [one.prior(strength, config.shrinkage, floor) for one in others]
         for fold in range(folds):
-            density = rooms.density.gaussians.band(rows)
-            kept = [one for index, one in enumerate(images) if fold_of[index] != fold]
+            density = rooms.density.gaussians.band(around)
+            # Features that know the held-out images would make these look ordinary.
+            turn = None if floor is None else others[fold].whitening_again(floor)
+            kept = [
+                _turned(one, turn) for index, one in enumerate(images) if fold_of[index] != fold
+            ]
             _update(density, kept, passes.plan.group)
             least = least_count(len(kept), config.min_share)
-            density.finalize(min_count=least, prior=priors[fold])
-            assert density.count is not None
-            count[fold, rows] = density.count
+            form = form_of(config, priors[fold], len(kept))
+            density.finalize(min_count=least, prior=priors[fold], form=form)
+            count[fold, rows] = density.count[inner]
             for index in (index for index in range(number) if fold_of[index] == fold):
-                distance[index, rows] = density(images[index].features)[0]
+                features = _turned(images[index], turn).features[:, :, inner]
+                distance[index, rows] = density(features, inner)[0]
     measures = torch.empty((number, 2), dtype=torch.float64)
     fitted = torch.empty(number)
+    # Nor does one curve of all.
+    shrinkage = rooms.density.gaussians.shrinkage
+    form = form_of(config, known, number)
+    curve = every.samples.curve(shrinkage, seed, every.groups, known, form)
     for fold in range(folds):
         kept_groups = others[fold].groups
-        shrinkage = rooms.density.gaussians.shrinkage
-        curve = others[fold].samples.curve(shrinkage, seed, kept_groups, priors[fold])
         distinct = len(set(kept_groups))
         factor = calibration(curve, count[fold], config.calibrate, distinct / len(kept_groups))
         support = support_of(count[fold], len(kept_groups), config.min_share)
@@ -220,6 +235,10 @@ class Others:
         for position, index in enumerate(kept):
             self.samples.put(*picked[index], position)
 
+    def whitening_again(self, floor: Tensor) -> Tensor:
+        """See :meth:`Samples.whitening_again`."""
+        return self.samples.whitening_again(self.groups, floor)
+
     def prior(
         self, strength: float | None, shrinkage: float | None, floor: Tensor | None = None
     ) -> CovariancePrior | None:
@@ -240,6 +259,14 @@ def _unseen(distance: Tensor, support: Tensor | None) -> Tensor:
     kept = known.flatten(-2).all(-1)[..., None, None]
     kept = kept.expand_as(distance) if support is None else kept & support
     return torch.where(kept, distance, torch.nan)
+
+
+def _turned(one: Described, turn: Tensor | None) -> Described:
+    """With features that are others' sums, ``turn [C,C]``."""
+    if turn is None:
+        return one
+    kernel = turn.to(one.features.device)[:, :, None, None]
+    return replace(one, features=F.conv2d(one.features, kernel))
 
 
 def _update(density: DenseGaussian, images: Sequence[Described], group: int) -> None:

@@ -10,6 +10,7 @@ from fastalign.models.pieces import PASS_BYTES, feature_bands
 from fastalign.models.rooms import Rooms
 from fastalign.nn.backbone import FeatureBackbone
 from fastalign.nn.moments import runs_native
+from fastalign.numeric import LARGEST_WHOLE
 
 
 def stage_bytes(backbone: FeatureBackbone, height: int, width: int) -> int:
@@ -21,9 +22,14 @@ def stage_bytes(backbone: FeatureBackbone, height: int, width: int) -> int:
 
 
 class Needs:
-    """Sizes of what the rooms of a model work with, in bytes."""
+    """Sizes of what the rooms of a model work with, in bytes.
 
-    def __init__(self, rooms: Rooms) -> None:
+    Arguments:
+        rooms: of the model.
+        images: that its density will be fitted to; None: it is fitted.
+    """
+
+    def __init__(self, rooms: Rooms, images: int | None = None) -> None:
         config, features, density = rooms.config, rooms.features, rooms.density
         height, width = config.image_size
         rows, columns = features.size
@@ -33,12 +39,19 @@ class Needs:
         self._rooms = rooms
         self.on_gpu = density.device.type != "cpu"
         self.pieces = features.backbone.splittable
-        self.in_place = item == 4 and runs_native("whiten_", torch.empty(0))
+        # With a prior, which is known once the images are.
+        low_rank = config.reduction == "whiten" and config.rank > 0 and config.prior != 0
+        rank = min(config.rank, channels, LARGEST_WHOLE if images is None else images - 1)
+        self.in_place = not low_rank and item == 4 and runs_native("whiten_", torch.empty(0))
+        # Rows beside a band whose sums its Gaussians need.
+        self.margin = 2 * config.neighbours if low_rank else 0
         self.rows = rows
         self.pixels = height * width
         self.locations = rows * columns
         # Mean, whitener, count, calibration, support.
-        self.whitener = self.locations * triangle * item
+        self.whitener = self.locations * (rank * channels if low_rank else triangle) * item
+        if images is None and density.fitted:
+            self.whitener = density.gaussians.whitener.numel() * item
         self.stored = self.whitener + self.locations * (4 * channels + 8 + 4 + 1)
         # Sums of outer products, mean and count while fitting.
         self.sums = self.locations * (4 * triangle + 8 * channels + 8)
@@ -52,9 +65,9 @@ class Needs:
         self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
         # Described: features by stage and together, once all channels where these are whitened.
         whitened = config.reduction == "whiten"
-        together = 4 * self.locations * sum(features.channels) if whitened else self.described
+        together = 4 * self.locations * sum(density.stage_channels) if whitened else self.described
         # What each stage adds to the features is as large as they are.
-        described = (1 + len(features.channels) if whitened else 2) * self.described
+        described = (1 + len(density.stage_channels) if whitened else 2) * self.described
         self.describing = pictures + stages + max(described, 2 * together)
         # Scored: described in bands, then distances and evidence, upsampled, and smoothed along one
         # axis and both.
@@ -64,6 +77,11 @@ class Needs:
         self.scoring = max(pictures + stages + described // bands, self.maps)
         self.whole_pass = features.backbone.image_bytes(height, width) - stages
         self.search = self._searching() if config.uses("ica") and config.teacher else 0
+
+    def part(self, whole: int, bands: int) -> int:
+        """Of what all rows of the map take, what a band takes with the rows beside it."""
+        share = 1.0 if bands == 1 else min(1.0, 1 / bands + self.margin / self.rows)
+        return int(whole * share)
 
     def keeps(self, pass_bytes: float) -> bool:
         """Whether no pass of the backbone has to take more, if images go one by one."""

@@ -124,7 +124,7 @@ def plan_fitting(
     Raises:
         ConfigError: it cannot be done within the budget.
     """
-    needs = Needs(rooms)
+    needs = Needs(rooms, train + validation)
     process = _process(rooms) + held
     training = needs.training(train)
     in_place = needs.in_place and (validation == 0 or turns > 0 or not rooms.config.refit)
@@ -138,16 +138,16 @@ def plan_fitting(
         work = {"images": max(encoding, images * needs.describing)}
         maps = {"distances": 4 * needs.locations * max(validation, turns)}
         # The whitener of a band, beside its sums unless it takes their place.
-        own = 0 if in_place else needs.whitener // bands
+        own = 0 if in_place else needs.part(needs.whitener, bands)
         sums = {
             "Gaussians": needs.stored - needs.whitener + own + (needs.whitener if bands > 1 else 0),
-            "sums": needs.sums // bands,
-            "features": group * needs.described // bands,
+            "sums": needs.part(needs.sums, bands),
+            "features": group * needs.part(needs.described, bands),
         }
         turn = {
-            "Gaussians": 0 if needs.in_place else needs.stored // turn_bands,
-            "sums": needs.sums // turn_bands,
-            "features": (turns + group) * needs.described // turn_bands,
+            "Gaussians": 0 if needs.in_place else needs.part(needs.stored, turn_bands),
+            "sums": needs.part(needs.sums, turn_bands),
+            "features": (turns + group) * needs.part(needs.described, turn_bands),
         }
         found = [base | sums | work | maps]
         if validation or turns:

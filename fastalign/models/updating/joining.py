@@ -18,6 +18,7 @@ from fastalign.models.rooms import Rooms, warp
 from fastalign.models.updating.choice import Choice
 from fastalign.models.whole import whole_distance
 from fastalign.nn.gaussian import DenseGaussian
+from fastalign.nn.low_rank import LowRank
 from fastalign.nn.moments import Moments
 
 _FOLDS = 5
@@ -115,11 +116,18 @@ class _Joining:
     def _joined(self, sums: Moments, number: int) -> DenseGaussian:
         """The Gaussians with ``number`` more images."""
         gaussians, prior = self._rooms.density.gaussians, self._record.prior
+        number += self._number
+        form = None
+        if gaussians.rank is not None and prior is not None:
+            config = self._rooms.config
+            rank = min(config.rank, number - 1)
+            form = LowRank(float(prior["strength"]), rank, config.neighbours)
         return gaussians.extended(
             sums,
+            form=form,
             strength=0.0 if prior is None else float(prior["strength"]),
             shrinkage=None if prior is None else float(prior["shrinkage"]),
-            min_count=least_count(self._number + number, self._rooms.config.min_share),
+            min_count=least_count(number, self._rooms.config.min_share),
         )
 
     def _calibration(self, gaussians: DenseGaussian) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from fastalign.models.config import FYDConfig
 from fastalign.models.known import KnownImages
 from fastalign.models.normal import NormalDistances
 from fastalign.models.record import FitRecord
-from fastalign.models.thresholds import kept_scores, one_of_twins
+from fastalign.models.thresholds import kept_scores, limit_of, one_of_twins
 from fastalign.models.updating.choice import Choice
 from fastalign.models.updating.joining import Joined
 
@@ -46,9 +45,9 @@ def record_then(
         )
     elif len(distinct):
         together, of = _together(normal, distinct.tolist())
-        value = float(np.quantile(together, config.threshold_quantile))
+        value, rule = limit_of(together, config.threshold_quantile)
         normal = {"of": of, "scores": kept_scores(together)}
-        source = f"quantile {config.threshold_quantile:g} of {of}"
+        source = f"{rule} of {of}"
     images = dict(record.images or {})
     images["update"] = images.get("update", 0) + len(choice.chosen)
     found = replace(
