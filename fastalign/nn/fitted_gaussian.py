@@ -189,9 +189,9 @@ class FittedGaussian(nn.Module):
         given = [name for name in FITTED if prefix + name in state_dict]
         if given:
             whitener = state_dict.get(prefix + "whitener")
-            low = prefix + LEAST in state_dict and whitener is not None and whitener.dim() == 3
             # Replaced as they are or written over whole: zeros would take their memory once more.
-            self._allocate(torch.empty, whitener.shape[1] if low else None)
+            low = prefix + LEAST in state_dict and getattr(whitener, "ndim", 0) == 3
+            self._allocate(torch.empty, state_dict[prefix + "whitener"].shape[1] if low else None)
         problems = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -171,8 +171,8 @@ def in_turn(
             others = [Others(samples, picked, groups, fold_of, fold) for fold in range(folds)]
             # One number of all images says nothing of any; covariances are the others'.
             every = Others(samples, picked, groups, fold_of, -1)
-            known = every.prior(config.prior, config.shrinkage, floor)
-            strength = 0.0 if known is None else known.strength
+            prior = every.prior(config.prior, config.shrinkage, floor)
+            strength = 0.0 if prior is None else prior.strength
             priors = [one.prior(strength, config.shrinkage, floor) for one in others]
         for fold in range(folds):
             density = rooms.density.gaussians.band(around)
@@ -193,8 +193,8 @@ def in_turn(
     fitted = torch.empty(number)
     # Nor does one curve of all.
     shrinkage = rooms.density.gaussians.shrinkage
-    form = form_of(config, known, number)
-    curve = every.samples.curve(shrinkage, seed, every.groups, known, form)
+    form = form_of(config, prior, number)
+    curve = every.samples.curve(shrinkage, seed, every.groups, prior, form)
     for fold in range(folds):
         kept_groups = others[fold].groups
         distinct = len(set(kept_groups))
