@@ -34,6 +34,7 @@ from fastalign.bench.controls.contestant import Controlled
 from fastalign.bench.controls.features import Control, Seen, map_of, see, see_all, turned
 from fastalign.bench.models import timed
 from fastalign.bench.protocol import scores_of
+from fastalign.nn.stages import STRIDES
 
 DATA = ("screw_plate", "ball_screw", "screw_head", "cookie")
 # Shifts beside the turns, as in benchmarks/main_job.py.
@@ -67,7 +68,7 @@ class Bench:
     @cached_property
     def plain(self) -> FYD:
         """The network alone."""
-        return FYD(FYDConfig(**self._options, align="none")).to(self.device)
+        return FYD(FYDConfig(**self._options, align="none", strides=STRIDES)).to(self.device)
 
     @cached_property
     def as_they_are(self) -> tuple[Seen, Seen]:
@@ -75,9 +76,9 @@ class Bench:
         images = self.images
         return tuple(see_all(self.plain, part, False) for part in (images.train, images.test))  # type: ignore[return-value]
 
-    def fitted(self, align: str, count: int) -> FYD:
+    def fitted(self, align: str, count: int, **options: Any) -> FYD:
         """Ours, fitted to so many photographs, without thresholds, as the controls."""
-        model = FYD(FYDConfig(**self._options, align=align)).to(self.device)
+        model = FYD(FYDConfig(**self._options, align=align, **options)).to(self.device)
         return model.fit(self.images.train[self._order[:count]], seed=self.seed)
 
     def rows(self, count: int, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -87,10 +88,12 @@ class Bench:
         for name in wanted:
             made = None if name in ALIGN else CONTROLS[name](self.seed)
             if made is None or (made.aligned and aligned is None):
-                model = self.fitted(ALIGN.get(name, "all"), count)
+                # Controls judge on the grid of the finest stage.
+                own = {} if made is None else {"strides": STRIDES}
+                model = self.fitted(ALIGN.get(name, "all"), count, **own)
             if made is None:
                 yield name, self._ours(model)
-            if name == OURS[0] or (made is not None and made.aligned and aligned is None):
+            if made is not None and made.aligned and aligned is None:
                 parts = self.images.train[chosen], self.images.test
                 train, test = (see_all(model, part, True) for part in parts)
                 aligned = model, train, test

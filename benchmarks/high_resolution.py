@@ -44,7 +44,7 @@ class Ours:
         self, size: int, options: dict[str, Any], budget: int | None, compiled: bool
     ) -> None:
         self.size, self.budget, self.compiled = size, budget, compiled
-        self.model = FYD(FYDConfig(image_size=(size, size), channels=CHANNELS, **options))
+        self.model = FYD(FYDConfig(image_size=(size, size), **options))
         self.gaussian_s = 0.0
         self.fitted = self.model
         density = self.model.density.gaussians

@@ -52,7 +52,9 @@ _BANK = 20_000
 def nearest_neighbour(images: Images, seed: int) -> dict[str, Any]:
     """The control: distance of each location's features to the nearest of 20 000 drawn from all
     locations of the training images, as in PatchCore without its greedy selection."""
-    model = FYD(FYDConfig(align="none", channels=0, image_size=tuple(images.train.shape[2:])))
+    size = tuple(images.train.shape[2:])
+    config = FYDConfig(align="none", reduction="draw", strides=(4, 8, 16), image_size=size)
+    model = FYD(config)
 
     def vectors(batch: Tensor) -> Tensor:
         # PatchCore's neighbourhood of 3 x 3.

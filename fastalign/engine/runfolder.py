@@ -154,7 +154,7 @@ def _rows(table: Path) -> list[dict[str, str]] | None:
         with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             # Earlier versions have fewer columns.
-            if not {"path", "score", *FILES} <= set(reader.fieldnames or ()):
+            if not {"path", "score", *FILES}.issubset(reader.fieldnames or ()):
                 return None
             return list(reader)
     except (OSError, csv.Error):

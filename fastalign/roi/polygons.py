@@ -172,8 +172,8 @@ def _coco(document: Mapping[str, Any]) -> list[_Shape]:
     drawn_on = {_key(annotation, "image_id") for annotation in annotations}
     if len(drawn_on) > 1:
         raise InputError(
-            f"annotations of {len(drawn_on)} images: regions are drawn on one; leave the others "
-            "out."
+            f"annotations of more than one image ({len(drawn_on)}): regions are drawn on one; "
+            "leave the others out."
         )
     image = next((images[key] for key in drawn_on if key in images), None)
     if annotations and image is None:

@@ -64,13 +64,15 @@ def test_a_wrong_model_gets_no_figure(images):
     assert models.judge(ones, ones, 1.0001 * ones) is None
 
 
-def test_what_was_not_compared_ranks_lowest(images):
+def test_what_was_not_compared_ranks_lowest_and_what_is_not_judged_highest(images):
     maps = torch.rand(len(images.test), *images.test.shape[2:]) + 1
     maps[0], maps[1, :4] = torch.nan, torch.nan
     scores = protocol.scores_of(maps)
-    assert scores.tolist() == [0, *(float(one.nan_to_num().max()) for one in maps[1:])]
+    others = [float(one.nan_to_num().max()) for one in maps[1:]]
+    assert scores.tolist() == [max(others) + 1, *others]
     found = protocol.figures(scores.numpy(), maps, images)
     filled = maps.nan_to_num(nan=0.0)
+    filled[0] = 9.0
     assert found == protocol.figures(filled.amax((1, 2)).numpy(), filled, images)
 
 

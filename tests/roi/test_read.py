@@ -170,7 +170,7 @@ BAD = {
     "two images": (
         coco(*[{"bbox": [0, 0, 9, 9]}] * 2)
         | {"annotations": [{"image_id": n, "category_id": 1} for n in (7, 8)]},
-        "annotations of 2 images",
+        r"annotations of more than one image \(2\)",
     ),
     "unknown image": (coco({"bbox": [0, 0, 9, 9]}, images=[]), "no image of its list"),
     "unknown category": (coco({"bbox": [0, 0, 9, 9]}, categories=[]), "no category 1"),

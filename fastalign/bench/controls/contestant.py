@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastalign import FYD, FYDConfig
 from fastalign.bench.controls.features import Control, Seen, map_of, see, turned
+from fastalign.nn.stages import STRIDES
 
 _BATCH = 16
 
@@ -26,7 +27,10 @@ class Controlled:
     def __init__(self, control: Control, size: int, aspect: float = 1.0) -> None:
         align = "all" if control.aligned else "none"
         self.control = control
-        self.model = FYD(FYDConfig(image_size=(size, size), align=align, aspect=aspect))
+        # Controls judge on the grid of the finest stage.
+        self.model = FYD(
+            FYDConfig(image_size=(size, size), align=align, aspect=aspect, strides=STRIDES)
+        )
 
     def learn(self, batches: Iterable[Tensor]) -> None:
         images = torch.cat(list(batches))
