@@ -162,9 +162,9 @@ def fit(
         _model(
             "--set",
             "Any other option of the model: skip, fca_family, aspect, strides, reduction, prior, "
-            "rank, neighbours, storage, "
-            "min_share, calibrate, refit, sigma, learning_rate, ica_learning_rate, momentum, "
-            "ica_weight, fa_weight, projector_channels, search_images.",
+            "rank, neighbours, storage, min_share, calibrate, refit, sigma, top_share, "
+            "learning_rate, ica_learning_rate, momentum, ica_weight, fa_weight, "
+            "projector_channels, search_images.",
             "NAME=VALUE",
             False,
         ),

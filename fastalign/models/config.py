@@ -88,6 +88,8 @@ class FYDConfig:
             :class:`fastalign.nn.CountCalibration`) [O].
         refit: take the validation images into the density once the thresholds are set [O].
         sigma: Gaussian smoothing of the map in pixels. [L] 4.
+        top_share: an image's score is the mean of this share of its map's pixels, the largest [O];
+            0: the largest value [L].
         threshold_quantile: quantile of the scores of normal validation images that becomes the
             threshold [O].
         epochs: of training. [L] 50 in the lineage; [O] 10, behind which the losses here stay level.
@@ -125,6 +127,7 @@ class FYDConfig:
     calibrate: bool = True
     refit: bool = True
     sigma: float = 4.0
+    top_share: float = 0.0
     threshold_quantile: float = 0.99
     epochs: int = 10
     batch_size: int = 32
@@ -187,6 +190,7 @@ class FYDConfig:
             self._bound("shrinkage", 0, most=LARGEST_SHRINKAGE)
         self._bound("min_share", 0, most=1)
         self._bound("sigma", 0, most=LARGEST_SIGMA)
+        self._bound("top_share", 0, most=1)
         self._bound("threshold_quantile", 0, most=1)
         # Beyond these, SGD leaves of the weights nothing but NaN.
         self._bound("momentum", 0, most=1, open_ended=True)
@@ -268,6 +272,7 @@ class FYDOptions(TypedDict, total=False):
     calibrate: bool
     refit: bool
     sigma: float
+    top_share: float
     threshold_quantile: float
     epochs: int
     batch_size: int

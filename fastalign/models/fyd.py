@@ -58,9 +58,9 @@ class FYD(UpdatableModel):
         """Score images ``[B,3,H,W]`` in 0..1 of the model's image size.
 
         Returns:
-            scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` in the frame of the
-            images, float32: the Mahalanobis distance, smoothed, NaN where nothing was compared. An
-            image that cannot be judged has NaN as score: a value of it or of its features is NaN
+            scores ``[B]``, the largest value of each map (or the mean of its ``top_share``), and
+            maps ``[B,H,W]`` in the frame of the images, float32: the Mahalanobis distance,
+            smoothed, in the unit of the fit, NaN where nothing was compared. An image that cannot be judged has NaN as score: a value of it or of its features is NaN
             or infinite, its pose was not found, or less of the part is in it than in normal images
             (:class:`fastalign.models.evidence.Evidence`), and then only what was seen in its map.
             The others of a batch have the same bits as without it.

@@ -235,7 +235,14 @@ def _scores(
     for index, distance in enumerate(normal.distance[:, None]):
         theta = None if normal.theta is None else normal.theta[index : index + 1].to(device)
         support = distance.isfinite().to(device)
-        found = room(distance.nan_to_num(0.0).to(device), theta, support, None, rooms.maps.sigma)
+        found = room(
+            distance.nan_to_num(0.0).to(device),
+            theta,
+            support,
+            None,
+            rooms.maps.sigma,
+            rooms.maps.top_share,
+        )
         seen = torch.where(found.seen, found.maps, torch.nan)
         scores[index] = torch.where(found.shown, found.scores, torch.nan)[0].double().cpu()
         wholes[index] = whole_distance(seen)[0].double().cpu()

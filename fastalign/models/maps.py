@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastalign.models.evidence import coverage_of
-from fastalign.models.region_maps import RegionMaps
+from fastalign.models.region_maps import RegionMaps, largest
 from fastalign.nn.fitted_gaussian import keeping_dtypes
 from fastalign.nn.smoothing import smooth
 from fastalign.nn.state import in_own_state
@@ -54,6 +54,8 @@ class AnomalyMaps(nn.Module):
         image_size: height and width of the maps.
         size: height and width of the distances.
         sigma: Gaussian smoothing of the map in pixels.
+        top_share: the score is the mean of this share of the map's pixels, the largest; 0: the
+            largest value.
 
     Attributes:
         regions: what of the part is judged; None: all of it.
@@ -66,12 +68,17 @@ class AnomalyMaps(nn.Module):
     pixel_threshold: Tensor
 
     def __init__(
-        self, image_size: tuple[int, int], size: tuple[int, int], sigma: float = 4.0
+        self,
+        image_size: tuple[int, int],
+        size: tuple[int, int],
+        sigma: float = 4.0,
+        top_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.image_size = image_size
         self.size = size
         self.sigma = real_number("sigma", sigma, 0, LARGEST_SIGMA)
+        self.top_share = real_number("top share", top_share, 0, 1)
         self.register_buffer("image_threshold", torch.tensor(torch.nan))
         self.register_buffer("pixel_threshold", torch.tensor(torch.nan))
         self.regions: RegionMaps | None = None
@@ -86,9 +93,9 @@ class AnomalyMaps(nn.Module):
         enough: Tensor | None = None,
         valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Scores ``[B]``, the largest value of each map, and maps ``[B,H,W]`` of distances
-        ``[B,h,w]`` of images that were aligned by theta ``[B,2,3]`` (None: not at all);
-        ``support [h,w]``: see :meth:`map_from`.
+        """Scores ``[B]``, the largest value of each map or the mean of its ``top_share``, and maps
+        ``[B,H,W]`` of distances ``[B,h,w]`` of images that were aligned by theta ``[B,2,3]`` (None:
+        not at all); ``support [h,w]``: see :meth:`map_from`.
 
         Places that nothing was compared at are NaN in a map. An image that cannot be judged has
         NaN as score and in all of its map: one whose distances are not finite, of which nothing is
@@ -113,7 +120,9 @@ class AnomalyMaps(nn.Module):
             maps, seen = self.map_from(distance, theta, support, valid)
             regions = shown = None
         else:
-            maps, seen, regions, shown = self.regions(distance, theta, support, valid, self.sigma)
+            maps, seen, regions, shown = self.regions(
+                distance, theta, support, valid, self.sigma, self.top_share
+            )
         judged = are_finite(maps) & seen.flatten(1).any(1)
         judged = judged if whole is None else whole & judged
         # Where nothing was seen a map is 0, below all others: a maximum passes over NaN in some
@@ -121,9 +130,10 @@ class AnomalyMaps(nn.Module):
         known = judged if enough is None else judged & enough
         found = torch.where(judged[:, None, None] & seen, maps, torch.nan)
         if regions is None or shown is None:
-            score = where_known(known, maps.amax((1, 2)))
+            pixels = self.image_size[0] * self.image_size[1]
+            score = where_known(known, largest(maps, self.top_share, pixels))
             return JudgedMaps(score, found, maps.new_zeros(maps.shape[0], 0))
-        score = where_known(known & shown.all(1), maps.amax((1, 2)))
+        score = where_known(known & shown.all(1), regions.amax(1))
         return JudgedMaps(score, found, torch.where(known[:, None] & shown, regions, torch.nan))
 
     if TYPE_CHECKING:  # nn.Module types calls as Any

@@ -30,6 +30,7 @@ _EARLIER: dict[str, Any] = {
     "prior": 0.0,
     "rank": 0,
     "neighbours": 0,
+    "top_share": 0.0,
 }
 
 

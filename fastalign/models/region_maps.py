@@ -15,10 +15,19 @@ from fastalign.ops import affine, warp_affine
 _LEAST_EVIDENCE = 0.05
 
 
+def largest(values: Tensor, share: float, pixels: int) -> Tensor:
+    """Of values ``[B,H,W]`` the largest, or the mean of so many as the share of ``pixels``, the
+    largest: ``[B]``."""
+    number = int(share * pixels)
+    if number < 2:
+        return values.amax((1, 2))
+    return values.flatten(1).topk(number, 1, sorted=False).values.mean(1)
+
+
 class Regional(NamedTuple):
     """Of a batch of B images with R regions: maps ``[B,H,W]``, 0 where nothing is judged; where
-    something is, bool ``[B,H,W]``; the largest value in each region, ``[B,R]``; and which regions
-    were seen at all, bool ``[B,R]``."""
+    something is, bool ``[B,H,W]``; the largest value in each region, or the mean of the largest,
+    ``[B,R]``; and which regions were seen at all, bool ``[B,R]``."""
 
     maps: Tensor
     seen: Tensor
@@ -61,6 +70,7 @@ class RegionMaps(nn.Module):
         # The share of each location that a region takes, ``[R,h,w]``.
         weights = F.interpolate(own[None], size, mode="area")[0]
         self.register_buffer("weights", weights, persistent=False)
+        self.pixels = [int(part.sum()) for part in own]
 
     def forward(
         self,
@@ -69,9 +79,11 @@ class RegionMaps(nn.Module):
         support: Tensor | None,
         valid: Tensor | None,
         sigma: float,
+        top_share: float = 0.0,
     ) -> Regional:
         """Maps of distances ``[B,h,w]``; the arguments are those of
-        :meth:`fastalign.models.maps.AnomalyMaps.map_from`, ``support`` as well ``[B,h,w]``."""
+        :meth:`fastalign.models.maps.AnomalyMaps.map_from`, ``support`` as well ``[B,h,w]``;
+        ``top_share``: of :class:`fastalign.models.maps.AnomalyMaps`, of each region's pixels."""
         size = (self.labels.shape[0], self.labels.shape[1])
         back = None if theta is None else affine.invert(theta)
         if valid is None and theta is not None:
@@ -93,7 +105,7 @@ class RegionMaps(nn.Module):
             here = (labels == number + 1) & (share > _LEAST_EVIDENCE * whole)
             value = torch.where(here, value / share.clamp_min(1e-9) * self.gain[number], 0)
             maps, seen = maps + value, seen | here
-            scores.append(value.amax((1, 2)))
+            scores.append(largest(value, top_share, self.pixels[number]))
             known.append(here.flatten(1).any(1))
         return Regional(maps, seen, torch.stack(scores, 1), torch.stack(known, 1))
 

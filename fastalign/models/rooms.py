@@ -94,7 +94,7 @@ def make(config: FYDConfig, weights: str | Path | None) -> Rooms:
             shrinkage=SHRINKAGE if config.shrinkage is None else config.shrinkage,
             storage=getattr(torch, config.storage),
         ),
-        AnomalyMaps(config.image_size, features.size, config.sigma),
+        AnomalyMaps(config.image_size, features.size, config.sigma, config.top_share),
     )
     rooms.settle()
     return rooms

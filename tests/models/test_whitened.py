@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from fastalign import FYD
 from fastalign.models.pieces import split_rows
+from fastalign.roi import RegionsOfInterest
 
 OPTIONS: dict[str, Any] = {
     "image_size": 32,
@@ -116,3 +118,26 @@ def test_all_directions_where_none_are_asked_for():
     total = sum(model.features.channels[1:])
     assert model.density.directions.shape == (total, total)
     assert bool(model(photographs(2, seed=1))[0].isfinite().all())
+
+
+def test_a_score_can_be_the_mean_of_the_largest_share_of_a_map(tmp_path):
+    """With a threshold of its own, and one of pixels from the largest values."""
+    images, others = photographs(24), photographs(3, seed=1)
+    options = {**OPTIONS, "channels": 0, "align": "none"}
+    plain = FYD(**options).fit(images[:20], images[20:])
+    model = FYD(**options, top_share=0.05).fit(images[:20], images[20:])
+    score, maps = model(others)
+    assert torch.equal(maps, plain(others)[1])
+    number = int(0.05 * 32 * 32)
+    torch.testing.assert_close(score, maps.flatten(1).topk(number, 1).values.mean(1))
+    assert model.image_threshold < model.pixel_threshold == plain.pixel_threshold
+    assert "of the largest values of the maps" in str(model.record.pixel_threshold_source)
+    model.save(tmp_path / "m.fyd")
+    assert torch.equal(FYD.load(tmp_path / "m.fyd")(others)[0], score)
+    labels = np.zeros((32, 32), np.uint8)
+    labels[:16], labels[16:] = 1, 2
+    model.set_roi(RegionsOfInterest(("upper", "lower"), labels))
+    detail = model.predict_detail(others)
+    half = detail.map[:, :16].flatten(1).topk(int(0.05 * 512), 1).values.mean(1)
+    torch.testing.assert_close(detail.regions[:, 0], half)
+    assert torch.equal(detail.score, detail.regions.amax(1))

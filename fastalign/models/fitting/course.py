@@ -97,7 +97,7 @@ def fit(
     rooms.settle()
     release_unused()
     threshold = fit_density(rooms, setting)
-    rooms.maps.set_thresholds(threshold.value, threshold.value)
+    rooms.maps.set_thresholds(threshold.value, threshold.pixel)
     return FitRecord(
         aspect=aspect,
         seed=seed,
@@ -106,6 +106,7 @@ def fit(
         training=history,
         parts=rooms.parts(),
         threshold_source=threshold.source,
+        pixel_threshold_source=threshold.pixel_source,
         normal_scores=threshold.normal,
         evidence=threshold.evidence.record(),
         prior=threshold.prior,

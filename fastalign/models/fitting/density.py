@@ -48,6 +48,8 @@ class Threshold:
         conditions, view: how the normal images were taken, as :class:`FitRecord` keeps it; None:
             they are too few.
         unit: the distance that scores are in units of; None: distances as they are.
+        pixel: the same of values of maps.
+        pixel_source: where it comes from, in words; None: from the same scores.
     """
 
     value: float
@@ -61,6 +63,8 @@ class Threshold:
     conditions: Mapping[str, Any] | None = None
     view: Mapping[str, Any] | None = None
     unit: float | None = None
+    pixel: float = math.nan
+    pixel_source: str | None = None
 
 
 @torch.no_grad()
@@ -88,7 +92,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         rooms.settle()
         floor = whitening.floor
     kind, alone = "normal image", ""
-    measures, fitted = torch.empty((0, 2), dtype=torch.float64), torch.empty(0)
+    measures, fitted = torch.empty((0, 3), dtype=torch.float64), torch.empty(0)
     unseen: Unseen | None = None
     few = validation is not None and len(setting.turns) > 0
     positions: Sequence[int] = []
@@ -141,20 +145,24 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         if unseen is not None:
             unseen = Unseen(unseen.distance * ratio.float()[:, None, None], unseen.theta)
     groups = [survey.groups[position] for position in positions]
-    unit = ordinary(one_of_twins(measures[:, 0], groups)[0])
+    unit = ordinary(one_of_twins(measures[:, 2], groups)[0])
     rooms.density.calibrate(factor / (unit or 1))
     if unit is not None:
         measures = measures / unit
         if unseen is not None:
             unseen = Unseen(unseen.distance / unit, unseen.theta)
-    scores, wholes = measures.unbind(1)
+    scores, wholes, peaks = measures.unbind(1)
     scores, lost = one_of_twins(scores, groups)
-    value, normal = math.nan, None
+    value, pixel, normal, pixel_source = math.nan, math.nan, None, None
     if len(scores):
         value, rule = limit_of(scores.tolist(), config.threshold_quantile)
+        peaks, _ = one_of_twins(peaks, groups)
+        pixel, of_peaks = limit_of(peaks.tolist(), config.threshold_quantile)
         of = f"{count(len(scores), kind)}{alone}"
         normal = {"of": of, "scores": kept_scores(scores.tolist())}
         source = f"{rule} of {of}"
+        if config.top_share > 0:
+            pixel_source = f"{of_peaks} of the largest values of the maps of {of}"
     else:
         source = "none: fitted without normal validation images"
     warnings = []
@@ -173,5 +181,16 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
     taken = passes.conditions.settle(world, views.coverage)
     return Threshold(
-        value, source, views.evidence, prior, warnings, normal, whole, kept, *taken, unit
+        value,
+        source,
+        views.evidence,
+        prior,
+        warnings,
+        normal,
+        whole,
+        kept,
+        *taken,
+        unit,
+        pixel,
+        pixel_source,
     )

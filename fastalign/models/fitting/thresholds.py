@@ -108,7 +108,7 @@ class HeldOut:
         support = support_of(self._count, self._number, config.min_share)
         device = self._distance.device
         keep = NormalDistances.fits(len(self._validation), rooms.density.size)
-        own = torch.empty((len(self._share), 2), dtype=torch.float64, device=device)
+        own = torch.empty((len(self._share), 3), dtype=torch.float64, device=device)
         with world.together("scoring the validation images"):
             for index, (distance, theta) in enumerate(
                 zip(self._distance, self._theta, strict=True)
@@ -189,7 +189,7 @@ def in_turn(
             for index in (index for index in range(number) if fold_of[index] == fold):
                 features = _turned(images[index], turn).features[:, :, inner]
                 distance[index, rows] = density(features, inner)[0]
-    measures = torch.empty((number, 2), dtype=torch.float64)
+    measures = torch.empty((number, 3), dtype=torch.float64)
     fitted = torch.empty(number)
     # Nor does one curve of all.
     shrinkage = rooms.density.gaussians.shrinkage
@@ -247,9 +247,10 @@ class Others:
 
 
 def _measure(score: Tensor, maps: Tensor) -> Tensor:
-    """The score ``[1]`` of a map ``[1,H,W]`` and the distance of the whole image, ``[2]``
-    float64."""
-    return torch.stack([score[0], whole_distance(maps)[0]]).double()
+    """The score ``[1]`` of a map ``[1,H,W]``, the distance of the whole image and the map's largest
+    value, ``[3]`` float64."""
+    largest = torch.where(score[0].isnan(), torch.nan, maps.nan_to_num(0.0).amax())
+    return torch.stack([score[0], whole_distance(maps)[0], largest]).double()
 
 
 def _unseen(distance: Tensor, support: Tensor | None) -> Tensor:
