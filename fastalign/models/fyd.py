@@ -60,8 +60,9 @@ class FYD(UpdatableModel):
         Returns:
             scores ``[B]``, the largest value of each map (or the mean of its ``top_share``), and
             maps ``[B,H,W]`` in the frame of the images, float32: the Mahalanobis distance,
-            smoothed, in the unit of the fit, NaN where nothing was compared. An image that cannot be judged has NaN as score: a value of it or of its features is NaN
-            or infinite, its pose was not found, or less of the part is in it than in normal images
+            smoothed, in the unit of the fit, NaN where nothing was compared. An image that cannot
+            be judged has NaN as score: a value of it or of its features is NaN or infinite, its
+            pose was not found, or less of the part is in it than in normal images
             (:class:`fastalign.models.evidence.Evidence`), and then only what was seen in its map.
             The others of a batch have the same bits as without it.
             :func:`fastalign.verdict.judge` compares a score with a threshold.
