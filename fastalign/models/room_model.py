@@ -249,8 +249,9 @@ class RoomModel(nn.Module):
     ) -> Self:
         """Change the thresholds and what the record says of their source; returns the model.
 
-        An image's score is the largest value of its map, unless ``top_share`` is set, so with one threshold for both an image is
-        an anomaly where its mask shows something. Give one of the first four:
+        An image's score is the largest value of its map, unless ``top_share`` is set, so with one
+        threshold for both an image is an anomaly where its mask shows something. Give one of the
+        first four:
 
         Args:
             value: the threshold itself.
