@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
 from fastalign.nn.moments import Moments, PackedTriangle, run_length
+from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_PRIOR, LARGEST_WHOLE, real_number, whole_number
 
 # Of the subspace iteration: directions beyond those that are wanted, and how often.
@@ -175,8 +176,9 @@ def _leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     algorithm 4.4, from a fixed start) where they are few of many, and whole where not."""
     channels = matrices.shape[1]
     block = rank + _OVERSAMPLED
-    if 3 * block > channels:
-        values, vectors = torch.linalg.eigh(matrices)
+    # A GPU decomposes one matrix after the other, and multiplies all at once.
+    if block >= channels or (3 * block > channels and not matrices.is_cuda):
+        values, vectors = _decomposed(matrices)
     else:
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(channels, block, generator=generator).to(matrices)
@@ -185,9 +187,15 @@ def _leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
             basis = matrices @ _orthonormal(basis)
         # Once more: the square of what rounding has left.
         basis = _orthonormal(_orthonormal(basis))
-        values, mixed = torch.linalg.eigh(basis.mT @ (matrices @ basis))
+        values, mixed = _decomposed(basis.mT @ (matrices @ basis))
         vectors = basis @ mixed
     return values.flip(1)[:, :rank], vectors.flip(2)[:, :, :rank].mT
+
+
+def _decomposed(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors, by the host."""
+    values, vectors = torch.linalg.eigh(fetched(matrices))
+    return sent(values, matrices.device), sent(vectors, matrices.device)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
