@@ -16,8 +16,8 @@ from fastalign.nn.moments import Moments, PackedTriangle, run_length
 from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_PRIOR, LARGEST_WHOLE, real_number, whole_number
 
-# Of the subspace iteration: directions beyond those that are wanted, and how often.
-_OVERSAMPLED, _ITERATIONS = 10, 3
+# Directions of the subspace iteration beyond those that are wanted.
+_OVERSAMPLED = 10
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,8 @@ def _leading(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     else:
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(channels, block, generator=generator).to(matrices)
-        basis = matrices @ start
-        for _ in range(_ITERATIONS):
-            basis = matrices @ _orthonormal(basis)
+        basis = matrices @ (matrices @ start)
+        basis = matrices @ (matrices @ _orthonormal(basis))
         # Once more: the square of what rounding has left.
         basis = _orthonormal(_orthonormal(basis))
         values, mixed = _decomposed(basis.mT @ (matrices @ basis))
@@ -208,4 +207,6 @@ def _orthonormal(columns: Tensor) -> Tensor:
     shift = 10 * eps * diagonal.sum(1, keepdim=True) + math.sqrt(torch.finfo(gram.dtype).tiny)
     diagonal += shift
     factor = torch.linalg.cholesky_ex(gram).L
-    return torch.linalg.solve_triangular(factor, columns.mT, upper=False).mT
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return columns @ inverse.mT
