@@ -1,9 +1,10 @@
 """What each part of the density is worth: figures with one part changed at a time.
 
-    python benchmarks/density.py --data DIR [--categories a,b] [--angle 45] [--name density]
+    python benchmarks/density.py --data DIR [--categories a,b] [--angle 45] [--again]
 
 ``DIR`` holds categories in the MVTec AD layout. Each is fitted without training (``epochs=0``: what
-fine alignment learns does not enter here) and scored once for each row. Writes a table and JSON.
+fine alignment learns does not enter here) and scored once for each row. Writes a table and JSON
+after each; rows that are there are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "each location by itself": {"neighbours": 0},
     "at most 16 directions": {"rank": 16},
     "whole covariances, by themselves": {"rank": 0},
-    "prior of 1 photograph": {"prior": 1.0},
     "prior of 10": {"prior": 10.0},
     "prior learned": {"prior": None},
     "without calibration": {"calibrate": False},
@@ -110,17 +110,25 @@ def main() -> None:
     parser.add_argument("--angle", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="density")
+    parser.add_argument("--again", action="store_true", help="measure all rows anew")
     given = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))
     jitter = Jitter(given.angle, 0.0) if given.angle else Jitter()
     found: dict[str, Any] = {"seed": given.seed, "angle": given.angle, "figures": {}}
+    path = RESULTS / f"{given.name}.json"
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        if (earlier["seed"], earlier["angle"]) == (given.seed, given.angle) and not given.again:
+            found = earlier
     for category in given.categories.split(","):
         images = read_category(given.data / category, (256, 256), jitter, given.seed)
-        found["figures"][category] = rows = {}
+        rows = found["figures"].setdefault(category, {})
         for row, options in ROWS.items():
+            if row in rows:
+                continue
             rows[row] = measure(images, options, given.seed)
             print(category, row, json.dumps(rows[row]), flush=True)
-            (RESULTS / f"{given.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+            path.write_text(json.dumps(found, indent=1) + "\n")
             (RESULTS / f"{given.name}.md").write_text(page(found))
 
 
