@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
-from fastalign.nn.moments import Moments, PackedTriangle, run_length
+from fastalign.nn.moments import Moments, PackedTriangle, run_length, runs
 from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_PRIOR, LARGEST_WHOLE, real_number, whole_number
 
@@ -115,7 +115,10 @@ def more_low_rank(
     old = (around / before.clamp_min(1) * after / then.clamp_min(1)).flatten()
     new = (after / then.clamp_min(1)).flatten()
     triangle = PackedTriangle(channels, rows.device)
-    outer = sums.outer + triangle.pack(gain.float()[:, :, None] * gain.float()[:, None, :])
+    outer = sums.outer.clone()
+    for run in runs(len(counts), 2 * channels**2, rows.device):
+        own = gain[run].float()
+        outer[run] += triangle.pack(own[:, :, None] * own[:, None, :])
     for run, pooled in _windows(outer, size, form.radius):
         own = rows[run].float()
         kept = own.square().sum(2).clamp_max(1 - torch.finfo(rows.dtype).eps)
