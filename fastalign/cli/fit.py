@@ -122,7 +122,7 @@ def fit(
     ] = None,
     channels: Annotated[
         int | None,
-        whole("--channels", "Features of each place; 0: all.", default="0", panel=_MODEL),
+        whole("--channels", "Channels taken, at most; 0: all.", default="256", panel=_MODEL),
     ] = None,
     shrinkage: Annotated[
         float | None,

@@ -68,11 +68,11 @@ class FYDConfig:
         layers: timm feature indices or module names. None: the last at ``strides``.
         strides: of the layers where these are not given. [O] 8 and 16; 4 as well is [L].
         reduction: how the network's channels become features. ``"whiten"``: by what all locations
-            have in common, so that all directions of normal variation count alike, and then to
-            ``channels`` directions, the same for every seed [O]; ``"draw"``: ``channels`` of them
-            are drawn at random by the seed [L, PaDiM].
-        channels: features of each location; 0 for as many as the network's channels [O]; 100 is
-            PaDiM's [L].
+            have in common, so that all directions of normal variation count alike, the same for
+            every seed [O]; ``"draw"``: they are those drawn at random by the seed [L, PaDiM].
+        channels: of the network that are taken, at most; 0: all. [O] 256, which is all of
+            EfficientNet-Lite0; 100 is PaDiM's [L]. Where there are more, so many are drawn: to be
+            whitened, the same for every seed.
         prior: for how many photographs the covariance that all locations have in common counts at
             each of them [O]; 0: none, as in PaDiM [L]; None: as many as make held-out normal images
             likeliest [O].
@@ -117,7 +117,7 @@ class FYDConfig:
     layers: tuple[int | str, ...] | None = None
     strides: tuple[int, ...] = (8, 16)
     reduction: str = "whiten"
-    channels: int = 0
+    channels: int = 256
     prior: float | None = 3.0
     rank: int = 64
     neighbours: int = 1

@@ -90,7 +90,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         layers: Sequence[int | str] | None = None,
         strides: Sequence[int] = (8, 16),
         reduction: str = "whiten",
-        channels: int = 0,
+        channels: int = 256,
         prior: float | None = 3.0,
         rank: int = 64,
         neighbours: int = 1,

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from fastalign.data import ImageDataset
 
 
+# Seed of a draw that is the same for every fit.
+_SAME = 0
+
+
 def fit(
     rooms: Rooms,
     train_set: ImageDataset | Tensor | Sequence[Tensor],
@@ -70,8 +74,9 @@ def fit(
     pose.install(aspect=aspect)
     features.install()
     every = sum(rooms.density.stage_channels)
-    drawn = every if config.reduction == "whiten" else rooms.density.channels
-    rooms.density.select(_drawn(every, drawn, seed))
+    # What is whitened is no matter of the seed.
+    of = _SAME if config.reduction == "whiten" else seed
+    rooms.density.select(_drawn(every, rooms.density.channels, of))
     rooms.settle()
     # Layers that are made here draw their start values from the seed, and nobody else's do.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

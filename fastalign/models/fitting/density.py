@@ -88,7 +88,10 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     floor = None
     if config.reduction == "whiten":
         whitening = find_whitening(passes)
-        rooms.density.project(whitening.directions)
+        kept = rooms.density.selection
+        directions = torch.zeros((len(kept), sum(rooms.density.stage_channels)))
+        directions[:, kept.cpu()] = whitening.directions.cpu()
+        rooms.density.project(directions)
         rooms.settle()
         floor = whitening.floor
     kind, alone = "normal image", ""

@@ -14,7 +14,7 @@ _IMAGES = 64
 
 
 def find_whitening(passes: Passes) -> Whitening:
-    """The whitening of the channels that training images show; the density gives all of them."""
+    """The whitening of the channels that the density has selected, by training images."""
     setting, world, density = passes.setting, passes.world, passes.rooms.density
     chosen = spread(len(setting.train), _IMAGES)
     groups = [setting.survey.groups[position] for position in chosen]
@@ -27,5 +27,5 @@ def find_whitening(passes: Passes) -> Whitening:
         for encoded in passes.encode(setting.train, indices):
             samples.put(*samples.pick(encoded.features, encoded.valid), position)
             position += len(encoded.features)
-    gathered = samples.gathered(world, sum(density.stage_channels))
+    gathered = samples.gathered(world, density.channels)
     return world.once(partial(gathered.whitening, density.channels, groups), "the whitening")

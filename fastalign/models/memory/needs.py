@@ -63,12 +63,11 @@ class Needs:
         self.read_ahead = 3 * 4 * 3 * self.pixels
         # On its way through the backbone: reordered, and its stages, twice where FCA warps them.
         self.encoding = pictures + 4 * 3 * self.pixels + stages * (2 if config.uses("fca") else 1)
-        # Described: features by stage and together, once all channels where these are whitened.
+        # Described: features by stage and together.
         whitened = config.reduction == "whiten"
-        together = 4 * self.locations * sum(density.stage_channels) if whitened else self.described
         # What each stage adds to the features is as large as they are.
         described = (1 + len(density.stage_channels) if whitened else 2) * self.described
-        self.describing = pictures + stages + max(described, 2 * together)
+        self.describing = pictures + stages + max(described, 2 * self.described)
         # Scored: described in bands, then distances and evidence, upsampled, and smoothed along one
         # axis and both.
         bands = feature_bands(features.size, channels)
