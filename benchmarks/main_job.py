@@ -99,8 +99,9 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "",
         "False alarms among good test images and misses among anomalies, of the aligned model at "
         "its stored threshold; image AUROC / pixel AUROC / AUPRO at FPR 0.3, in brackets the "
-        "range of the image AUROC over the seeds; EfficientNet-Lite0, layers at strides 4, 8 "
-        f"and 16, {options.channels or 'all'} channels ({options.reduction}), "
+        "range of the image AUROC over the seeds; EfficientNet-Lite0, layers at strides "
+        f"{' and '.join(map(str, FYDConfig.strides))}, "
+        f"at most {options.channels or 'all'} channels ({options.reduction}), "
         f"prior {'learned' if options.prior < 0 else format(options.prior, 'g')}, "
         f"{options.image_size} x "
         f"{options.image_size}, whole image, masks by nearest, last epoch, mean over seeds "

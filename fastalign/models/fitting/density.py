@@ -88,9 +88,9 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     floor = None
     if config.reduction == "whiten":
         whitening = find_whitening(passes)
-        kept = rooms.density.selection
-        directions = torch.zeros((len(kept), sum(rooms.density.stage_channels)))
-        directions[:, kept.cpu()] = whitening.directions.cpu()
+        taken_in = rooms.density.selection.cpu()
+        directions = torch.zeros((len(taken_in), sum(rooms.density.stage_channels)))
+        directions[:, taken_in] = whitening.directions.cpu()
         rooms.density.project(directions)
         rooms.settle()
         floor = whitening.floor
