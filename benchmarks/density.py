@@ -57,6 +57,8 @@ def measure(images: Any, options: dict[str, Any], seed: int) -> dict[str, float]
     found = figures(scores.numpy(), maps, images)
     known = maps.flatten(1).nan_to_num(0.0)
     top = known.topk(max(1, int(TOP * known.shape[1])), 1).values.mean(1)
+    # As the largest value of one that is not judged.
+    top = torch.where(maps.isnan().flatten(1).all(1), scores, top)
     names = [str(index) for index in range(len(top))]
     labels = torch.from_numpy(np.asarray(images.labels)) > 0
     limit = float(model.image_threshold)

@@ -212,6 +212,11 @@ class FYDConfig:
             elif not isinstance(text, str) and not (name == "weights" and text is None):
                 raise ConfigError(f"{name} {text!r}: give a name in text.")
 
+    @property
+    def low_rank(self) -> bool:
+        """Whether covariances are kept as an identity and a few directions."""
+        return self.reduction == "whiten" and self.rank > 0 and self.prior != 0
+
     def uses(self, part: str) -> bool:
         """Whether ``align`` asks for ``"ica"``, ``"fca"`` or ``"fa"``."""
         asked = self.align.split("+")

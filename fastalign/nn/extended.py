@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import ConfigError
+from fastalign.nn.low_rank import LowRank, more_low_rank
 from fastalign.nn.moments import Moments, PackedTriangle, runs
 
 # Locations whose mean covariance stands for the prior where nothing of a location is stored.
@@ -106,6 +107,15 @@ def extended(
             f"with shrinkage={shrinkage}; fit the model again with more shrinkage."
         )
     return Stored(means.t().float().contiguous(), result, torch.where(fresh, after, count))
+
+
+def extended_low_rank(
+    stored: Stored, sums: Moments, size: tuple[int, int], form: LowRank
+) -> Stored:
+    """The same of whiteners ``[H*W,R,C]`` of the low-rank form."""
+    means, gain = joined_means(stored.mean, stored.images, sums)
+    rows = more_low_rank(stored.whitener, stored.images, gain, sums, size, form)
+    return Stored(means.t().float().contiguous(), rows, stored.images + sums.count)
 
 
 def _covariance(

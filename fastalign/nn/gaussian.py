@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastalign.errors import ConfigError
-from fastalign.nn.extended import Stored, extended, joined_means
+from fastalign.nn.extended import Stored, extended, extended_low_rank
 from fastalign.nn.fitted_gaussian import FITTED, LEAST, FittedGaussian, keeping_dtypes
-from fastalign.nn.low_rank import LowRank, low_rank, more_low_rank
+from fastalign.nn.low_rank import LowRank, low_rank
 from fastalign.nn.moments import Moments
 from fastalign.nn.prior import SHRINKAGE, CovariancePrior
 from fastalign.nn.state import own_state, require_unmapped
@@ -256,17 +256,16 @@ class DenseGaussian(FittedGaussian):
                 "DenseGaussian: extended() takes form where what is stored is of low rank, and "
                 f"not elsewhere; rank is {self.rank} and form {form}"
             )
-        if form is not None:
-            return self._extended(sums, min_count, form)
+        stored = Stored(mean.flatten(1), whitener, self.count.flatten())
         with _plain_tensors():
             check_finite(sums)
-            found = extended(
-                Stored(mean.flatten(1), whitener, self.count.flatten()),
-                sums,
-                strength=strength,
-                shrinkage=self.shrinkage if shrinkage is None else shrinkage,
-                min_count=min_count,
-            )
+            if form is not None:
+                found = extended_low_rank(stored, sums, self.size, form)
+            else:
+                shrinkage = self.shrinkage if shrinkage is None else shrinkage
+                found = extended(
+                    stored, sums, strength=strength, shrinkage=shrinkage, min_count=min_count
+                )
             joined = self.band(slice(None))
             joined.min_count = min_count
             tensors = {
@@ -274,24 +273,8 @@ class DenseGaussian(FittedGaussian):
                 "whitener": found.whitener,
                 "count": found.images.view(self.size),
             }
-            joined.load_state_dict(tensors, assign=True)
-        return joined
-
-    def _extended(self, sums: Moments, min_count: int, form: LowRank) -> DenseGaussian:
-        """The same of the low-rank form."""
-        with _plain_tensors():
-            check_finite(sums)
-            counts = self.count.flatten()
-            means, gain = joined_means(self.mean.flatten(1), counts, sums)
-            whitener = more_low_rank(self.whitener, counts, gain, sums, self.size, form)
-            joined = self.band(slice(None))
-            joined.min_count = min_count
-            tensors = {
-                "mean": means.t().float().contiguous().view(self.channels, *self.size),
-                "whitener": whitener,
-                "count": (counts + sums.count).view(self.size),
-                LEAST: torch.tensor(min_count, device=counts.device),
-            }
+            if form is not None:
+                tensors[LEAST] = torch.tensor(min_count, device=whitener.device)
             joined.load_state_dict(tensors, assign=True)
         return joined
 

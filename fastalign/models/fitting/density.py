@@ -16,7 +16,7 @@ from fastalign.models.fitting.passes import Passes
 from fastalign.models.fitting.samples import calibration
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.thresholds import HeldOut, Unseen, in_turn
-from fastalign.models.fitting.whitening import find_whitening
+from fastalign.models.fitting.whitening import whiten_features
 from fastalign.models.normal import NormalDistances
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
@@ -85,15 +85,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     train, validation, survey = setting.train, setting.validation, setting.survey
     gaussians = rooms.density.gaussians
     passes = Passes(rooms, setting)
-    floor = None
-    if config.reduction == "whiten":
-        whitening = find_whitening(passes)
-        taken_in = rooms.density.selection.cpu()
-        directions = torch.zeros((len(taken_in), sum(rooms.density.stage_channels)))
-        directions[:, taken_in] = whitening.directions.cpu()
-        rooms.density.project(directions)
-        rooms.settle()
-        floor = whitening.floor
+    floor = whiten_features(passes) if config.reduction == "whiten" else None
     kind, alone = "normal image", ""
     measures, fitted = torch.empty((0, 3), dtype=torch.float64), torch.empty(0)
     unseen: Unseen | None = None
@@ -182,18 +174,19 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     kept = None
     if unseen is not None:
         kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
-    taken = passes.conditions.settle(world, views.coverage)
+    conditions, view = passes.conditions.settle(world, views.coverage)
     return Threshold(
-        value,
-        source,
-        views.evidence,
-        prior,
-        warnings,
-        normal,
-        whole,
-        kept,
-        *taken,
-        unit,
-        pixel,
-        pixel_source,
+        value=value,
+        source=source,
+        pixel=pixel,
+        pixel_source=pixel_source,
+        unit=unit,
+        normal=normal,
+        distances=kept,
+        whole=whole,
+        evidence=views.evidence,
+        conditions=conditions,
+        view=view,
+        prior=prior,
+        warnings=warnings,
     )

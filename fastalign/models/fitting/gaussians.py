@@ -206,19 +206,18 @@ class Waiting:
 
 def samples_for(config: FYDConfig, size: tuple[int, int]) -> Samples:
     """Samples of maps of ``size`` without images, for what the curve of a fit needs."""
-    low_rank = config.reduction == "whiten" and config.rank > 0
-    return Samples(size, radius=config.neighbours if low_rank else None)
+    return Samples(size, radius=config.neighbours if config.low_rank else None)
 
 
 def rows_around(rows: slice, config: FYDConfig, height: int) -> slice:
     """The rows of a map that must be summed up for the covariances of ``rows``."""
-    margin = config.neighbours if config.reduction == "whiten" and config.rank else 0
+    margin = config.neighbours if config.low_rank else 0
     return slice(max(0, rows.start - margin), min(height, rows.stop + margin))
 
 
 def form_of(config: FYDConfig, prior: CovariancePrior | None, number: int) -> LowRank | None:
     """How covariances from so many images are kept; None: as packed factors."""
-    if config.reduction != "whiten" or config.rank == 0 or prior is None:
+    if not config.low_rank or prior is None:
         return None
     return LowRank(prior.strength, min(config.rank, number - 1), config.neighbours)
 

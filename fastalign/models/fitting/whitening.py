@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+from torch import Tensor
+
 from fastalign.models.fitting.passes import Passes
 from fastalign.models.fitting.samples import Samples
 from fastalign.models.fitting.source import spread
@@ -13,8 +16,19 @@ from fastalign.nn.directions import Whitening
 _IMAGES = 64
 
 
-def find_whitening(passes: Passes) -> Whitening:
-    """The whitening of the channels that the density has selected, by training images."""
+def whiten_features(passes: Passes) -> Tensor:
+    """Let the density work on the channels that it has selected, whitened by training images;
+    returns the floor of their covariance (:class:`Whitening`)."""
+    rooms = passes.rooms
+    whitening, selected = _find(passes), rooms.density.selection.cpu()
+    directions = torch.zeros((len(selected), sum(rooms.density.stage_channels)))
+    directions[:, selected] = whitening.directions.cpu()
+    rooms.density.project(directions)
+    rooms.settle()
+    return whitening.floor
+
+
+def _find(passes: Passes) -> Whitening:
     setting, world, density = passes.setting, passes.world, passes.rooms.density
     chosen = spread(len(setting.train), _IMAGES)
     groups = [setting.survey.groups[position] for position in chosen]

@@ -40,7 +40,7 @@ class Needs:
         self.on_gpu = density.device.type != "cpu"
         self.pieces = features.backbone.splittable
         # With a prior, which is known once the images are.
-        low_rank = config.reduction == "whiten" and config.rank > 0 and config.prior != 0
+        low_rank = config.low_rank
         rank = min(config.rank, channels, LARGEST_WHOLE if images is None else images - 1)
         self.in_place = not low_rank and item == 4 and runs_native("whiten_", torch.empty(0))
         # Rows beside a band whose sums its Gaussians need.
