@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastalign.cli.ending import until_told
-from fastalign.cli.guard import guarded
+from fastalign.cli.guard import guarded, warn
 from fastalign.cli.numbers import real, whole
 from fastalign.cli.options import (
     BitDepth,
@@ -171,6 +171,7 @@ def serve(
             depth=depth,
             updating=ModelUpdater(Path(model), load) if updates else None,
             stop=stop,
+            note=warn,
             started=lambda address: typer.echo(f"serving {Path(model).name}: {address}"),
         )
 

@@ -45,12 +45,14 @@ def drift_interval(interval: int) -> int:
 
 def monitor_of(model: FYD, interval: int = INTERVAL) -> DriftMonitor | None:
     """What watches for drift from the normal photographs of a model's fit; None where the model
-    keeps nothing of them.
+    keeps nothing of them, or nobody asks.
 
     Args:
         model: a fitted model.
-        interval: photographs between two false statements on average.
+        interval: photographs between two false statements on average, see :func:`drift_interval`.
     """
+    if not interval:
+        return None
     metadata = model.extra_metadata()
     normal = normal_of(metadata.get("normal_conditions"), metadata.get("normal_scores"))
     if metadata.get("regions_of_interest"):

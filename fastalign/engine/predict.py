@@ -130,7 +130,7 @@ def predict_paths(
         if REGIONS in options.outputs:
             regions = stack.enter_context(RegionsFile(out, limits.pixel, least_area))
         watched = None
-        if interval and (monitor := monitor_of(model, interval)) is not None:
+        if (monitor := monitor_of(model, interval)) is not None:
             watched = stack.enter_context(DriftTable(out / DRIFT, monitor))
         elif interval and len(inputs) >= LEAST:
             notes.append(NO_NORMAL)

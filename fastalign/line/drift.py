@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from fastalign.drift.monitor import DriftMonitor
 from fastalign.drift.statement import Statement
-from fastalign.line.journal import PHOTOGRAPH
+from fastalign.line.journal import PHOTOGRAPH, Journal, now
 
 DRIFT = "drift"
 # Lines that say by what photographs are held against from then on.
@@ -52,7 +53,7 @@ class LineDrift:
         elif line["event"] == PHOTOGRAPH and self._held_against == self.monitor.digest:
             self._open = self.add(line)
         elif line["event"] == DRIFT:
-            self.told(line)
+            self._keep(line)
             self._open = [one for one in self._open if _differs(one, line)]
 
     def go_on_with(self, monitor: DriftMonitor | None) -> None:
@@ -74,8 +75,21 @@ class LineDrift:
         unsaid, self._open = self._open, []
         return unsaid
 
-    def told(self, line: dict[str, Any]) -> None:
-        """Keep the line of a statement."""
+    def tell(
+        self, statements: Iterable[Statement], journal: Journal | None
+    ) -> list[dict[str, Any]]:
+        """Keep statements, each with a line of the journal where there is one; the lines."""
+        lines = []
+        for statement in statements:
+            about = statement.to_json()
+            if journal is None:
+                lines.append({"event": DRIFT, "time": now(), **about})
+            else:
+                lines.append(journal.add(DRIFT, about))
+            self._keep(lines[-1])
+        return lines
+
+    def _keep(self, line: dict[str, Any]) -> None:
         self.said.append({name: line[name] for name in line if name != "event"})
 
     def summary(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from fastalign.engine.pictures import PictureOptions, PictureWriter
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
-from fastalign.line.drift import DRIFT, LineDrift
+from fastalign.line.drift import LineDrift
 from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.messages import Messages
@@ -115,7 +115,7 @@ def watch_folder(
     pause = CHECK_SECONDS if with_events else POLL_SECONDS
     pause = pause if poll is None else real_number("poll", poll, 0.01, 3600)
     limits = thresholds(model).given(threshold, pixel_threshold)
-    monitor = monitor_of(model, interval) if interval else None
+    monitor = monitor_of(model, interval)
     drifting = LineDrift(monitor)
     scorer = LineScorer(
         model, limits, least_area=least_area, depth=depth, conditions=monitor is not None
@@ -129,11 +129,9 @@ def watch_folder(
             note(f"{out / JOURNAL}: {journal.photographs} judged before, going on")
         if interval and monitor is None:
             note(NO_NORMAL)
-        left = drifting.unsaid()
         begin = {"image_threshold": limits.image, "pixel_threshold": limits.pixel}
         journal.add("begin", {**begin, "folder": str(folder), **drifting.begin()})
-        for statement in left:
-            drifting.told(journal.add(DRIFT, statement.to_json()))
+        drifting.tell(drifting.unsaid(), journal)
         notifier = Notifier(messages or Messages(), journal.add, os.path.abspath(folder))
         notifier.start()
         stack.callback(notifier.stop, _LAST_MESSAGES)
@@ -166,12 +164,9 @@ def watch_folder(
                 break
             written = judging.add(found)
             finder.done(found.arrival)
-            lines = [written]
-            for statement in drifting.add(written):
-                lines.append(journal.add(DRIFT, statement.to_json()))
-                drifting.told(lines[-1])
+            told_of = drifting.tell(drifting.add(written), journal)
             if tell is not None:
-                for line in lines:
+                for line in (written, *told_of):
                     tell(line)
         if finder.failure is not None:
             raise finder.failure

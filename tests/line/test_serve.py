@@ -284,6 +284,17 @@ def test_drift_is_told_over_restarts_too(serve, grey_png, tmp_path, read_lines):
         assert "fastalign_drift{" not in client.get("/metrics").decode()
 
 
+def test_a_model_that_keeps_nothing_of_normal_photographs_says_so(model):
+    known = model.extra_metadata()
+    model.extra_metadata = lambda: {**known, "normal_conditions": None}
+    notes, stop = [], threading.Event()
+    stop.set()
+    for drift in (100, 0):
+        told = {"note": notes.append, "stop": stop}
+        run.serve(model, Settings(port=0), model_name="part.safetensors", drift=drift, **told)
+    assert len(notes) == 1 and "no drift is told" in notes[0]
+
+
 # Bad requests -------------------------------------------------------------------------------------
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastalign.data import Depth, load_image
 from fastalign.drift.settings import INTERVAL
-from fastalign.engine.drift import drift_interval, monitor_of
+from fastalign.engine.drift import NO_NORMAL, drift_interval, monitor_of
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import stored_depth, thresholds
 from fastalign.errors import BackendError, InputError, extra
-from fastalign.line.drift import DRIFT, LineDrift
+from fastalign.line.drift import LineDrift
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.scorer import LineScorer
 from fastalign.line.serve.settings import Settings
@@ -62,6 +62,7 @@ def serve(
     depth: Depth | None = None,
     updating: ModelUpdater | None = None,
     started: Callable[[str], Any] | None = None,
+    note: Callable[[str], Any] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
     """Judge photographs over HTTP until SIGTERM or Ctrl-C; what is being judged is answered.
@@ -78,6 +79,7 @@ def serve(
         updating: takes photographs that somebody says are good into the model; None: it stays as it
             is.
         started: told the address, once requests are answered.
+        note: told what whoever runs it has to know.
         stop: set before it began, it does not begin.
 
     Raises:
@@ -95,22 +97,15 @@ def serve(
     least_area = real_number("least area", least_area, 0)
     interval = drift_interval(drift)
 
-    def watching(judge: FYD) -> DriftMonitor | None:
-        return monitor_of(judge, interval) if interval else None
-
-    drifting = LineDrift(watching(model))
-
-    def scoring(judge: FYD) -> LineScorer:
+    def judging_by(judge: FYD) -> tuple[LineScorer, DriftMonitor | None]:
         limits = thresholds(judge).given(threshold, pixel_threshold)
-        return LineScorer(
-            judge,
-            limits,
-            least_area=least_area,
-            depth=depth,
-            conditions=drifting.monitor is not None,
-        )
+        watching = monitor_of(judge, interval)
+        asked = watching is not None
+        scorer = LineScorer(judge, limits, least_area=least_area, depth=depth, conditions=asked)
+        return scorer, watching
 
-    scorer = scoring(model)
+    scorer, monitor = judging_by(model)
+    drifting = LineDrift(monitor)
     read = partial(load_image, depth=depth or stored_depth(model), most_pixels=settings.most_pixels)
     with ExitStack() as stack:
         journal = None
@@ -118,15 +113,13 @@ def serve(
             stack.enter_context(reserve(Path(out)))
             journal = Journal(Path(out) / JOURNAL, drifting.replay)
             stack.callback(journal.close)
-            left = drifting.unsaid()
             begin = {"image_threshold": scorer.limits.image, "model": model_name}
             journal.add("begin", {**begin, **drifting.begin()})
-            for statement in left:
-                drifting.told(journal.add(DRIFT, statement.to_json()))
+            drifting.tell(drifting.unsaid(), journal)
+        if interval and monitor is None and note is not None:
+            note(NO_NORMAL)
         about = {"model": model_name, "version": fastalign.__version__, "kept": out is not None}
-        service = Service(
-            scorer, settings, about, read, journal, drifting, updating, scoring, watching
-        )
+        service = Service(scorer, settings, about, read, journal, drifting, judging_by, updating)
         config = uvicorn.Config(
             make_app(service),
             host=settings.host,

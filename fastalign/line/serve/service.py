@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from fastalign.data.tensors import to_float
 from fastalign.drift.statement import Statement
 from fastalign.errors import FastalignError, InputError
-from fastalign.line.drift import DRIFT, LineDrift
+from fastalign.line.drift import LineDrift
 from fastalign.line.journal import Journal, key_of, now
 from fastalign.line.scorer import LineScorer, Photograph, told
 from fastalign.line.serve.metrics import Metrics
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 FEEDBACK, UPDATE = "feedback", "update"
 
 
-def _nothing(model: FYD) -> None:
-    return None
-
-
 class Service:
     """Judges photographs for the application.
 
@@ -52,9 +48,8 @@ class Service:
         read: reads a photograph's file.
         journal: has a line for each verdict before it is told; None: nothing is kept.
         drifting: watches for drift, with what the journal says of it taken in.
+        judging_by: makes what judges by a model, and what watches for drift by it.
         updating: takes photographs into the model; None: it stays as it is.
-        scoring: makes what judges by the model from then on.
-        watching: makes what watches for drift from then on.
     """
 
     def __init__(
@@ -65,11 +60,10 @@ class Service:
         read: Callable[[Path], Photograph],
         journal: Journal | None,
         drifting: LineDrift,
+        judging_by: Callable[[FYD], tuple[LineScorer, DriftMonitor | None]],
         updating: ModelUpdater | None = None,
-        scoring: Callable[[FYD], LineScorer] | None = None,
-        watching: Callable[[FYD], DriftMonitor | None] = _nothing,
     ) -> None:
-        self._updating, self._scoring, self._watching = updating, scoring, watching
+        self._judging_by, self._updating = judging_by, updating
         self._one_update = threading.Lock()
         about = {**about, "updates": updating is not None}
         self.settings, self.about, self.limits = settings, about, scorer.limits
@@ -154,13 +148,7 @@ class Service:
         return line
 
     def _tell(self, statements: list[Statement]) -> None:
-        for statement in statements:
-            plain = statement.to_json()
-            if self._journal is None:
-                self._drifting.told({"time": now(), **plain})
-            else:
-                self._drifting.told(self._journal.add(DRIFT, plain))
-        if statements:
+        if self._drifting.tell(statements, self._journal):
             self.metrics.drift(self._drifting.standing())
 
     def standing(self) -> list[dict[str, Any]]:
@@ -183,18 +171,16 @@ class Service:
     def update(self) -> dict[str, Any]:
         """Take what somebody says is good, and was called an anomaly, into the model; verdicts go
         on meanwhile, and are those of the new one then."""
-        if self._updating is None or self._scoring is None:
+        if self._updating is None:
             raise HTTPException(409, "this server's model stays as it is (--no-update)")
         if not self._one_update.acquire(blocking=False):
             raise HTTPException(409, "the model is being updated; wait for its end")
         try:
-            return self._update(self._updating, self._scoring)
+            return self._update(self._updating)
         finally:
             self._one_update.release()
 
-    def _update(
-        self, updating: ModelUpdater, scoring: Callable[[FYD], LineScorer]
-    ) -> dict[str, Any]:
+    def _update(self, updating: ModelUpdater) -> dict[str, Any]:
         alarms = self.recent.false_alarms()
         if not alarms:
             raise HTTPException(
@@ -206,14 +192,13 @@ class Service:
             found = updating(images, names)
         except FastalignError as error:
             raise HTTPException(409, str(error)) from None
-        scorer = scoring(found.model)
+        scorer, monitor = self._judging_by(found.model)
         self.limits = scorer.limits
         self.recent.colour_by(scorer.limits.pixel)
         self.worker.go_on_with(scorer)
         self.recent.take(alarms)
         backup = None if found.backup is None else found.backup.name
         told = {**found.update.to_json(), "model_before": backup}
-        monitor = self._watching(found.model)
         with self._in_order:
             self._drifting.go_on_with(monitor)
             if self._journal is not None:
