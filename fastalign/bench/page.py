@@ -23,10 +23,9 @@ _MODEL_FIGURES = (
 
 def render(document: dict[str, Any]) -> str:
     """The page; it loads nothing from anywhere. What ``document`` lacks is as in an empty run."""
-    from fastalign.report.page import templates
+    from fastalign.report.page import own_files, templates
 
     document = {**setting.BLANK, **document}
-    style = files("fastalign.report").joinpath("page.css").read_text(encoding="utf-8")
     own = files("fastalign.bench")
     template = own.joinpath("page.html.j2").read_text(encoding="utf-8")
     return (
@@ -34,7 +33,7 @@ def render(document: dict[str, Any]) -> str:
         .from_string(template)
         .render(
             document=document,
-            style=style + own.joinpath("page.css").read_text(encoding="utf-8"),
+            style=own_files("page.css") + own.joinpath("page.css").read_text(encoding="utf-8"),
             bars=charts.ratio_bars(ratios(document["rows"])),
             lines=list(rows.flat(document)),
             failed=outcomes.failures(document["rows"]) + _failed_models(document["models"]),

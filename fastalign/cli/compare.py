@@ -130,6 +130,8 @@ def _names(first: str, second: str) -> tuple[str, str]:
 
 
 def _print(found: Comparison, out: Path) -> None:
+    from fastalign.engine.compare import COMPARE
+
     for item in (found.images[place] for place in found.order()[:20]):
         if item.changed:
             way = " -> ".join(side.verdict.text for side in item.sides)
@@ -148,5 +150,5 @@ def _print(found: Comparison, out: Path) -> None:
                 f"false alarms, {made['missed']} of {made['anomalous']} anomalous missed"
             )
     typer.echo(found.summary)
-    for name in ("compare.html", "compare.csv", "compare.json"):
+    for name in COMPARE:
         typer.echo(f"{name}: {out / name}")

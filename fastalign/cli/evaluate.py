@@ -189,17 +189,9 @@ def print_curve(result: Evaluation) -> None:
     table = Table(title="by number of training photographs: mean (least to most)")
     for name in ("photographs", "fits", "image AUROC", "AUPRO 0.30", "false alarms", "missed"):
         table.add_column(name, justify="right")
-    for row in curve.sizes():
-        figures = [
-            curve.text(row[name], digits)
-            for name, digits in (
-                ("image_auroc", 3),
-                ("aupro_30", 3),
-                ("false_alarms", 1),
-                ("missed", 1),
-            )
-        ]
-        table.add_row(str(row["photographs"]), str(row["fits"]), *figures)
+    names = ("photographs", "fits", "image_auroc", "aupro_30", "false_alarms", "missed")
+    for row in curve.rows():
+        table.add_row(*(row[name] for name in names))
     Console().print(table)
     for sentence in (curve.outlook, *curve.notes):
         typer.echo(sentence)

@@ -174,7 +174,7 @@ def describe(passed_over: Sequence[PassedOver], root: Path) -> list[str]:
         return []
     by_reason: dict[str, list[str]] = defaultdict(list)
     for item in passed_over:
-        by_reason[item.reason].append(_name(item.path, root))
+        by_reason[item.reason].append(name_within(item.path, root))
     parts = []
     for reason, names in by_reason.items():
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
@@ -182,5 +182,6 @@ def describe(passed_over: Sequence[PassedOver], root: Path) -> list[str]:
     return [f"{root}: {len(passed_over)} not used: {'; '.join(parts)}"]
 
 
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+def name_within(path: Path, root: Path) -> str:
+    """A file as a folder names it; one that lies elsewhere by its whole path."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

@@ -18,6 +18,7 @@ import torch
 
 from fastalign.data import GOOD, Sample, find_photographs, load_image, load_masks, open_category
 from fastalign.data.decode import size_of
+from fastalign.data.listing import name_within
 from fastalign.data.tensors import resized, to_float
 from fastalign.engine.judging import Judging
 from fastalign.engine.leakage import SeenImages
@@ -25,9 +26,9 @@ from fastalign.engine.pipeline import Pipeline, Room
 from fastalign.engine.results import Skipped
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import NO_THRESHOLD, aligned_picture, stored_depth, thresholds
-from fastalign.engine.table import encode, relative
+from fastalign.engine.table import relative
+from fastalign.engine.texts import write_texts
 from fastalign.errors import InputError
-from fastalign.io import atomic_write
 from fastalign.metrics import image_metrics
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.numeric import whole_number
@@ -38,7 +39,7 @@ from fastalign.words import none_of, part_of
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD, Detail
 
-COMPARE = ("compare.json", "compare.csv", "compare.html")
+COMPARE = ("compare.html", "compare.csv", "compare.json")
 _BYTES_OF_A_PIXEL = 16
 _Image = npt.NDArray[np.uint8]
 
@@ -187,7 +188,7 @@ class _Run:
 
     def _judge(self, read: list[_Read]) -> list[_Judged | None]:
         ((sample, images, small, truth, unread),) = read
-        name = self._name(sample.path)
+        name = name_within(sample.path, self._root)
         if unread:
             self.skipped.append(Skipped(name, unread))
             return [None]
@@ -229,12 +230,6 @@ class _Run:
         for gallery, image, shown in zip(self.galleries, judged.images, judged.shown, strict=True):
             gallery.add(judged.number, image, *shown)
         return judged._replace(images=(), shown=())
-
-    def _name(self, path: Path) -> str:
-        try:
-            return path.relative_to(self._root).as_posix()
-        except ValueError:
-            return path.as_posix()
 
     def conclude(self, names: tuple[str, str], notes: Sequence[str]) -> Comparison:
         if not self.images:
@@ -290,6 +285,4 @@ def _write(found: Comparison, galleries: Sequence[Gallery], out: Path, most: int
     writer.writerows(rows)
     document = json.dumps(found.to_json(), indent=2, allow_nan=False) + "\n"
     page = render_comparison(found, galleries, most=most)
-    for name, text in zip(reversed(COMPARE), (page, table.getvalue(), document), strict=True):
-        with atomic_write(out / name) as file:
-            file.write(encode(text))
+    write_texts(out, dict(zip(COMPARE, (page, table.getvalue(), document), strict=True)))

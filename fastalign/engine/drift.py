@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastalign.drift.monitor import DriftMonitor
 from fastalign.drift.normal import LEAST
 from fastalign.drift.settings import INTERVAL, LEAST_INTERVAL
 from fastalign.drift.statement import COLUMNS, ENDED, Statement
 from fastalign.engine.lines import Lines
-from fastalign.engine.table import Row, encode
+from fastalign.engine.table import Row, csv_line, encode
 from fastalign.errors import ConfigError
 from fastalign.models.conditions import normal_of
 from fastalign.numeric import whole_number
@@ -83,7 +80,7 @@ class DriftTable:
 
     def __enter__(self) -> DriftTable:
         self._lines = Lines(self._path)
-        self._lines.add(_line(COLUMNS))
+        self._lines.add(encode(csv_line(COLUMNS)))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -95,7 +92,7 @@ class DriftTable:
             return []
         found = self._monitor.add(row.path, row.conditions, row.size)
         for statement in found:
-            self._lines.add(_line(statement.to_json().values()))
+            self._lines.add(encode(csv_line(statement.to_json().values())))
         self.said += found
         return found
 
@@ -103,9 +100,3 @@ class DriftTable:
         """A sentence for each drift, as it is in the end."""
         over = [statement for statement in self.said if statement.state == ENDED]
         return [f"drift: {statement.text}" for statement in [*over, *self._monitor.standing]]
-
-
-def _line(cells: Iterable[Any]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return encode(text.getvalue())

@@ -14,6 +14,7 @@ import torch
 
 from fastalign.data import Depth, Sample, load_image, load_masks
 from fastalign.data.decode import size_of
+from fastalign.data.listing import name_within
 from fastalign.data.maskcheck import MaskCheck
 from fastalign.data.masks import describe_mask_names
 from fastalign.data.tensors import resized, to_float
@@ -147,7 +148,7 @@ class EvaluationRun:
     def _judge(self, looked: list[_Looked]) -> list[_Judged | None]:
         """What the model says of one image, and the figures that it enters."""
         ((sample, image, small, truth, unread, unmasked),) = looked
-        name = self._name(sample.path)
+        name = name_within(sample.path, self.directory)
         if unmasked:
             self.unmasked.append(Skipped(name, unmasked))
         if image is None or small is None:
@@ -235,9 +236,3 @@ class EvaluationRun:
                 "of the pixel figures with --skip-bad."
             )
         return load_masks(sample.mask_paths, size, image_path=sample.path)
-
-    def _name(self, path: Path) -> str:
-        try:
-            return path.relative_to(self.directory).as_posix()
-        except ValueError:
-            return path.as_posix()

@@ -28,8 +28,8 @@ from fastalign.engine.mistakes import count_mistakes
 from fastalign.engine.pipeline import Room
 from fastalign.engine.results import ImageResult, finite
 from fastalign.engine.scoring import aligned_picture, thresholds
+from fastalign.engine.texts import write_texts
 from fastalign.errors import ConfigError, DataWarning, InputError
-from fastalign.io import atomic_write
 from fastalign.metrics import image_metrics
 from fastalign.metrics.learning import CurvePoint, LearningCurve, conclude_curve, plan
 from fastalign.models.known import KnownImages
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 CURVE_JSON, CURVE_CSV = "learning_curve.json", "learning_curve.csv"
-_COLUMNS = [field.name for field in dataclasses.fields(CurvePoint) if field.name not in ("scores",)]
+_COLUMNS = [field.name for field in dataclasses.fields(CurvePoint) if field.name != "scores"]
 _LEAST = 6
 # Of the first guess of the time: seconds of a fit whatever its size, and how many times that of
 # scoring an image by itself each photograph takes.
@@ -311,7 +311,6 @@ class CurveRun:
     def _write(self, curve: LearningCurve) -> None:
         if self._out is None:
             return
-        self._out.mkdir(parents=True, exist_ok=True)
         document = {
             **finite(curve.to_json()),
             "settings": self._settings,
@@ -321,12 +320,8 @@ class CurveRun:
         rows = csv.DictWriter(table, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         rows.writeheader()
         rows.writerows(finite(dataclasses.asdict(one)) for one in curve.points)
-        for name, text in (
-            (CURVE_CSV, table.getvalue()),
-            (CURVE_JSON, json.dumps(document, indent=1, allow_nan=False) + "\n"),
-        ):
-            with atomic_write(self._out / name) as file:
-                file.write(text.encode("utf-8", "replace"))
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        write_texts(self._out, {CURVE_CSV: table.getvalue(), CURVE_JSON: text})
 
 
 def _minutes(seconds: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastalign.engine.results import Evaluation
 from fastalign.engine.table import Row, header
-from fastalign.io import atomic_write
+from fastalign.engine.texts import write_texts
 from fastalign.report.gallery import Gallery
 from fastalign.report.page import render_report
 from fastalign.report.photographs import Photo
@@ -39,13 +39,7 @@ def write_evaluation(
         "scores.csv": scores_table(evaluation),
         "results.json": json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n",
     }
-    files = {}
-    for name, text in contents.items():
-        files[name] = out / name
-        errors = "surrogateescape" if name.endswith(".csv") else "replace"
-        with atomic_write(files[name]) as file:
-            file.write(text.encode("utf-8", errors))
-    return dict(reversed(files.items()))
+    return dict(reversed(write_texts(out, contents).items()))
 
 
 def scores_table(evaluation: Evaluation) -> str:

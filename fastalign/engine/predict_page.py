@@ -16,7 +16,7 @@ from fastalign.engine.reading import reading_ahead
 from fastalign.engine.results import Evaluation, ImageResult, Predictions, rank
 from fastalign.engine.runfolder import REPORT
 from fastalign.engine.scoring import Thresholds, aligned_picture, thresholds
-from fastalign.io import atomic_write
+from fastalign.engine.texts import write_texts
 from fastalign.load import LoadMeter
 from fastalign.report.gallery import Gallery
 from fastalign.verdict import Verdict
@@ -175,5 +175,4 @@ class PredictionPage:
         order = [-number for _, number in sorted(self._kept, reverse=True)]
         with reading_ahead(self._photograph, order if self._ahead else ()) as photograph:
             text = render_report(evaluation, self._gallery, order=order, photograph=photograph)
-        with atomic_write(result.out / REPORT) as file:
-            file.write(text.encode("utf-8", "replace"))
+        write_texts(result.out, {REPORT: text})

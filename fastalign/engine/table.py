@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ COLUMNS = (
     *_ALIGNMENT,
     *FILES,
 )
-_TRUTH = {0: "good", 1: "anomaly"}
+TRUTHS = {0: "good", 1: "anomaly"}
+"""What labels that are known are called."""
 _RELATIVE_DIGITS = 4
 
 
@@ -86,7 +87,7 @@ class Row:
             "verdict": self.verdict.text,
             "reason": self.reason or None,
             "roi": dict(self.roi) or None,
-            "truth": None if self.truth is None else _TRUTH.get(self.truth),
+            "truth": None if self.truth is None else TRUTHS.get(self.truth),
             "defect": self.defect or None,
             "trained_on": self.trained_on or None,
         }
@@ -99,7 +100,7 @@ class Row:
     def line(self) -> str:
         """The row as a line of the table."""
         values = {**self.values(), "roi": roi_text(self.roi)}
-        return _line(["" if values[name] is None else values[name] for name in COLUMNS])
+        return csv_line(["" if values[name] is None else values[name] for name in COLUMNS])
 
 
 def roi_text(roi: Mapping[str, float | None]) -> str | None:
@@ -123,10 +124,11 @@ def relative(score: float | None, threshold: float | None) -> float | None:
 
 def header() -> str:
     """The first line of the table."""
-    return _line(COLUMNS)
+    return csv_line(COLUMNS)
 
 
-def _line(cells: Any) -> str:
+def csv_line(cells: Iterable[Any]) -> str:
+    """Cells as a line of a table."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()

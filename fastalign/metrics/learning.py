@@ -27,7 +27,8 @@ _MOST_DRAWS = 5
 _NEAR = 1.5
 _LITTLE = 0.01
 _RESAMPLES = 1000
-FIGURES = ("image_auroc", "aupro_30", "mistakes")
+# Figures by size, and their decimals in words.
+_FIGURES = {"image_auroc": 3, "aupro_30": 3, "mistakes": 1, "false_alarms": 1, "missed": 1}
 
 
 @dataclass(frozen=True)
@@ -91,20 +92,19 @@ class LearningCurve:
         for size in sorted({point.photographs for point in self.points}):
             some = [one for one in self.points if one.photographs == size and not one.reason]
             row: dict[str, Any] = {"photographs": size, "fits": len(some)}
-            for name in (*FIGURES, "false_alarms", "missed"):
+            for name in _FIGURES:
                 values = [getattr(one, name) for one in some if _has(one, name)]
                 known = [float(value) for value in values if value is not None]
                 row[name] = (fmean(known), min(known), max(known)) if known else None
             found.append(row)
         return found
 
-    @staticmethod
-    def text(spread: tuple[float, float, float] | None, digits: int) -> str:
-        """Mean, least and most of a row of :meth:`sizes` in words; a dash where not known."""
-        if spread is None:
-            return "–"
-        mean, least, most = (f"{value:.{digits}f}".removesuffix(".0") for value in spread)
-        return mean if least == most else f"{mean} ({least}–{most})"
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of :meth:`sizes` in words; a dash where a figure is not known."""
+        return [
+            {name: _text(value, _FIGURES.get(name, 0)) for name, value in row.items()}
+            for row in self.sizes()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without the scores."""
@@ -117,6 +117,14 @@ class LearningCurve:
             "fits": points,
             "notes": list(self.notes),
         }
+
+
+def _text(value: int | tuple[float, float, float] | None, digits: int) -> str:
+    """A number, or mean, least and most."""
+    if value is None or isinstance(value, int):
+        return "–" if value is None else str(value)
+    mean, least, most = (f"{one:.{digits}f}".removesuffix(".0") for one in value)
+    return mean if least == most else f"{mean} ({least}–{most})"
 
 
 def _has(point: CurvePoint, name: str) -> bool:

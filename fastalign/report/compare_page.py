@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
+from fastalign.engine.table import TRUTHS
 from fastalign.report import charts
-from fastalign.report.comparison import LETTERS, Compared, Comparison
+from fastalign.report.comparison import Compared, Comparison
 from fastalign.report.gallery import Gallery
 from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
-from fastalign.report.page import templates
-from fastalign.report.rejudging import TRUTHS
+from fastalign.report.page import own_files, templates
 from fastalign.report.summary import Tile, number
 
 
@@ -33,10 +32,9 @@ def render_comparison(found: Comparison, galleries: Sequence[Gallery], *, most: 
     chart = charts.scatter(known, "score ÷ threshold of A", "score ÷ threshold of B", line=1.0)
     return (
         templates()
-        .from_string(_text("compare.html.j2"))
+        .from_string(own_files("compare.html.j2"))
         .render(
             found=found,
-            letters=LETTERS,
             tiles=_tiles(found),
             table=found.table(),
             mistakes=[found.mistakes(side) for side in (0, 1)],
@@ -46,14 +44,10 @@ def render_comparison(found: Comparison, galleries: Sequence[Gallery], *, most: 
             total=len(found.images),
             gradient=css_gradient(),
             scale=(FOOT, TOP, 100 * THRESHOLD_POSITION),
-            style=_text("page.css") + _text("compare.css"),
-            script=_text("compare.js"),
+            style=own_files("page.css", "compare.css"),
+            script=own_files("compare.js"),
         )
     )
-
-
-def _text(name: str) -> str:
-    return files("fastalign.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _tiles(found: Comparison) -> list[Tile]:

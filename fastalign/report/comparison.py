@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastalign.engine.results import Skipped, finite
+from fastalign.engine.table import TRUTHS
 from fastalign.verdict import Verdict
 from fastalign.words import count, part_of
 
@@ -77,7 +78,7 @@ class Compared:
         """Plain data, a row of the table."""
         row: dict[str, Any] = {
             "path": self.path,
-            "truth": {0: "good", 1: "anomaly"}.get(self.label),
+            "truth": TRUTHS.get(self.label),
             "defect": self.defect or None,
             "changed": self.changed,
             "change": self.change,

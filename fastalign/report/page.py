@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastalign.engine.results import Evaluation, ImageResult, order_by_error
+from fastalign.engine.table import TRUTHS
 from fastalign.report import charts, rejudging, summary
 from fastalign.report.gallery import Gallery
 from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
@@ -47,8 +48,8 @@ def render_report(
         order = order_by_error(evaluation.images, evaluation.image_threshold)[: max(0, most)]
     labelled = any(item.label >= 0 for item in evaluation.images)
     alignment = summary.alignment(evaluation.images)
-    limit = evaluation.pixel_threshold
-    page = templates().from_string(_text("page.html.j2"))
+    limit, curve = evaluation.pixel_threshold, evaluation.learning_curve
+    page = templates().from_string(own_files("page.html.j2"))
     return page.render(
         evaluation=evaluation,
         labelled=labelled,
@@ -58,7 +59,7 @@ def render_report(
         figures=summary.figures(evaluation) if labelled else [],
         charts=_charts(evaluation, labelled),
         alignment=alignment,
-        learning=summary.learning(evaluation),
+        learning=[] if curve is None else curve.rows(),
         cards=_cards(evaluation, gallery, order, labelled),
         photographs=_photographs(order, photograph, photograph_bytes),
         defects=sorted({item.defect for item in evaluation.images if item.label == 1}),
@@ -69,13 +70,15 @@ def render_report(
         scaled=limit is not None and math.isfinite(limit) and limit > 0,
         scale=(FOOT, TOP, 100 * THRESHOLD_POSITION),
         scores=rejudging.document(evaluation),
-        style="".join(map(_text, ("page.css", "threshold.css"))),
-        script="".join(map(_text, ("threshold.js", "page.js"))),
+        style=own_files("page.css", "threshold.css"),
+        script=own_files("threshold.js", "page.js"),
     )
 
 
-def _text(name: str) -> str:
-    return files("fastalign.report").joinpath(name).read_text(encoding="utf-8")
+def own_files(*names: str) -> str:
+    """The text of this package's files, one after the other."""
+    folder = files("fastalign.report")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 def templates() -> Environment:
@@ -131,7 +134,7 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
 def _kind(image: ImageResult, labelled: bool) -> str:
     """The class of an image by its label or, where no image has one, by the model's verdict."""
     value = image.label if labelled else image.predicted
-    return rejudging.TRUTHS.get(-1 if value is None else value, "unknown")
+    return TRUTHS.get(-1 if value is None else value, "unknown")
 
 
 def _cards(
@@ -151,7 +154,7 @@ def _cards(
                 "verdict": rejudging.word(image),
                 "kind": _kind(image, labelled),
                 "share": share if math.isfinite(share) else None,
-                "truth": rejudging.TRUTHS.get(image.label, ""),
+                "truth": TRUTHS.get(image.label, ""),
                 "pictures": pictures,
                 "marks": shown,
                 "more": more,

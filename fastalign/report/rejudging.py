@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 
 from fastalign.engine.results import Evaluation, ImageResult
+from fastalign.engine.table import TRUTHS
 from fastalign.verdict import Verdict
 
-TRUTHS = {0: "good", 1: "anomaly"}
 # By truth and verdict.
 _WORDS = {
     "good": {"good": "passed", "anomaly": "false alarm"},

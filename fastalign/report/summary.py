@@ -115,22 +115,6 @@ def _tile(evaluation: Evaluation, key: str, name: str, shown: str, hint: str) ->
     return Tile(name, shown, evaluation.reasons.get(key, hint), state)
 
 
-def learning(evaluation: Evaluation) -> list[dict[str, str]]:
-    """The rows of the learning curve's table; none without one."""
-    curve = evaluation.learning_curve
-    if curve is None:
-        return []
-    digits = {"image_auroc": 3, "aupro_30": 3, "false_alarms": 1, "missed": 1}
-    return [
-        {
-            "photographs": str(row["photographs"]),
-            "fits": str(row["fits"]),
-            **{name: curve.text(row[name], number) for name, number in digits.items()},
-        }
-        for row in curve.sizes()
-    ]
-
-
 def facts(evaluation: Evaluation) -> list[str]:
     """When, of what, with what and on how busy a machine the page was made."""
     protocol = evaluation.protocol

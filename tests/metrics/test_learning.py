@@ -53,8 +53,10 @@ def test_figures_of_a_size_are_means_with_their_range():
     assert five["fits"] == 2 and five["image_auroc"] == pytest.approx((0.85, 0.8, 0.9))
     assert five["aupro_30"] is None and five["false_alarms"] == (2, 2, 2)
     assert five["mistakes"] == (3, 3, 3) and ten["aupro_30"] == (0.5, 0.5, 0.5)
-    assert curve.text(five["image_auroc"], 3) == "0.850 (0.800–0.900)"
-    assert curve.text(five["aupro_30"], 3) == "–" and curve.text(ten["missed"], 1) == "1"
+    told, last = curve.rows()
+    assert (told["photographs"], told["fits"]) == ("5", "2")
+    assert told["image_auroc"] == "0.850 (0.800–0.900)" and told["aupro_30"] == "–"
+    assert last["aupro_30"] == "0.500" and last["missed"] == "1"
 
 
 def test_a_gain_that_goes_on_is_told_with_its_interval():
