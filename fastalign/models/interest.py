@@ -47,6 +47,7 @@ _OF_WHOLE = (
     "evidence",
     "normal_whole",
     "normal_conditions",
+    "warnings",
 )
 
 
@@ -127,8 +128,9 @@ def judge_regions(rooms: Rooms, record: FitRecord, regions: RegionsOfInterest | 
                 "photographs show the part; draw it elsewhere, or leave it out."
             )
     normal = _kept(whole, limits)
-    scores, wholes = _scores(rooms, room, normal)
-    interest, lost = _derived(regions, normal, scores, rooms.config.threshold_quantile)
+    top_share, quantile = rooms.maps.top_share, rooms.config.threshold_quantile
+    scores, wholes = _scores(rooms, room, normal, top_share)
+    interest, lost = _derived(regions, normal, scores, quantile)
     interest = replace(
         interest,
         before={
@@ -136,15 +138,21 @@ def judge_regions(rooms: Rooms, record: FitRecord, regions: RegionsOfInterest | 
             **{name: getattr(whole, name) for name in _OF_WHOLE},
         },
     )
+    image, source = _common(interest), _source(interest, quantile)
+    pixel, pixel_source = image, None
+    if top_share > 0 and normal is not None and math.isfinite(image):
+        peaks, _ = _scores(rooms, room, normal, 0.0)
+        pixel, rule = _of_peaks(interest, peaks, normal, quantile)
+        pixel_source = f"{rule} of the largest values of the maps of {interest.of}"
     maps.interest(labels, interest.gains)
-    maps.set_thresholds(*[_common(interest)] * 2)
+    maps.set_thresholds(image, pixel)
     coverage = _coverage(rooms, room, normal)
     residual = (whole.normal_whole or {}).get("residual", math.inf)
     judged = replace(
         whole,
         regions_of_interest=interest.record(),
-        threshold_source=_source(interest, rooms.config.threshold_quantile),
-        pixel_threshold_source=None,
+        threshold_source=source,
+        pixel_threshold_source=pixel_source,
         fitted_thresholds=None,
         normal_scores=interest.normal_scores(),
         evidence=_evidence(whole, coverage, len(regions.names)),
@@ -170,14 +178,22 @@ def several_regions(record: FitRecord, name: str) -> bool:
 
 def change_region(rooms: Rooms, record: FitRecord, name: str, change: Change | None) -> FitRecord:
     """Change the threshold of one of several regions; None: that of the fit. Returns the record
-    that says so.
+    that says so. Without those of all regions there is none of images.
 
     Raises:
-        ConfigError: as :func:`fastalign.models.thresholds.resolve`, or a threshold that is not
-            above 0.
+        ConfigError: as :func:`fastalign.models.thresholds.resolve`, or a threshold, of the region
+            or of all of them, that is not above 0.
     """
     interest = Interest.from_record(record.regions_of_interest)
     assert interest is not None
+    before = _common(interest)
+    # The threshold of images is a factor of that of each region.
+    factor = float(rooms.maps.image_threshold) if math.isfinite(before) else 1.0
+    if factor <= 0:
+        raise ConfigError(
+            f"threshold of region {name!r}: that of images, {factor:g}, is a factor of it and not "
+            "above 0; set that one first."
+        )
     place = list(interest.names).index(name)
     value = interest.fitted[place]
     if change is not None:
@@ -190,13 +206,32 @@ def change_region(rooms: Rooms, record: FitRecord, name: str, change: Change | N
     if value is not None and value <= 0:
         raise ConfigError(f"threshold of region {name!r}: {value:g} is not above 0.")
     thresholds = list(interest.thresholds)
-    thresholds[place] = value
+    thresholds[place] = None if value is None else value / factor
     interest = replace(interest, thresholds=thresholds)
     labels = None if rooms.maps.regions is None else rooms.maps.regions.labels
     rooms.maps.interest(labels, interest.gains)
+    common = _common(interest)
+    if math.isfinite(common) != math.isfinite(before):
+        rooms.maps.set_thresholds(common, common)
+        record = replace(
+            record,
+            threshold_source=_source(interest, rooms.config.threshold_quantile),
+            pixel_threshold_source=None,
+            fitted_thresholds=None,
+        )
     return replace(
         record, regions_of_interest=interest.record(), normal_scores=interest.normal_scores()
     )
+
+
+def in_units_of(record: FitRecord, other: FitRecord) -> FitRecord:
+    """A record whose normal scores are in units of the thresholds that the regions of another have,
+    where several are judged."""
+    own, others = (Interest.from_record(one.regions_of_interest) for one in (record, other))
+    if own is None or others is None:
+        return record
+    scores = replace(own, thresholds=others.thresholds).normal_scores()
+    return replace(record, normal_scores=scores)
 
 
 def _of_whole(rooms: Rooms, record: FitRecord) -> tuple[FitRecord, tuple[float, float]]:
@@ -222,27 +257,17 @@ def _kept(record: FitRecord, limits: tuple[float, float]) -> NormalDistances | N
 
 
 def _scores(
-    rooms: Rooms, room: RegionMaps, normal: NormalDistances | None
+    rooms: Rooms, room: RegionMaps, normal: NormalDistances | None, top_share: float
 ) -> tuple[Tensor, Tensor]:
-    """Of normal images the score of each region ``[M,R]``, NaN where it is not seen, and
-    :func:`whole_distance` ``[M]``, both float64 on the CPU."""
+    """Of normal images the score of each region ``[M,R]`` by the largest values of this share, NaN
+    where it is not seen, and :func:`whole_distance` ``[M]``, both float64 on the CPU."""
     number = 0 if normal is None else len(normal.distance)
     scores = torch.empty((number, len(room.gain)), dtype=torch.float64)
     wholes = torch.empty(number, dtype=torch.float64)
     if normal is None:
         return scores, wholes
-    device = rooms.density.device
-    for index, distance in enumerate(normal.distance[:, None]):
-        theta = None if normal.theta is None else normal.theta[index : index + 1].to(device)
-        support = distance.isfinite().to(device)
-        found = room(
-            distance.nan_to_num(0.0).to(device),
-            theta,
-            support,
-            None,
-            rooms.maps.sigma,
-            rooms.maps.top_share,
-        )
+    for index, (distance, theta, support) in enumerate(normal.each(rooms.density.device)):
+        found = room(distance, theta, support, None, rooms.maps.sigma, top_share)
         seen = torch.where(found.seen, found.maps, torch.nan)
         scores[index] = torch.where(found.shown, found.scores, torch.nan)[0].double().cpu()
         wholes[index] = whole_distance(seen)[0].double().cpu()
@@ -295,12 +320,24 @@ def _common(interest: Interest) -> float:
     return 1.0 if len(interest.names) > 1 else float(interest.thresholds[0] or 0.0)
 
 
+def _of_peaks(
+    interest: Interest, peaks: Tensor, normal: NormalDistances, quantile: float
+) -> tuple[float, str]:
+    """The threshold of pixels by the largest value of each region in normal images ``[M,R]``, NaN
+    where it is not seen, and the rule in words."""
+    values = torch.where(peaks.isnan(), -torch.inf, peaks * interest.gains)
+    distinct, _ = one_of_twins(values.amax(1), normal.groups)
+    return limit_of(distinct.tolist(), quantile)
+
+
 def _source(interest: Interest, quantile: float) -> str:
     if None in interest.thresholds:
         return "none: fitted without normal validation images"
     where = "in the region of interest"
     if len(interest.names) > 1:
         where = "in each region of interest, whose threshold is 1"
+    if not interest.of:
+        return f"set by hand {where}"
     return f"quantile {quantile:g} of {interest.of}, as of the whole part, {where}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,15 @@ class NormalDistances:
     def fits(images: int, size: tuple[int, int]) -> bool:
         """Whether a model file keeps the distances ``[h,w]`` of so many images."""
         return 4 * images * size[0] * size[1] <= _MOST
+
+    def each(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Of one image after the other the distance ``[1,h,w]``, 0 without support, theta
+        ``[1,2,3]`` (None: not aligned) and support ``[h,w]`` (None: everywhere), there."""
+        for index, distance in enumerate(self.distance[:, None]):
+            theta = None if self.theta is None else self.theta[index : index + 1].to(device)
+            known = distance[0].isfinite()
+            support = None if bool(known.all()) else known.to(device)
+            yield distance.nan_to_num(0.0).to(device), theta, support
 
     def record(self) -> dict[str, Any]:
         """As the metadata of a model keeps it, JSON-able."""

@@ -53,8 +53,8 @@ class FitRecord:
         parts: the optional parts of the model, with what restores them.
         threshold_source: where the threshold of images comes from, in words.
         pixel_threshold_source: the same of pixels; None: that of images.
-        fitted_thresholds: ``image``, ``pixel`` and ``source`` of the fit, where they were changed
-            since.
+        fitted_thresholds: ``image``, ``pixel`` and ``source`` of the fit, and ``pixel_source``
+            where that of pixels is another, where they were changed since.
         normal_scores: ``scores`` of normal images, ascending, that the thresholds are a quantile
             of, and ``of``, what images they are, in words.
         evidence: how normal images are covered and aligned, and what is asked of others, the record

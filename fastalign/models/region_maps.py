@@ -59,7 +59,7 @@ class RegionMaps(nn.Module):
     def __init__(self, labels: Tensor, gain: Tensor, size: tuple[int, int]) -> None:
         super().__init__()
         there = torch.unique(labels[labels > 0]).tolist()
-        if labels.dim() != 2 or there != list(range(1, len(gain) + 1)):
+        if labels.dim() != 2 or not there or there != list(range(1, len(gain) + 1)):
             raise ValueError(f"labels of regions {there}, expected each of 1 to {len(gain)}")
         if not bool((gain.isfinite() & (gain > 0)).all()):
             # Values times 0 are 0, which is good.

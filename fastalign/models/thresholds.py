@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -20,6 +20,7 @@ from fastalign.numeric import real_number
 _KEPT = 1000
 # Scores that quartiles say something of.
 _LEAST_OF_QUARTILES = 8
+_KINDS = ("image", "pixel")
 
 
 def kept_scores(scores: Sequence[float]) -> list[float]:
@@ -157,31 +158,92 @@ def changed(
     Raises:
         ConfigError: as :func:`resolve`.
     """
-    source = record.threshold_source or "unknown"
-    fitted: dict[str, Any] = dict(record.fitted_thresholds or {})
-    if not fitted:
-        fitted = {"image": _known(stored[0]), "pixel": _known(stored[1]), "source": source}
-    values = list(stored)
-    sources = [source, record.pixel_threshold_source or source]
-    for index, (name, wanted) in enumerate((("image", image), ("pixel", pixel))):
+    sources = list(_sources(record))
+    fitted = record.fitted_thresholds or _fitted(stored, record)
+    values, of_fit = list(stored), _sources_of_fit(fitted)
+    for index, (name, wanted) in enumerate(zip(_KINDS, (image, pixel), strict=True)):
         if not wanted:
             continue
         before = fitted[name]
         if change is None:
             values[index] = math.nan if before is None else float(before)
-            sources[index] = str(fitted["source"])
+            sources[index] = of_fit[index]
             continue
         values[index], words = resolve(change, record)
         gave = "which gave none" if before is None else f"which gave {before:.6g}"
-        sources[index] = f"{words}, after the fit, {gave} ({fitted['source']})"
-    back = all(said == fitted["source"] for said in sources)
-    record = replace(
-        record,
-        threshold_source=sources[0],
-        pixel_threshold_source=None if sources[1] == sources[0] else sources[1],
-        fitted_thresholds=None if back else fitted,
-    )
+        sources[index] = f"{words}, after the fit, {gave} ({of_fit[index]})"
+    kept = None if tuple(sources) == of_fit else fitted
+    record = _with_sources(replace(record, fitted_thresholds=kept), sources)
     return (values[0], values[1]), record
+
+
+def refitted(
+    before: FitRecord,
+    stored: tuple[float, float],
+    record: FitRecord,
+    fitted: tuple[float, float],
+    *,
+    keep: bool = False,
+) -> tuple[tuple[float, float], FitRecord]:
+    """The thresholds of images and pixels where those of the fit are others, and the record that
+    says so: each that was changed since the fit stays.
+
+    Args:
+        before: what was known, with the changes.
+        stored: the two as they are, NaN for none.
+        record: what is known of those of the fit.
+        fitted: these.
+        keep: all stay.
+    """
+    if before.fitted_thresholds is not None:
+        record = replace(record, fitted_thresholds=_fitted(fitted, record))
+        of_fit = _sources_of_fit(before.fitted_thresholds)
+        stays = [keep or said != fits for said, fits in zip(_sources(before), of_fit, strict=True)]
+    elif keep:
+        stays = [True, True]
+    else:
+        return fitted, record
+    image, pixel = (
+        old if stay else new for stay, old, new in zip(stays, stored, fitted, strict=True)
+    )
+    pairs = zip(stays, _sources(before), _sources(record), strict=True)
+    sources = [old if stay else new for stay, old, new in pairs]
+    return (image, pixel), _with_sources(record, sources)
+
+
+def fitted_thresholds(
+    record: FitRecord, stored: tuple[float, float]
+) -> tuple[tuple[float, float], str | None]:
+    """The thresholds of images and pixels of the fit, NaN for none, where those in force are
+    ``stored``, and the source of that of pixels; None: that of images."""
+    fitted = record.fitted_thresholds
+    if fitted is None:
+        return stored, record.pixel_threshold_source
+    image, pixel = (math.nan if fitted[of] is None else float(fitted[of]) for of in _KINDS)
+    return (image, pixel), fitted.get("pixel_source")
+
+
+def _fitted(values: tuple[float, float], record: FitRecord) -> dict[str, Any]:
+    """As a record keeps thresholds of the fit, and their sources, which are those of ``record``."""
+    image, pixel = _sources(record)
+    found = {"image": _known(values[0]), "pixel": _known(values[1]), "source": image}
+    return found if pixel == image else {**found, "pixel_source": pixel}
+
+
+def _sources(record: FitRecord) -> tuple[str, str]:
+    source = record.threshold_source or "unknown"
+    return source, record.pixel_threshold_source or source
+
+
+def _sources_of_fit(fitted: Mapping[str, Any]) -> tuple[str, str]:
+    source = str(fitted["source"])
+    return source, str(fitted.get("pixel_source") or source)
+
+
+def _with_sources(record: FitRecord, sources: Sequence[str]) -> FitRecord:
+    image, pixel = sources
+    pixel_source = None if pixel == image else pixel
+    return replace(record, threshold_source=image, pixel_threshold_source=pixel_source)
 
 
 def _known(value: float) -> float | None:

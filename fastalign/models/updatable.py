@@ -11,6 +11,7 @@ from torch import Tensor
 from fastalign.errors import ConfigError
 from fastalign.models.detail import Detail
 from fastalign.models.fitting.source import ImageSource
+from fastalign.models.interest import in_units_of
 from fastalign.models.progress import NoProgress, Progress
 from fastalign.models.regional import RegionalModel
 from fastalign.models.thresholds import above
@@ -86,7 +87,7 @@ class UpdatableModel(RegionalModel):
             ]
         limits = self._limits()
         above_before, normal = above(earlier, before[0]) or (0, 0)
-        above_after, _ = above(earlier, limits[0]) or (0, 0)
+        above_after, _ = above(in_units_of(earlier, self.record), limits[0]) or (0, 0)
         return Update(
             taken,
             choice.left_out,

@@ -16,7 +16,8 @@ from fastalign.engine.protocol import threshold_source
 from fastalign.engine.results import ImageResult
 from fastalign.engine.scoring import Thresholds
 from fastalign.errors import ConfigError
-from fastalign.models.thresholds import kept_scores
+from fastalign.models.record import FitRecord
+from fastalign.models.thresholds import Change, changed, kept_scores
 
 KEPT = Path(__file__).parents[1] / "storage" / "kept" / "version1.safetensors"
 NORMAL = {"of": "101 normal images", "scores": [float(score) for score in range(101)]}
@@ -83,6 +84,18 @@ def test_what_was_changed_says_so_and_goes_back(run, path):
     assert limits(path) == (99, 99)
     assert threshold_source(FYD.load(path)) == "quantile 0.99 of 101 normal images"
     assert "fitted_thresholds" not in FYD.load(path).extra_metadata()
+
+
+def test_the_threshold_of_pixels_goes_back_to_its_own_source():
+    """As a fit with ``top_share`` has it."""
+    own = {"threshold_source": "quantile of scores", "pixel_threshold_source": "quantile of peaks"}
+    record = FitRecord(**own)
+    limits = 2.0, 3.0
+    for which in ({"image": True, "pixel": False}, {"image": True, "pixel": True}):
+        set_to, said = changed(record, limits, Change(value=5.0), **which)
+        assert set_to[0] == 5 and said.fitted_thresholds["pixel"] == 3
+        assert said.pixel_threshold_source.endswith("peaks" if not which["pixel"] else "peaks)")
+        assert changed(said, set_to, None, **which) == (limits, record)
 
 
 def test_a_rate_that_the_scores_cannot_tell_is_said(run, path):

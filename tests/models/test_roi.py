@@ -15,6 +15,7 @@ from fastalign import FYD
 from fastalign.errors import ConfigError, InputError
 from fastalign.models.interest import Interest
 from fastalign.models.maps import AnomalyMaps
+from fastalign.models.normal import NormalDistances
 from fastalign.models.pose import Located
 from fastalign.ops import affine, warp_affine
 from fastalign.roi import RegionsOfInterest
@@ -128,8 +129,9 @@ def test_no_label_no_place_and_no_gain_of_nothing():
     maps = AnomalyMaps((32, 32), (8, 8))
     with pytest.raises(ValueError, match="shape"):
         maps.interest(torch.ones(8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="regions"):
-        maps.interest(2 * torch.ones(32, 32, dtype=torch.uint8))
+    for value in (0, 2):
+        with pytest.raises(ValueError, match="regions"):
+            maps.interest(torch.full((32, 32), value, dtype=torch.uint8))
     with pytest.raises(ValueError, match="gains"):
         maps.interest(halves(), torch.tensor([1.0, 0.0]))
 
@@ -187,9 +189,14 @@ def drawn(model: FYD, still: torch.Tensor) -> RegionsOfInterest:
 
 def test_everything_as_one_region_has_the_thresholds_of_the_fit(model):
     whole = RegionsOfInterest(("part",), np.ones((SIZE, SIZE), np.uint8))
-    straight = FYD(**{**QUICK, "align": "none"}).fit(photographs(10), photographs(4, seed=1))
-    before = float(straight.image_threshold)
-    assert float(straight.set_roi(whole).image_threshold) == pytest.approx(before, rel=1e-5)
+    options = {**QUICK, "align": "none", "top_share": 0.01}
+    straight = FYD(**options).fit(photographs(10), photographs(4, seed=1))
+    before = float(straight.image_threshold), float(straight.pixel_threshold)
+    assert before[0] < before[1]
+    straight.set_roi(whole)
+    after = float(straight.image_threshold), float(straight.pixel_threshold)
+    assert after == pytest.approx(before, rel=1e-5)
+    assert "largest values" in straight.record.pixel_threshold_source
     before, record = float(model.image_threshold), model.record
     coverage = model.evidence.coverage
     model.set_roi(whole)
@@ -324,8 +331,11 @@ def test_the_threshold_of_a_region_is_changed_by_itself(model, still):
     assert max(normal) == pytest.approx(max(scores) / np.median(scores), rel=1e-4)
     model.set_threshold(fitted=True, region="left")
     assert model.roi_thresholds == limits
-    # That of all regions is a factor of each.
+    # That of all regions is a factor of each, and one that is set is what was asked for.
     model.set_threshold(1.5)
+    assert model.roi_thresholds["right"] == pytest.approx(1.5 * limits["right"])
+    model.set_threshold(3 * limits["left"], region="left")
+    assert model.roi_thresholds["left"] == pytest.approx(3 * limits["left"])
     assert model.roi_thresholds["right"] == pytest.approx(1.5 * limits["right"])
     for bad, message in (("middle", "it has left, right"), ("left", "above 0")):
         with pytest.raises(ConfigError, match=message):
@@ -342,6 +352,18 @@ def test_of_twins_the_largest_score_of_each_region_counts(model, still):
     interest = Interest.from_record(twins.record.regions_of_interest)
     assert interest.scores == [[max(column) for column in zip(*rows, strict=True)]]
     assert interest.of.startswith("1 normal image")
+
+
+def test_what_is_said_of_regions_goes_with_them(model, still):
+    distances = NormalDistances.from_record(model.record.normal_distances)
+    distances.distance[0, :, distances.distance.shape[2] // 2 :] = np.nan
+    model.record = replace(model.record, normal_distances=distances.record())
+    before = model.record.warnings
+    for _ in range(2):
+        model.set_roi(drawn(model, still))
+        *others, lost = model.record.warnings
+        assert others == before and lost.startswith("1 normal image could not be judged")
+    assert model.set_roi(None).record.warnings == before
 
 
 def test_a_fit_carries_regions_from_the_photograph_that_they_were_drawn_on(monkeypatch):
@@ -403,6 +425,18 @@ def test_without_validation_images_there_are_regions_and_no_thresholds(still):
     assert detail.regions.isfinite().all() and torch.isnan(bare.image_threshold)
     assert np.array_equal(detail.map[0].isfinite().numpy(), plate() > 0)
     assert all(np.isnan(value) for value in bare.roi_thresholds.values())
+    # Once each region has one, set by hand, there are those of images and pixels.
+    bare.set_threshold(5.0, region="left")
+    assert torch.isnan(bare.image_threshold)
+    bare.set_threshold(3.0, region="right")
+    assert bare.roi_thresholds == pytest.approx({"left": 5.0, "right": 3.0})
+    assert float(bare.image_threshold) == float(bare.pixel_threshold) == 1.0
+    assert (
+        bare.record.threshold_source
+        == "set by hand in each region of interest, whose threshold is 1"
+    )
+    bare.set_threshold(fitted=True, region="right")
+    assert torch.isnan(bare.image_threshold) and bare.record.threshold_source.startswith("none")
 
 
 def test_a_state_that_makes_no_regions_is_refused(model, still):

@@ -12,6 +12,7 @@ import torch
 from fastalign import FYD
 from fastalign.errors import ConfigError, InputError
 from fastalign.models.fitting.gaussians import least_count
+from fastalign.models.interest import Interest
 from fastalign.models.known import KnownImages
 from fastalign.models.rooms import warp
 from fastalign.models.thresholds import limit_of
@@ -147,6 +148,11 @@ def test_a_threshold_that_was_set_stays_and_may_be_kept(fitted, model):
     derived = plain.update(MARKED).after[0]
     assert model.record.fitted_thresholds["image"] == pytest.approx(derived) != 7.5
     assert derived != float(fitted.image_threshold)
+    # Of the two the one that was not set is what the update derives.
+    alone = copy.deepcopy(fitted).set_threshold(7.5, pixel=False)
+    assert alone.update(MARKED).after == (7.5, pytest.approx(float(plain.pixel_threshold)))
+    sources = alone.record.threshold_source, alone.record.pixel_threshold_source
+    assert "set by hand" in sources[0] and sources[1] == plain.record.threshold_source
     kept = copy.deepcopy(fitted)
     kept.update(MARKED, keep_threshold=True)
     assert float(kept.image_threshold) == float(fitted.image_threshold)
@@ -179,12 +185,18 @@ def test_what_is_nearly_a_photograph_of_the_fit_has_no_part_in_the_thresholds(mo
 
 def test_regions_of_interest_get_thresholds_of_the_updated_density(model):
     model.set_roi(halves("left", "right"))
-    before = model.roi_thresholds
+    before, earlier = model.roi_thresholds, model.record
     outcome = model.update(MARKED)
     after = model.roi_thresholds
     assert model.roi.names == ("left", "right") and outcome.after == (1.0, 1.0)
     assert all(after[name] != before[name] for name in before)
     assert all(one.before > 1 > one.after for one in outcome.taken)
+    # Scores of the fit are in units of its thresholds, and counted by those of now.
+    scores = Interest.from_record(earlier.regions_of_interest).scores
+    assert outcome.above_after == sum(
+        row[0] > after["left"] or row[1] > after["right"] for row in scores
+    )
+    assert outcome.above_after != outcome.above_before
     # Without the regions again it is the model that was updated without them.
     model.set_roi(None)
     assert len(model.record.normal_scores["scores"]) == 28

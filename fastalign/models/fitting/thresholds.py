@@ -35,7 +35,7 @@ from fastalign.nn.prior import CovariancePrior
 ENOUGH = FEW
 _FOLDS = 5
 # Images that take turns: their features, or those of a band of rows, are held in memory.
-_MOST = 100
+MOST_TURNS = 100
 
 
 def turns(survey: Survey, refit: bool) -> list[int]:
@@ -48,7 +48,15 @@ def turns(survey: Survey, refit: bool) -> list[int]:
         return []
     # More than these are twins of each other or of training images.
     held_out = spread(validation, ENOUGH - 1)
-    return spread(train, _MOST - len(held_out)) + [train + index for index in held_out]
+    return spread(train, MOST_TURNS - len(held_out)) + [train + index for index in held_out]
+
+
+def turns_of(groups: Sequence[int]) -> tuple[int, list[int]]:
+    """How many turns images take, and that of each, by the number of its group of twins, which has
+    the same: in each turn a density of the others scores those whose it is."""
+    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    turns = min(_FOLDS, len(places))
+    return turns, [places[group] % turns for group in groups]
 
 
 class Unseen(NamedTuple):
@@ -146,9 +154,7 @@ def in_turn(
     share = [position for position in positions if position < survey.train]
     held_out = [position - survey.train for position in positions if position >= survey.train]
     groups = [survey.groups[position] for position in positions]
-    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    number, folds = len(positions), min(_FOLDS, len(places))
-    fold_of = [places[group] % folds for group in groups]
+    number, (folds, fold_of) = len(positions), turns_of(groups)
     height, width = rooms.density.size
     device = rooms.density.device
     distance = torch.zeros((number, height, width), device=device)

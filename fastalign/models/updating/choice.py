@@ -45,10 +45,6 @@ class Choice:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def group(self, position: int) -> int:
-        """The number of a photograph's group of twins."""
-        return self.groups[position]
-
 
 def choose(
     record: FitRecord, source: ImageSource, glances: Tensor, details: Iterator[tuple[int, Detail]]

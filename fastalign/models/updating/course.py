@@ -13,7 +13,7 @@ from fastalign.models.interest import Interest, change_region, judge_regions
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms
-from fastalign.models.thresholds import Change
+from fastalign.models.thresholds import Change, fitted_thresholds, refitted
 from fastalign.models.updating.choice import Choice
 from fastalign.models.updating.joining import join
 from fastalign.models.updating.record import record_then
@@ -84,14 +84,10 @@ def _thresholds(
     the fit stays, and what the fit has set is what an update derives."""
     if not math.isfinite(value) or keep:
         return replace(record, threshold_source=before.threshold_source), limits
-    if before.fitted_thresholds:
-        fitted = dict(before.fitted_thresholds)
-        image, pixel = _moved((fitted["image"], fitted["pixel"]), value)
-        fitted |= {"image": image, "pixel": pixel, "source": record.threshold_source}
-        source = before.threshold_source
-        return replace(record, threshold_source=source, fitted_thresholds=fitted), limits
-    image, pixel = _moved(limits, value)
-    return record, (image, math.nan if pixel is None else pixel)
+    fitted, pixel_source = fitted_thresholds(before, limits)
+    record = replace(record, pixel_threshold_source=pixel_source)
+    limits, record = refitted(before, limits, record, _moved(fitted, value))
+    return record, limits
 
 
 def _of_regions(
@@ -108,23 +104,14 @@ def _of_regions(
             if value is not None and (keep or value != fitted):
                 record = change_region(rooms, record, name, Change(value=value))
     derived = float(rooms.maps.image_threshold), float(rooms.maps.pixel_threshold)
-    if before.fitted_thresholds:
-        image, pixel = (value if math.isfinite(value) else None for value in derived)
-        then = {"image": image, "pixel": pixel, "source": record.threshold_source}
-        record = replace(record, fitted_thresholds=then)
-    elif not keep:
-        return record
+    limits, record = refitted(before, limits, record, derived, keep=keep)
     rooms.maps.set_thresholds(*limits)
-    return replace(
-        record,
-        threshold_source=before.threshold_source,
-        pixel_threshold_source=before.pixel_threshold_source,
-    )
+    return record
 
 
-def _moved(limits: tuple[float | None, float | None], value: float) -> tuple[float, float | None]:
+def _moved(limits: tuple[float, float], value: float) -> tuple[float, float]:
     """Both thresholds where that of images becomes ``value``: that of pixels moves along."""
     image, pixel = limits
-    if image is None or pixel is None or not (math.isfinite(image) and math.isfinite(pixel)):
+    if not (math.isfinite(image) and math.isfinite(pixel)):
         return value, pixel
     return value, pixel * value / image if image > 0 else pixel + value - image

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastalign.models.fitting.gaussians import least_count
 from fastalign.models.fitting.source import spread
+from fastalign.models.fitting.thresholds import MOST_TURNS, turns_of
 from fastalign.models.normal import NormalDistances
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
@@ -20,10 +21,6 @@ from fastalign.models.whole import whole_distance
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.low_rank import LowRank
 from fastalign.nn.moments import Moments
-
-_FOLDS = 5
-# New images that take turns for the thresholds: their features are held in memory.
-_MOST = 100
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class _Joining:
 
     def join(self) -> Joined:
         chosen = self._choice.chosen
-        turns = {chosen[place] for place in spread(len(chosen), _MOST)}
+        turns = {chosen[place] for place in spread(len(chosen), MOST_TURNS)}
         kept: list[_New] = []
         rest, every = self._sums(), self._sums()
         self._progress.start("taking in", len(chosen))
@@ -94,7 +91,7 @@ class _Joining:
         calibration = self._calibration(gaussians)
         distance = self._in_turn(kept, rest, calibration)
         theta = [one.theta for one in kept if one.theta is not None]
-        groups = [self._choice.group(one.position) for one in kept]
+        groups = [self._choice.groups[one.position] for one in kept]
         poses = torch.cat(theta).cpu().float() if theta else None
         found = NormalDistances(distance, poses, groups, poses, "")
         scores, wholes = self._scores(found)
@@ -146,10 +143,7 @@ class _Joining:
     def _in_turn(self, kept: Sequence[_New], rest: Moments, calibration: Tensor) -> Tensor:
         """Distances ``[M,h,w]`` of images, each by a density without it and its twins, on the CPU;
         NaN without support."""
-        groups = [self._choice.group(one.position) for one in kept]
-        places = {group: at for at, group in enumerate(dict.fromkeys(groups))}
-        folds = min(_FOLDS, len(places))
-        fold_of = [places[group] % folds for group in groups]
+        folds, fold_of = turns_of([self._choice.groups[one.position] for one in kept])
         distance = torch.empty((len(kept), *self._rooms.density.size))
         self._progress.start("thresholds", folds)
         for fold in range(folds):
@@ -168,14 +162,10 @@ class _Joining:
         return distance
 
     def _scores(self, new: NormalDistances) -> tuple[Tensor, Tensor]:
-        rooms = self._rooms
-        device = rooms.density.device
+        maps_of = self._rooms.maps
         scores = torch.empty(len(new.distance), dtype=torch.float64)
         wholes = torch.empty_like(scores)
-        for index, distance in enumerate(new.distance[:, None].to(device)):
-            theta = None if new.theta is None else new.theta[index : index + 1].to(device)
-            known = distance.isfinite().all(0)
-            support = None if bool(known.all()) else known
-            score, maps = rooms.maps(distance.nan_to_num(0.0), theta, support)
+        for index, image in enumerate(new.each(self._rooms.density.device)):
+            score, maps = maps_of(*image)
             scores[index], wholes[index] = float(score[0]), float(whole_distance(maps)[0])
         return scores, wholes
