@@ -148,13 +148,7 @@ class Samples:
         if form is not None:
             return self._of_windows(form, seed, groups)
         features, valid = (part[:, self._coarse] for part in self._of_grid(groups))
-        ranked = valid.sum(0).argsort(descending=True, stable=True)
-        # Fewer places where many images miss one of them.
-        for count in (len(ranked) // 2, len(ranked) // 4, len(ranked) // 8, 1):
-            places = ranked[: max(1, count)].sort().values
-            complete = valid[:, places].all(1)
-            if 2 * int(complete.sum()) >= len(valid):
-                break
+        places, complete = _best_seen(valid, valid.shape[1] // 2)
         # Many small factorizations: where the images are described.
         chosen = features[complete][:, places].to(self._features[0].device)
         return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed, prior)
@@ -166,12 +160,7 @@ class Samples:
         features, valid = (part[:, self._grid :] for part in self._distinct(groups))
         shape = len(features), *self._windows
         features, valid = features.view(*shape, -1), valid.view(shape).all(2)
-        ranked = valid.sum(0).argsort(descending=True, stable=True)
-        for number in (len(ranked), len(ranked) // 2, len(ranked) // 4, 1):
-            places = ranked[: max(1, number)].sort().values
-            complete = valid[:, places].all(1)
-            if 2 * int(complete.sum()) >= len(valid):
-                break
+        places, complete = _best_seen(valid, valid.shape[1])
         chosen = features[complete][:, places].to(self._features[0].device)
         return None if len(chosen) < 3 else CountCalibration.of_windows(chosen, form, seed)
 
@@ -198,6 +187,18 @@ def _spread(length: int, number: int) -> Tensor:
     """So many of ``range(length)``, or all, evenly spread."""
     number = min(number, length)
     return ((torch.arange(number) + 0.5) * length / number).long()
+
+
+def _best_seen(valid: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Of places that images show, ``valid [N,P]``, so many that are seen best, and the images,
+    bool ``[N]``, that show all of them; fewer places where these are not half of the images."""
+    ranked = valid.sum(0).argsort(descending=True, stable=True)
+    for count in (number, number // 2, number // 4, 1):
+        places = ranked[: max(1, count)].sort().values
+        complete = valid[:, places].all(1)
+        if 2 * int(complete.sum()) >= len(valid):
+            break
+    return places, complete
 
 
 def calibration(

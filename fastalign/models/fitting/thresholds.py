@@ -180,10 +180,11 @@ def in_turn(
             prior = every.prior(config.prior, config.shrinkage, floor)
             strength = 0.0 if prior is None else prior.strength
             priors = [one.prior(strength, config.shrinkage, floor) for one in others]
+            # Features that know the held-out images would make these look ordinary.
+            again = [None if floor is None else one.whitening_again(floor) for one in others]
         for fold in range(folds):
             density = rooms.density.gaussians.band(around)
-            # Features that know the held-out images would make these look ordinary.
-            turn = None if floor is None else others[fold].whitening_again(floor)
+            turn = again[fold]
             kept = [
                 _turned(one, turn) for index, one in enumerate(images) if fold_of[index] != fold
             ]
