@@ -29,6 +29,10 @@ class Verdict(enum.IntEnum):
         return self.name.lower()
 
 
+TRUTHS = {int(known): known.text for known in (Verdict.GOOD, Verdict.ANOMALY)}
+"""What labels that are known are called."""
+
+
 def judge(score: float, threshold: float | None) -> Verdict:
     """The verdict on one score.
 

@@ -14,7 +14,7 @@ from typing import Any
 from fastalign.engine.lines import Lines
 from fastalign.engine.results import Alignment, finite
 from fastalign.regions import Region
-from fastalign.verdict import Verdict
+from fastalign.verdict import TRUTHS, Verdict
 
 SCORES = "scores.csv"
 FILES = ("map", "mask", "overlay")
@@ -33,8 +33,6 @@ COLUMNS = (
     *_ALIGNMENT,
     *FILES,
 )
-TRUTHS = {0: "good", 1: "anomaly"}
-"""What labels that are known are called."""
 _RELATIVE_DIGITS = 4
 
 

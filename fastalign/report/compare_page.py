@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastalign.engine.table import TRUTHS
 from fastalign.report import charts
 from fastalign.report.comparison import Compared, Comparison
 from fastalign.report.gallery import Gallery
 from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
 from fastalign.report.page import own_files, templates
 from fastalign.report.summary import Tile, number
+from fastalign.verdict import TRUTHS
 
 
 def render_comparison(found: Comparison, galleries: Sequence[Gallery], *, most: int = 120) -> str:

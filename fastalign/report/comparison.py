@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastalign.engine.results import Skipped, finite
-from fastalign.engine.table import TRUTHS
-from fastalign.verdict import Verdict
+from fastalign.verdict import TRUTHS, Verdict
 from fastalign.words import count, part_of
 
 LETTERS = ("a", "b")

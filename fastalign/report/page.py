@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastalign.engine.results import Evaluation, ImageResult, order_by_error
-from fastalign.engine.table import TRUTHS
 from fastalign.report import charts, rejudging, summary
 from fastalign.report.gallery import Gallery
 from fastalign.report.heat import FOOT, THRESHOLD_POSITION, TOP, css_gradient
 from fastalign.report.marks import marks
 from fastalign.report.photographs import PAGE_BYTES, Photo, enlarge
+from fastalign.verdict import TRUTHS
 from fastalign.words import count
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import math
 from pathlib import Path
 
 from fastalign.engine.results import Evaluation, ImageResult
-from fastalign.engine.table import TRUTHS
-from fastalign.verdict import Verdict
+from fastalign.verdict import TRUTHS, Verdict
 
 # By truth and verdict.
 _WORDS = {

@@ -18,9 +18,10 @@ from starlette.requests import ClientDisconnect
 from fastalign.engine.results import finite
 from fastalign.line.serve.guard import Guard
 from fastalign.line.serve.metrics import TEXT
-from fastalign.line.serve.recent import TRUTHS, Shown
+from fastalign.line.serve.recent import Shown
 from fastalign.line.serve.service import Service
 from fastalign.line.serve.static import PAGE, content
+from fastalign.verdict import TRUTHS
 
 # A photograph is no form: a page elsewhere cannot send these kinds without asking first.
 _KINDS = re.compile(r"image/[\w.+-]+|application/octet-stream", re.ASCII)
@@ -120,7 +121,7 @@ def make_app(service: Service) -> Any:
         if not (isinstance(given, dict) and set(given) == {"truth"}):
             raise HTTPException(400, 'send {"truth": "good"}, "anomaly" or null')
         truth = given["truth"]
-        if not (truth is None or (isinstance(truth, str) and truth in TRUTHS)):
+        if not (truth is None or (isinstance(truth, str) and truth in TRUTHS.values())):
             raise HTTPException(400, 'truth: "good", "anomaly" or null')
         shown = await anyio.to_thread.run_sync(service.feedback, name, truth)
         return _json(_known(shown).summary())

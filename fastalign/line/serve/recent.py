@@ -21,7 +21,6 @@ from fastalign.report.gallery import fit_inside
 from fastalign.report.heat import heat_rgba, scale_limits
 
 _SIDE, _HEAT_SIDE = 640, 256
-TRUTHS = ("good", "anomaly")
 
 
 @dataclass
