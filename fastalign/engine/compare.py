@@ -37,7 +37,8 @@ from fastalign.report.gallery import Gallery
 from fastalign.words import none_of, part_of
 
 if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD, Detail
+    from fastalign.models.detail import Detail
+    from fastalign.models.fyd import FYD
 
 COMPARE = ("compare.html", "compare.csv", "compare.json")
 _BYTES_OF_A_PIXEL = 16

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fastalign import storage
-from fastalign.errors import ArtifactError, ConfigError, InputError
-from fastalign.io import check_writable, unwritable
-from fastalign.locks import hold
+from fastalign.engine.model_file import reserve_model
+from fastalign.errors import ArtifactError, ConfigError
 from fastalign.models.progress import Progress
 
 
@@ -25,20 +24,9 @@ def reserve_output(stack: ExitStack, out: Path, progress: Progress, resume: bool
     """Keep the model file for this fit while ``stack`` is open, and say what it will replace.
 
     Raises:
-        InputError: another fit holds it, or it cannot be written.
+        InputError: another fit or an update holds it, or it cannot be written.
     """
-
-    def refusal(who: str) -> InputError:
-        return InputError(
-            f"{out}: another fit writes this model ({who}); wait for its end, or give another "
-            "--out."
-        )
-
-    check_writable(out)
-    try:
-        stack.enter_context(hold(out.with_name(f".{out.name}.fit"), refusal))
-    except OSError as error:
-        raise unwritable(out, error) from error
+    stack.enter_context(reserve_model(out))
     if out.exists():
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(out.stat().st_mtime))
         progress.note(f"{out}: a model of {when} is there, which this fit replaces in the end")

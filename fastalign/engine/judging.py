@@ -27,7 +27,8 @@ from fastalign.verdict import Verdict
 from fastalign.words import count
 
 if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD, Detail
+    from fastalign.models.detail import Detail
+    from fastalign.models.fyd import FYD
 
 
 class Judging:

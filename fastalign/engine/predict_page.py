@@ -22,7 +22,8 @@ from fastalign.report.gallery import Gallery
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD, Detail
+    from fastalign.models.detail import Detail
+    from fastalign.models.fyd import FYD
 
 
 @dataclass(frozen=True)

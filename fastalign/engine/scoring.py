@@ -20,7 +20,8 @@ from fastalign.numeric import real_number
 from fastalign.verdict import Verdict, judge, judge_each
 
 if TYPE_CHECKING:
-    from fastalign.models.fyd import FYD, Detail
+    from fastalign.models.detail import Detail
+    from fastalign.models.fyd import FYD
 
 NO_THRESHOLD = (
     "the model has no threshold: it was fitted without normal validation images, so nothing is "

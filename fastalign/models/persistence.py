@@ -14,8 +14,8 @@ from torch import Tensor
 from fastalign import storage
 from fastalign.models.config import FYDConfig
 from fastalign.models.record import FitRecord
-from fastalign.models.room_model import RoomModel
 from fastalign.models.rooms import restore
+from fastalign.models.scoring_model import ScoringModel
 from fastalign.nn.state import made_in_own_state
 from fastalign.storage import StoredModel, hub, layout
 
@@ -34,9 +34,9 @@ _EARLIER: dict[str, Any] = {
 }
 
 
-class PersistentModel(RoomModel):
+class PersistentModel(ScoringModel):
     """A model of rooms that can be kept; arguments, attributes and errors are those of
-    :class:`RoomModel`."""
+    :class:`fastalign.models.room_model.RoomModel`."""
 
     def stored(self) -> StoredModel:
         """The model as storage keeps it: configuration, the tensors of its rooms, metadata."""
@@ -77,8 +77,8 @@ class PersistentModel(RoomModel):
                 and several processes on one machine share them. The file must then be replaced by
                 renaming another to its name, as :meth:`save` does; what is written into it changes
                 the scores, and cutting it short ends the process.
-            precision: what the network computes in, see :meth:`RoomModel.set_precision`.
-            runtime: what computes it, see :meth:`RoomModel.set_runtime`.
+            precision: what the network computes in, see :meth:`set_precision`.
+            runtime: what computes it, see :meth:`set_runtime`.
 
         Raises:
             ConfigError: the device does not compute in ``precision`` or by ``runtime``.

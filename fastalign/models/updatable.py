@@ -27,10 +27,6 @@ class UpdatableModel(RegionalModel):
     """A model whose density takes in more photographs; arguments, attributes and errors are those
     of :class:`fastalign.models.room_model.RoomModel`."""
 
-    def predict_detail(self, images: Tensor) -> Detail:
-        """See :meth:`fastalign.FYD.predict_detail`."""
-        raise NotImplementedError
-
     @made_in_own_state
     def update(
         self,

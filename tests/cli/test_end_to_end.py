@@ -58,7 +58,7 @@ def test_a_fit_over_a_model_says_so_and_two_at_once_are_refused(
     out.write_bytes(fitted.read_bytes())
     with hold(tmp_path / ".m.safetensors.fit", OSError):
         outcome = run("fit", whole_ring, "--out", out, *fit_options)
-    assert outcome.code == 3 and "another fit writes this model (process" in outcome.err
+    assert outcome.code == 3 and "another fit or update writes this model (process" in outcome.err
     outcome = run("fit", tmp_path / "missing", "--out", out, *fit_options)
     assert outcome.code == 3 and "which this fit replaces in the end" in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastalign.engine.update import replace_file, reserve_model
+from fastalign.engine.model_file import replace_file, reserve_model
 from fastalign.errors import FastalignError
 
 if TYPE_CHECKING:
