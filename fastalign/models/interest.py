@@ -1,4 +1,4 @@
-"""Regions of interest of a fitted model: thresholds of each, from distances of normal images. Ours.
+"""Regions of interest of a fitted model: what is known of them, and their thresholds. Ours.
 
 Each region has a threshold by the rule of the fit, from the same images. Where there are several,
 the values of each are divided by its threshold, so that 1 is the threshold of all: an image is an
@@ -15,40 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastalign.errors import ConfigError, InputError
-from fastalign.models.conditions import with_coverage
-from fastalign.models.evidence import Evidence, Usual
-from fastalign.models.normal import NormalDistances
+from fastalign.errors import ConfigError
 from fastalign.models.record import FitRecord
-from fastalign.models.region_maps import RegionMaps
 from fastalign.models.rooms import Rooms
-from fastalign.models.thresholds import (
-    Change,
-    kept_scores,
-    limit_of,
-    one_of_twins,
-    resolve,
-    whole_record,
-)
-from fastalign.models.whole import whole_distance
-from fastalign.roi import RegionsOfInterest
-from fastalign.words import count
+from fastalign.models.thresholds import Change, kept_scores, resolve
 
 # Of the thresholds of several regions, none is below this share of the largest.
 _LEAST = 1e-6
-# Poses whose coverage is worked out at once.
-_BATCH = 64
-# What a record says of the whole part, and says of regions where there are some.
-_OF_WHOLE = (
-    "threshold_source",
-    "pixel_threshold_source",
-    "fitted_thresholds",
-    "normal_scores",
-    "evidence",
-    "normal_whole",
-    "normal_conditions",
-    "warnings",
-)
 
 
 @dataclass(frozen=True)
@@ -93,7 +66,25 @@ class Interest:
         least = max(_LEAST * max(known), torch.finfo(torch.float32).tiny)
         return torch.tensor([1 / max(threshold, least) for threshold in known]).float()
 
-    def normal_scores(self, groups: Sequence[int] | None = None) -> dict[str, Any] | None:
+    @property
+    def threshold(self) -> float:
+        """Of images: that of one region, and 1 of several; NaN where not each region has one."""
+        if None in self.thresholds:
+            return math.nan
+        return 1.0 if len(self.names) > 1 else float(self.thresholds[0] or 0.0)
+
+    def source(self, quantile: float) -> str:
+        """Where it comes from, in words, by the quantile of the fit."""
+        if None in self.thresholds:
+            return "none: fitted without normal validation images"
+        where = "in the region of interest"
+        if len(self.names) > 1:
+            where = "in each region of interest, whose threshold is 1"
+        if not self.of:
+            return f"set by hand {where}"
+        return f"quantile {quantile:g} of {self.of}, as of the whole part, {where}"
+
+    def normal_scores(self) -> dict[str, Any] | None:
         """Scores of normal images as :class:`FitRecord` keeps them, those that show all regions."""
         gains = self.gains.tolist()
         whole = [
@@ -102,64 +93,6 @@ class Interest:
             if None not in row
         ]
         return {"of": self.of, "scores": kept_scores(whole)} if whole else None
-
-
-def judge_regions(rooms: Rooms, record: FitRecord, regions: RegionsOfInterest | None) -> FitRecord:
-    """Let the rooms judge regions of the part's frame, or all of it; returns the record that says
-    so. Thresholds that were changed are those of the fit again.
-
-    Raises:
-        InputError: a region that is too small, or that normal images show nothing of.
-        ConfigError: the model does not keep what thresholds of regions are derived from.
-    """
-    maps = rooms.maps
-    whole, limits = _of_whole(rooms, record)
-    if regions is None:
-        maps.interest(None)
-        maps.set_thresholds(*limits)
-        return whole
-    regions = regions.at(rooms.config.image_size)
-    labels = torch.from_numpy(regions.labels.copy())
-    room = RegionMaps(labels, torch.ones(len(regions.names)), maps.size).to(rooms.density.device)
-    for name, known in zip(regions.names, room.supported(rooms.density.support), strict=True):
-        if not bool(known):
-            raise InputError(
-                f"regions of interest: region {name!r} lies where too few of the normal "
-                "photographs show the part; draw it elsewhere, or leave it out."
-            )
-    normal = _kept(whole, limits)
-    top_share, quantile = rooms.maps.top_share, rooms.config.threshold_quantile
-    scores, wholes = _scores(rooms, room, normal, top_share)
-    interest, lost = _derived(regions, normal, scores, quantile)
-    interest = replace(
-        interest,
-        before={
-            "thresholds": [value if math.isfinite(value) else None for value in limits],
-            **{name: getattr(whole, name) for name in _OF_WHOLE},
-        },
-    )
-    image, source = _common(interest), _source(interest, quantile)
-    pixel, pixel_source = image, None
-    if top_share > 0 and normal is not None and math.isfinite(image):
-        peaks, _ = _scores(rooms, room, normal, 0.0)
-        pixel, rule = _of_peaks(interest, peaks, normal, quantile)
-        pixel_source = f"{rule} of the largest values of the maps of {interest.of}"
-    maps.interest(labels, interest.gains)
-    maps.set_thresholds(image, pixel)
-    coverage = _coverage(rooms, room, normal)
-    residual = (whole.normal_whole or {}).get("residual", math.inf)
-    judged = replace(
-        whole,
-        regions_of_interest=interest.record(),
-        threshold_source=source,
-        pixel_threshold_source=pixel_source,
-        fitted_thresholds=None,
-        normal_scores=interest.normal_scores(),
-        evidence=_evidence(whole, coverage, len(regions.names)),
-        normal_conditions=with_coverage(whole.normal_conditions, coverage),
-        normal_whole=whole_record(wholes, residual),
-    )
-    return judged if not lost else replace(judged, warnings=[*(judged.warnings or ()), lost])
 
 
 def several_regions(record: FitRecord, name: str) -> bool:
@@ -186,7 +119,7 @@ def change_region(rooms: Rooms, record: FitRecord, name: str, change: Change | N
     """
     interest = Interest.from_record(record.regions_of_interest)
     assert interest is not None
-    before = _common(interest)
+    before = interest.threshold
     # The threshold of images is a factor of that of each region.
     factor = float(rooms.maps.image_threshold) if math.isfinite(before) else 1.0
     if factor <= 0:
@@ -210,12 +143,12 @@ def change_region(rooms: Rooms, record: FitRecord, name: str, change: Change | N
     interest = replace(interest, thresholds=thresholds)
     labels = None if rooms.maps.regions is None else rooms.maps.regions.labels
     rooms.maps.interest(labels, interest.gains)
-    common = _common(interest)
+    common = interest.threshold
     if math.isfinite(common) != math.isfinite(before):
         rooms.maps.set_thresholds(common, common)
         record = replace(
             record,
-            threshold_source=_source(interest, rooms.config.threshold_quantile),
+            threshold_source=interest.source(rooms.config.threshold_quantile),
             pixel_threshold_source=None,
             fitted_thresholds=None,
         )
@@ -232,131 +165,3 @@ def in_units_of(record: FitRecord, other: FitRecord) -> FitRecord:
         return record
     scores = replace(own, thresholds=others.thresholds).normal_scores()
     return replace(record, normal_scores=scores)
-
-
-def _of_whole(rooms: Rooms, record: FitRecord) -> tuple[FitRecord, tuple[float, float]]:
-    """The record of the whole part, and its thresholds."""
-    interest = Interest.from_record(record.regions_of_interest)
-    if interest is None:
-        return record, (float(rooms.maps.image_threshold), float(rooms.maps.pixel_threshold))
-    before = dict(interest.before)
-    image, pixel = (math.nan if value is None else value for value in before.pop("thresholds"))
-    return replace(record, regions_of_interest=None, **before), (image, pixel)
-
-
-def _kept(record: FitRecord, limits: tuple[float, float]) -> NormalDistances | None:
-    if record.normal_distances is not None:
-        return NormalDistances.from_record(record.normal_distances)
-    if not any(map(math.isfinite, limits)) and not record.evidence:
-        return None
-    raise ConfigError(
-        "the model does not keep the distances of its normal photographs, from which thresholds of "
-        "regions follow (an earlier version fitted it, its images are too large or too many, or "
-        "its density was changed since): fit it again with the regions, fastalign fit --roi."
-    )
-
-
-def _scores(
-    rooms: Rooms, room: RegionMaps, normal: NormalDistances | None, top_share: float
-) -> tuple[Tensor, Tensor]:
-    """Of normal images the score of each region ``[M,R]`` by the largest values of this share, NaN
-    where it is not seen, and :func:`whole_distance` ``[M]``, both float64 on the CPU."""
-    number = 0 if normal is None else len(normal.distance)
-    scores = torch.empty((number, len(room.gain)), dtype=torch.float64)
-    wholes = torch.empty(number, dtype=torch.float64)
-    if normal is None:
-        return scores, wholes
-    for index, (distance, theta, support) in enumerate(normal.each(rooms.density.device)):
-        found = room(distance, theta, support, None, rooms.maps.sigma, top_share)
-        seen = torch.where(found.seen, found.maps, torch.nan)
-        scores[index] = torch.where(found.shown, found.scores, torch.nan)[0].double().cpu()
-        wholes[index] = whole_distance(seen)[0].double().cpu()
-    return scores, wholes
-
-
-def _derived(
-    regions: RegionsOfInterest, normal: NormalDistances | None, scores: Tensor, quantile: float
-) -> tuple[Interest, str]:
-    """The regions with their thresholds, and a warning; empty: none."""
-    shares = list(regions.shares.values())
-    number = len(regions.names)
-    if normal is None or not len(scores):
-        none = [None] * number
-        return Interest(regions.names, shares, none, none, [], "", {}), ""
-    found = []
-    for name, own in zip(regions.names, scores.unbind(1), strict=True):
-        distinct, _ = one_of_twins(own, normal.groups)
-        if not len(distinct):
-            raise InputError(
-                f"regions of interest: no normal photograph shows anything of region {name!r}; "
-                "draw it elsewhere, or leave it out."
-            )
-        found.append(limit_of(distinct.tolist(), quantile)[0])
-    # Of twins the largest score of each region counts.
-    rows: dict[int, list[float | None]] = {}
-    for row, group in zip(scores.tolist(), normal.groups, strict=True):
-        mine = [float(f"{score:.6g}") if math.isfinite(score) else None for score in row]
-        rows[group] = [_larger(*pair) for pair in zip(mine, rows.get(group, mine), strict=True)]
-    of = f"{count(len(rows), normal.kind)}{normal.alone}"
-    lost = int(scores.isnan().any(1).sum())
-    warning = ""
-    if lost:
-        warning = (
-            f"{count(lost, 'normal image')} could not be judged, with no part in all thresholds: "
-            "nothing of a region of interest is seen, or features are not finite."
-        )
-    return Interest(regions.names, shares, found, found, list(rows.values()), of, {}), warning
-
-
-def _larger(one: float | None, other: float | None) -> float | None:
-    known = [value for value in (one, other) if value is not None]
-    return max(known, default=None)
-
-
-def _common(interest: Interest) -> float:
-    """The threshold of images and pixels."""
-    if None in interest.thresholds:
-        return math.nan
-    return 1.0 if len(interest.names) > 1 else float(interest.thresholds[0] or 0.0)
-
-
-def _of_peaks(
-    interest: Interest, peaks: Tensor, normal: NormalDistances, quantile: float
-) -> tuple[float, str]:
-    """The threshold of pixels by the largest value of each region in normal images ``[M,R]``, NaN
-    where it is not seen, and the rule in words."""
-    values = torch.where(peaks.isnan(), -torch.inf, peaks * interest.gains)
-    distinct, _ = one_of_twins(values.amax(1), normal.groups)
-    return limit_of(distinct.tolist(), quantile)
-
-
-def _source(interest: Interest, quantile: float) -> str:
-    if None in interest.thresholds:
-        return "none: fitted without normal validation images"
-    where = "in the region of interest"
-    if len(interest.names) > 1:
-        where = "in each region of interest, whose threshold is 1"
-    if not interest.of:
-        return f"set by hand {where}"
-    return f"quantile {quantile:g} of {interest.of}, as of the whole part, {where}"
-
-
-def _coverage(rooms: Rooms, room: RegionMaps, normal: NormalDistances | None) -> list[float]:
-    """The coverage of the regions in all normal images; empty where these are not aligned."""
-    if normal is None or normal.poses is None:
-        return []
-    support, coverage = rooms.density.support, []
-    for theta in normal.poses.to(rooms.density.device).split(_BATCH):
-        coverage += room.coverage(rooms.maps.valid(theta), support, theta).tolist()
-    return coverage
-
-
-def _evidence(whole: FitRecord, coverage: Sequence[float], number: int) -> Mapping[str, Any] | None:
-    """What an image must show, by the coverage of the regions in normal images."""
-    if whole.evidence is None:
-        return None
-    words = "the region of interest"
-    if number > 1:
-        words = "the region of interest that it shows least of"
-    kept = Evidence.from_record(whole.evidence)
-    return replace(kept, coverage=Usual.of_coverage(coverage), covered_part=words).record()

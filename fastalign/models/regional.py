@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from fastalign.errors import ConfigError, InputError
-from fastalign.models.interest import Interest, judge_regions
+from fastalign.models.interest import Interest
+from fastalign.models.judged_regions import judge_regions
 from fastalign.models.persistence import PersistentModel
 from fastalign.models.photographs import Photographs, tensors
 from fastalign.nn.state import made_in_own_state

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastalign.errors import ConfigError
-from fastalign.models.interest import Interest, change_region, judge_regions
+from fastalign.models.interest import Interest, change_region
+from fastalign.models.judged_regions import judge_regions
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms
