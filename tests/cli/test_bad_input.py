@@ -257,7 +257,7 @@ def test_a_model_file_that_is_a_folder(run, whole_ring, tmp_path, fit_options):
 @pytest.mark.parametrize("command", ["fit", "evaluate", "predict"])
 def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, command, monkeypatch):
     """Every model, figure and picture fails as on a full disk; a table finds room."""
-    from fastalign.engine import outputs, pictures
+    from fastalign.engine import pictures, texts
     from fastalign.storage import container
 
     def full(path):
@@ -280,7 +280,8 @@ def test_a_disk_that_fills_up(run, fitted, whole_ring, tmp_path, fit_options, co
 
         return writing()
 
-    for module in (container, outputs, pictures):
+    modules = (container, pictures) if command == "predict" else (container, pictures, texts)
+    for module in modules:
         monkeypatch.setattr(module, "atomic_write", full)
     out = tmp_path / "out" / ("m.safetensors" if command == "fit" else "")
     options = fit_options if command == "fit" else ("--model", fitted)

@@ -25,7 +25,9 @@ def test_photographs_are_judged_over_http_until_the_command_is_told_to_end(
     finally:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
+    # The model of the tests was fitted to too few photographs to tell drift.
+    assert process.returncode == 0
+    assert errors.startswith("warning: no drift is told") and errors.count("\n") == 1
     other = tmp_path / "predict"
     assert run("predict", photo, "--model", fitted, "--out", other, "--save", "regions").code == 0
     row = json.loads((other / "regions.jsonl").read_text())
