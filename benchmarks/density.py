@@ -39,6 +39,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "whole covariances, by themselves": {"rank": 0},
     "prior of 10": {"prior": 10.0},
     "prior learned": {"prior": None},
+    "means as they are": {"mean_prior": "own"},
+    "means drawn to neighbours": {"mean_prior": "neighbours"},
+    "means drawn to that of the map": {"mean_prior": "map"},
     "without calibration": {"calibrate": False},
 }
 # Share of a map whose mean is the other score of an image.

@@ -162,7 +162,7 @@ def fit(
         _model(
             "--set",
             "Any other option of the model: skip, fca_family, aspect, strides, reduction, prior, "
-            "rank, neighbours, storage, min_share, calibrate, refit, sigma, top_share, "
+            "mean_prior, rank, neighbours, storage, min_share, calibrate, refit, sigma, top_share, "
             "learning_rate, ica_learning_rate, momentum, ica_weight, fa_weight, "
             "projector_channels, search_images.",
             "NAME=VALUE",

@@ -41,6 +41,7 @@ def about_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         "image size": f"{width} x {height}",
         "backbone": model.config.backbone,
         "alignment": alignment.get("summary"),
+        "density": record.density,
         "image threshold": float(model.image_threshold),
         "pixel threshold": float(model.pixel_threshold),
         "threshold source": record.threshold_source,

@@ -41,6 +41,7 @@ def describe_protocol(
         "threshold_source": threshold_source(model),
         "pixel_threshold_source": extra.get("pixel_threshold_source") or threshold_source(model),
         **({} if model.roi is None else {"regions_of_interest": model.roi_thresholds}),
+        "density": extra.get("density"),
         "seed": extra.get("seed"),
         "timing": (
             f"median over {count(timed, 'image')}, one at a time: alignment, backbone, density, "

@@ -37,6 +37,7 @@ Family = Literal[
     "affine",
 ]
 Reduction = Literal["whiten", "draw"]
+MeanTowards = Literal["auto", "own", "neighbours", "map"]
 Storage = Literal["float32", "bfloat16", "float16"]
 
 
@@ -76,6 +77,10 @@ class FYDConfig:
         prior: for how many photographs the covariance that all locations have in common counts at
             each of them [O]; 0: none, as in PaDiM [L]; None: as many as make held-out normal images
             likeliest [O].
+        mean_prior: of whitened features with a prior, what the mean of a location is drawn to:
+            ``"neighbours"``, ``"map"``, the mean of all locations, ``"own"``, nothing, or
+            ``"auto"``, what held-out normal images ask for most; always as strongly as these ask
+            for (see :class:`fastalign.nn.MeanPrior`) [O].
         rank: of whitened features with a prior, directions at most in which a location's covariance
             differs from what all have in common, nor more than the images less one (see
             :class:`fastalign.nn.LowRank`) [O]; 0: all, as a packed factor.
@@ -119,6 +124,7 @@ class FYDConfig:
     reduction: str = "whiten"
     channels: int = 256
     prior: float | None = 3.0
+    mean_prior: str = "auto"
     rank: int = 64
     neighbours: int = 1
     shrinkage: float | None = None
@@ -176,6 +182,7 @@ class FYDConfig:
         self._choose("family", ("auto", *get_args(Family)))
         self._choose("fca_family", get_args(Family))
         self._choose("reduction", get_args(Reduction))
+        self._choose("mean_prior", get_args(MeanTowards))
         self._choose("storage", get_args(Storage))
         self._bound("channels", 0, whole=True)
         self._bound("rank", 0, whole=True)
@@ -269,6 +276,7 @@ class FYDOptions(TypedDict, total=False):
     reduction: Reduction
     channels: int
     prior: float | None
+    mean_prior: MeanTowards
     rank: int
     neighbours: int
     shrinkage: float | None

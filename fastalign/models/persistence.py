@@ -28,6 +28,7 @@ _EARLIER: dict[str, Any] = {
     "strides": (4, 8, 16),
     "reduction": "draw",
     "prior": 0.0,
+    "mean_prior": "own",
     "rank": 0,
     "neighbours": 0,
     "top_share": 0.0,

@@ -61,7 +61,10 @@ class FitRecord:
             of :class:`fastalign.models.evidence.Evidence`.
         prior: of the Gaussians' covariances: its ``strength`` in photographs, the ``shrinkage``
             added to the variances, and ``likelihood``, pairs of a candidate strength and the mean
-            of -2 log density per feature of held-out photographs; None: there is none.
+            of -2 log density per feature of held-out photographs; of their means, where these are
+            drawn, ``mean``: ``towards``, ``strength`` and ``gain``
+            (:class:`fastalign.nn.MeanPrior`); None: there is none.
+        density: what the density is and why, in words.
         normal_whole: ``distance``, the largest distance of a whole normal image that the density
             has not seen, and ``residual``, the largest of their alignment, where there is any.
         score_unit: the distance that scores and maps are in units of: the median score of normal
@@ -97,6 +100,7 @@ class FitRecord:
     normal_scores: Mapping[str, Any] | None = None
     evidence: Mapping[str, Any] | None = None
     prior: Mapping[str, Any] | None = None
+    density: str | None = None
     normal_whole: Mapping[str, float] | None = None
     score_unit: float | None = None
     normal_distances: Mapping[str, Any] | None = None

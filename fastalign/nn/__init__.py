@@ -8,6 +8,7 @@ from fastalign.nn.directions import Whitening
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.heads import Predictor, Projector, std_of_normalised
 from fastalign.nn.low_rank import LowRank
+from fastalign.nn.mean_prior import MeanPrior
 from fastalign.nn.prior import CovariancePrior
 from fastalign.nn.smoothing import gaussian_matrix, smooth
 from fastalign.nn.spatial_align import Aligned, SpatialAlign
@@ -20,6 +21,7 @@ __all__ = [
     "FeatureBackbone",
     "Predictor",
     "LowRank",
+    "MeanPrior",
     "Projector",
     "SpatialAlign",
     "Whitening",

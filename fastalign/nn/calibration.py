@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastalign.nn.low_rank import LowRank, rows_of
+from fastalign.nn.mean_prior import MeanPrior
 from fastalign.nn.prior import CovariancePrior
 from fastalign.numeric import LARGEST_SHRINKAGE, real_number, seed_number
 from fastalign.ops import checks
@@ -36,6 +37,8 @@ class CountCalibration:
         shrinkage: that of the density.
         seed: of the subsets.
         prior: that of the density, whose shrinkage then counts.
+        mean: the prior of its means; of that of neighbours, which samples do not show, nothing is
+            in the curve.
 
     Raises:
         ValueError: samples of another shape.
@@ -52,6 +55,7 @@ class CountCalibration:
         shrinkage: float,
         seed: int = 0,
         prior: CovariancePrior | None = None,
+        mean: MeanPrior | None = None,
     ) -> None:
         checks.floating("CountCalibration", "samples", samples)
         number = len(samples)
@@ -66,12 +70,14 @@ class CountCalibration:
         values = samples.double()
 
         def measure(order: Tensor, size: int) -> Tensor:
-            return _mean_distances(values, order, size, shrinkage, prior)
+            return _mean_distances(values, order, size, shrinkage, prior, mean)
 
         self._measure(number, seed, measure, _at_once(values))
 
     @classmethod
-    def of_windows(cls, windows: Tensor, form: LowRank, seed: int = 0) -> CountCalibration:
+    def of_windows(
+        cls, windows: Tensor, form: LowRank, seed: int = 0, mean: MeanPrior | None = None
+    ) -> CountCalibration:
         """The curve of densities of low rank.
 
         Args:
@@ -79,6 +85,7 @@ class CountCalibration:
                 around them, K in all with the location itself in the middle.
             form: that of the density.
             seed: of the subsets.
+            mean: the prior of the density's means.
 
         Raises:
             ValueError: windows of another shape.
@@ -92,7 +99,8 @@ class CountCalibration:
         made = cls.__new__(cls)
 
         def measure(order: Tensor, size: int) -> Tensor:
-            return torch.stack([_mean_of_low_rank(windows, one, size, form) for one in order])
+            found = [_mean_of_low_rank(windows, one, size, form, mean) for one in order]
+            return torch.stack(found)
 
         made._measure(len(windows), seed, measure, 1)
         return made
@@ -153,7 +161,12 @@ def _at_once(values: Tensor) -> int:
 
 
 def _mean_distances(
-    values: Tensor, orders: Tensor, size: int, shrinkage: float, prior: CovariancePrior | None
+    values: Tensor,
+    orders: Tensor,
+    size: int,
+    shrinkage: float,
+    prior: CovariancePrior | None,
+    drawn: MeanPrior | None,
 ) -> Tensor:
     """Of each of ``orders [R,N]`` of values ``[N,L,C]`` the mean Mahalanobis distance of those
     behind the first ``size`` to the Gaussians of these, ``[R]``."""
@@ -165,6 +178,8 @@ def _mean_distances(
     if prior is not None:
         covariance += prior.strength * prior.covariance.to(covariance)
         freedom, shrinkage = freedom + prior.strength, prior.shrinkage
+    if drawn is not None:
+        mean = drawn.drawn(mean.flatten(0, 2)[:, None], size).view_as(mean)
     covariance /= freedom
     covariance.diagonal(dim1=-2, dim2=-1).add_(shrinkage)
     factor = torch.linalg.cholesky(covariance)
@@ -174,7 +189,9 @@ def _mean_distances(
     return whitened.square().sum(2).sqrt().mean((1, 2))
 
 
-def _mean_of_low_rank(windows: Tensor, order: Tensor, size: int, form: LowRank) -> Tensor:
+def _mean_of_low_rank(
+    windows: Tensor, order: Tensor, size: int, form: LowRank, drawn: MeanPrior | None
+) -> Tensor:
     """Of ``order [N]`` of windows ``[N,L,K,C]`` the mean distance of those behind the first
     ``size`` to the density of these, ``[]``."""
     order = order.to(windows.device)
@@ -182,6 +199,7 @@ def _mean_of_low_rank(windows: Tensor, order: Tensor, size: int, form: LowRank) 
     mean, middle = given.mean(0), windows.shape[2] // 2
     deviations = (given - mean).permute(1, 0, 2, 3).flatten(1, 2)
     rows = rows_of(deviations.mT @ deviations / windows.shape[2], form)
-    others = (held_out[:, :, middle] - mean[:, middle]).transpose(0, 1)
+    own = mean[:, middle] if drawn is None else drawn.drawn(mean, size)
+    others = (held_out[:, :, middle] - own).transpose(0, 1)
     left = others - (others @ rows.mT) @ rows
     return left.square().sum(2).sqrt().mean()

@@ -38,12 +38,15 @@ class Stored(NamedTuple):
     images: Tensor
 
 
-def joined_means(mean: Tensor, before: Tensor, sums: Moments) -> tuple[Tensor, Tensor]:
+def joined_means(
+    mean: Tensor, before: Tensor, sums: Moments, strength: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Of means ``[C,H*W]`` of so many images ``[H*W]`` before, with the new ones: the means
     ``[H*W,C]`` float64, those stored bit for bit where nothing is new, and the vectors ``[H*W,C]``
-    whose outer products the sums of both gain."""
+    whose outer products the sums of both gain. Means that a prior of some ``strength`` has drawn
+    count for as many photographs more, as its posterior does."""
     after = before + sums.count
-    share = sums.count / after.clamp_min(1).double()
+    share = sums.count / (strength * (before > 0) + after).clamp_min(1).double()
     stored = mean.t().double()
     delta = sums.mean - stored
     means = torch.where((sums.count > 0)[:, None], stored + delta * share.unsqueeze(-1), stored)
@@ -51,7 +54,13 @@ def joined_means(mean: Tensor, before: Tensor, sums: Moments) -> tuple[Tensor, T
 
 
 def extended(
-    stored: Stored, sums: Moments, *, strength: float, shrinkage: float, min_count: int
+    stored: Stored,
+    sums: Moments,
+    *,
+    strength: float,
+    shrinkage: float,
+    min_count: int,
+    mean_strength: float = 0.0,
 ) -> Stored:
     """The fit after more images, to the rounding of what is stored.
 
@@ -64,6 +73,7 @@ def extended(
         strength: of the prior that it was fitted with, in photographs; 0: none.
         shrinkage: that was added to the variances.
         min_count: images below which a location has no support.
+        mean_strength: of the prior of its means, in photographs; 0: none.
 
     Raises:
         ConfigError: a covariance is not positive definite, or leaves the range of the storage.
@@ -77,7 +87,7 @@ def extended(
     before = torch.where(known, count, torch.where(count <= 1, count, 0))
     after = before + sums.count
     fresh = sums.count > 0
-    means, gain = joined_means(mean, before, sums)
+    means, gain = joined_means(mean, before, sums, mean_strength)
     freedom = (strength + before - 1).clamp_min(0).double()
     total = (strength + after - 1).clamp_min(0).double()
     support = after >= min_count
@@ -110,10 +120,14 @@ def extended(
 
 
 def extended_low_rank(
-    stored: Stored, sums: Moments, size: tuple[int, int], form: LowRank
+    stored: Stored,
+    sums: Moments,
+    size: tuple[int, int],
+    form: LowRank,
+    mean_strength: float = 0.0,
 ) -> Stored:
     """The same of whiteners ``[H*W,R,C]`` of the low-rank form."""
-    means, gain = joined_means(stored.mean, stored.images, sums)
+    means, gain = joined_means(stored.mean, stored.images, sums, mean_strength)
     rows = more_low_rank(stored.whitener, stored.images, gain, sums, size, form)
     return Stored(means.t().float().contiguous(), rows, stored.images + sums.count)
 

@@ -13,6 +13,7 @@ from fastalign.errors import ConfigError
 from fastalign.nn.extended import Stored, extended, extended_low_rank
 from fastalign.nn.fitted_gaussian import FITTED, LEAST, FittedGaussian, keeping_dtypes
 from fastalign.nn.low_rank import LowRank, low_rank
+from fastalign.nn.mean_prior import MeanPrior
 from fastalign.nn.moments import Moments
 from fastalign.nn.prior import SHRINKAGE, CovariancePrior
 from fastalign.nn.state import own_state, require_unmapped
@@ -164,6 +165,7 @@ class DenseGaussian(FittedGaussian):
         min_count: int | None = None,
         prior: CovariancePrior | None = None,
         form: LowRank | None = None,
+        mean_prior: MeanPrior | None = None,
     ) -> DenseGaussian:
         """Turn the sums into means and whiteners, in float64; returns the module.
 
@@ -174,6 +176,7 @@ class DenseGaussian(FittedGaussian):
             prior: of the covariances, for few images; None: each location's is its own.
             form: keep covariances as an identity and a few directions, with its own prior in place
                 of ``prior`` and the shrinkage; None: packed factors of whole ones.
+            mean_prior: what the means are drawn to; None: each is its location's own.
 
         Raises:
             ConfigError: no images; or a covariance that is not positive definite to the accuracy
@@ -214,7 +217,10 @@ class DenseGaussian(FittedGaussian):
                     keep=keep,
                     width=self.size[1],
                 )
-            self.mean = sums.mean.t().float().contiguous().view(self.channels, *self.size)
+            mean = sums.mean
+            if mean_prior is not None:
+                mean = mean_prior.applied(mean, sums.count, self.size)
+            self.mean = mean.t().float().contiguous().view(self.channels, *self.size)
             self.count = sums.count.view(self.size).clone()
             self._settle()
         if not keep:
@@ -229,6 +235,7 @@ class DenseGaussian(FittedGaussian):
         shrinkage: float | None = None,
         min_count: int = 1,
         form: LowRank | None = None,
+        mean_strength: float = 0.0,
     ) -> DenseGaussian:
         """A new one that has seen the images of ``sums`` besides, without the sums of the first;
         see :mod:`fastalign.nn.extended`.
@@ -239,6 +246,8 @@ class DenseGaussian(FittedGaussian):
                 module's shrinkage.
             min_count: images below which a location has no support.
             form: of one that is of low rank, in place of the three above but the last.
+            mean_strength: of the prior of the means at ``finalize``, in photographs; it stays what
+                it was then.
 
         Raises:
             ConfigError: not fitted; a form for packed factors, or none for others; or a covariance
@@ -260,11 +269,16 @@ class DenseGaussian(FittedGaussian):
         with _plain_tensors():
             check_finite(sums)
             if form is not None:
-                found = extended_low_rank(stored, sums, self.size, form)
+                found = extended_low_rank(stored, sums, self.size, form, mean_strength)
             else:
                 shrinkage = self.shrinkage if shrinkage is None else shrinkage
                 found = extended(
-                    stored, sums, strength=strength, shrinkage=shrinkage, min_count=min_count
+                    stored,
+                    sums,
+                    strength=strength,
+                    shrinkage=shrinkage,
+                    min_count=min_count,
+                    mean_strength=mean_strength,
                 )
             joined = self.band(slice(None))
             joined.min_count = min_count

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastalign import FYD
+from fastalign import FYD, FYDConfig
 from fastalign.data import ImageDataset, collect, open_category
 from fastalign.errors import (
     ArtifactError,
@@ -22,11 +22,14 @@ from fastalign.errors import (
     InputError,
     RunawayWarpWarning,
 )
+from fastalign.models.fitting.priors import Priors
 from fastalign.models.fitting.samples import Samples
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.thresholds import Others
 from fastalign.models.fitting.training import Trainer
+from fastalign.models.fitting.words import describe_density
 from fastalign.models.rooms import warp
+from fastalign.nn import CovariancePrior
 from fastalign.ops import affine, warp_affine
 
 SIZE = 32
@@ -213,16 +216,29 @@ def test_the_prior_is_learned_from_images_that_are_no_copies():
 
 
 def test_an_image_in_turn_is_judged_by_a_prior_of_the_others():
-    """Even images are a fold; the prior of its density knows the odd ones alone."""
-    samples, odd = Samples((8, 8)), Samples((8, 8))
+    """Even images are a fold; the priors of its density know the odd ones alone."""
+    samples, odd = Samples((8, 8), radius=1), Samples((8, 8), radius=1)
     features = torch.randn(8, 4, 8, 8)
     picked = [samples.pick(one[None], None) for one in features]
     odd.put(*odd.pick(features[1::2], None), 0)
     others = Others(samples, picked, range(8), [position % 2 for position in range(8)], 0)
     assert others.groups == [1, 3, 5, 7]
-    found, expected = others.prior(5.0, None), odd.prior(5.0, None, range(4))
-    assert found is not None and expected is not None
-    assert torch.equal(found.covariance, expected.covariance)
+    floor = 0.1 * torch.eye(4, dtype=torch.float64)
+    found = others.priors(FYDConfig(), floor, 5.0)
+    expected = odd.prior(5.0, None, range(4), floor), odd.mean_prior("auto", range(4))
+    assert torch.equal(found.covariance.covariance, expected[0].covariance)
+    assert found.mean is not None and found.mean.strength == expected[1].strength
+
+
+def test_a_fit_says_what_its_density_is(moved):
+    told = moved.record.density
+    assert "whitened" in told and "worth 3 photographs (as set)" in told and "its mean" in told
+    fixed = describe_density(moved.density.gaussians, moved.config, Priors())
+    assert fixed.endswith("(held-out photographs ask for no prior)")
+    prior = CovariancePrior.of_samples(torch.randn(6, 4, 3))
+    learned = FYDConfig(prior=None)
+    told = describe_density(moved.density.gaussians, learned, Priors(prior))
+    assert "held-out ones are likeliest so, of 1, 2, 5" in told
 
 
 def test_places_that_few_images_saw_are_not_scored(moved):

@@ -92,6 +92,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         reduction: str = "whiten",
         channels: int = 256,
         prior: float | None = 3.0,
+        mean_prior: str = "auto",
         rank: int = 64,
         neighbours: int = 1,
         shrinkage: float | None = None,

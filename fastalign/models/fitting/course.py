@@ -115,6 +115,7 @@ def fit(
         normal_scores=threshold.normal,
         evidence=threshold.evidence.record(),
         prior=threshold.prior,
+        density=threshold.density,
         normal_whole=threshold.whole,
         score_unit=threshold.unit,
         normal_distances=None if threshold.distances is None else threshold.distances.record(),

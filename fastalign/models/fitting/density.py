@@ -17,6 +17,7 @@ from fastalign.models.fitting.samples import calibration
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.thresholds import HeldOut, Unseen, in_turn
 from fastalign.models.fitting.whitening import whiten_features
+from fastalign.models.fitting.words import describe_density
 from fastalign.models.normal import NormalDistances
 from fastalign.models.pieces import split_rows
 from fastalign.models.rooms import Rooms
@@ -42,7 +43,8 @@ class Threshold:
         whole: the largest :func:`whole_distance` of a normal image that the density has not seen,
             as ``distance``, and the largest alignment residual of a normal image, as ``residual``,
             where images are aligned; None: not known.
-        prior: of the Gaussians' covariances, as :class:`FitRecord` keeps it; None: none.
+        prior: of the Gaussians, as :class:`FitRecord` keeps it; None: none.
+        density: what the density is, in words.
         warnings: what the user has to know, in sentences.
         distances: what thresholds of regions can be derived from; None: too large to be kept.
         conditions, view: how the normal images were taken, as :class:`FitRecord` keeps it; None:
@@ -56,6 +58,7 @@ class Threshold:
     source: str
     evidence: Evidence
     prior: Mapping[str, Any] | None = None
+    density: str | None = None
     warnings: Sequence[str] = ()
     normal: Mapping[str, Any] | None = None
     whole: Mapping[str, float] | None = None
@@ -168,12 +171,13 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         ]
     views = passes.views.settle(world)
     whole = whole_record(wholes, views.largest_residual)
-    prior = None if fit.prior is None else fit.prior.to_json()
     if validation is None:
         unseen = Unseen(torch.empty((0, *rooms.density.size)), None)
     kept = None
     if unseen is not None:
         kept = NormalDistances(*unseen, groups, views.poses, kind, alone)
+    told = describe_density(gaussians, config, fit.priors)
+    setting.progress.note(f"density: {told}")
     conditions, view = passes.conditions.settle(world, views.coverage)
     return Threshold(
         value=value,
@@ -187,6 +191,7 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
         evidence=views.evidence,
         conditions=conditions,
         view=view,
-        prior=prior,
+        prior=fit.priors.record(),
+        density=told,
         warnings=warnings,
     )

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from fastalign.distributed import World, merge_density, share_density
 from fastalign.models.config import FYDConfig
+from fastalign.models.fitting.priors import Priors
 from fastalign.models.fitting.samples import Samples
 from fastalign.models.memory.sizes import release_unused
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
-from fastalign.nn.low_rank import LowRank
-from fastalign.nn.prior import CovariancePrior
 
 
 class GaussianFit:
@@ -41,7 +40,7 @@ class GaussianFit:
 
     Attributes:
         number: images so far in this band, those of the other processes included.
-        prior: of the last :meth:`settle`.
+        priors: of the last :meth:`settle`.
     """
 
     def __init__(
@@ -58,12 +57,12 @@ class GaussianFit:
         self._seed, self._groups, self._group = seed, groups, group
         self._floor = floor
         # By the number of images: the first band has seen all that the others will.
-        self._priors: dict[int, CovariancePrior | None] = {}
+        self._priors: dict[int, Priors] = {}
         self._world = world or World()
         self._samples = samples_for(config, gaussians.size)
         self._rows = self._around = slice(0, 0)
         self.number = 0
-        self.prior: CovariancePrior | None = None
+        self.priors = Priors()
         gaussians.reset()
 
     def open(self, rows: slice) -> None:
@@ -101,11 +100,10 @@ class GaussianFit:
         self._flush()
         merge_density(self._own, world=world)
         min_count = least_count(number, self._config.min_share)
-        prior = self._prior_of(number)
-        form = form_of(self._config, prior, number)
+        options = self._priors_of(number).options(self._config, number)
 
         def finalize() -> None:
-            self.density.finalize(keep=keep, min_count=min_count, prior=prior, form=form)
+            self.density.finalize(keep=keep, min_count=min_count, **options)
 
         world.once(finalize, "the Gaussians of all images")
         share_density(self.density, world=world)
@@ -134,21 +132,19 @@ class GaussianFit:
     def curve(self) -> CountCalibration | None:
         """How distances fall with the number of images, from those that were added to the first
         band so far; None where there are too few to tell."""
-        shrinkage, prior = self._gaussians.shrinkage, self.prior
         samples = self._samples.gathered(self._world, self._gaussians.channels)
-        form = form_of(self._config, prior, self.number)
-        measure = partial(samples.curve, shrinkage, self._seed, self._groups, prior, form)
+        options = self._gaussians.shrinkage, self._seed, self._groups, self.number
+        measure = partial(self.priors.curve, samples, self._config, *options)
         return self._world.once(measure, "the calibration")
 
-    def _prior_of(self, number: int) -> CovariancePrior | None:
+    def _priors_of(self, number: int) -> Priors:
         if number not in self._priors:
             samples = self._samples.gathered(self._world, self._gaussians.channels)
-            config = self._config
-            options = config.prior, config.shrinkage, self._groups, self._floor
-            measure = partial(samples.prior, *options)
-            self._priors[number] = self._world.once(measure, "the prior of the Gaussians")
-        self.prior = self._priors[number]
-        return self.prior
+            options = self._config, self._groups, self._floor, self._config.prior
+            measure = partial(Priors.of, samples, *options)
+            self._priors[number] = self._world.once(measure, "the priors of the Gaussians")
+        self.priors = self._priors[number]
+        return self.priors
 
     def _flush(self) -> None:
         if len(self._waiting):
@@ -205,21 +201,14 @@ class Waiting:
 
 
 def samples_for(config: FYDConfig, size: tuple[int, int]) -> Samples:
-    """Samples of maps of ``size`` without images, for what the curve of a fit needs."""
-    return Samples(size, radius=config.neighbours if config.low_rank else None)
+    """Samples of maps of ``size`` without images, for what priors and the curve of a fit need."""
+    return Samples(size, radius=config.neighbours if config.reduction == "whiten" else None)
 
 
 def rows_around(rows: slice, config: FYDConfig, height: int) -> slice:
-    """The rows of a map that must be summed up for the covariances of ``rows``."""
-    margin = config.neighbours if config.low_rank else 0
+    """The rows of a map that must be summed up for the means and covariances of ``rows``."""
+    margin = config.neighbours if config.reduction == "whiten" else 0
     return slice(max(0, rows.start - margin), min(height, rows.stop + margin))
-
-
-def form_of(config: FYDConfig, prior: CovariancePrior | None, number: int) -> LowRank | None:
-    """How covariances from so many images are kept; None: as packed factors."""
-    if not config.low_rank or prior is None:
-        return None
-    return LowRank(prior.strength, min(config.rank, number - 1), config.neighbours)
 
 
 def least_count(number: int, share: float) -> int:

@@ -12,6 +12,7 @@ from fastalign.distributed import World
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.directions import Whitening, whitening_again
 from fastalign.nn.low_rank import LowRank
+from fastalign.nn.mean_prior import MeanPrior
 from fastalign.nn.prior import CovariancePrior
 from fastalign.nn.transfer import fetched, sent
 
@@ -123,6 +124,18 @@ class Samples:
             features, valid, strength=strength, shrinkage=shrinkage, floor=floor
         )
 
+    def mean_prior(self, towards: str, groups: Sequence[int]) -> MeanPrior | None:
+        """What held-out images say the means should be drawn to, of images as above; see
+        :class:`MeanPrior`."""
+        if towards == "own" or not self._features:
+            return None
+        features, valid = self._distinct(groups)
+        shape = len(features), *self._windows
+        windows = features[:, self._grid :].reshape(*shape, -1)
+        around = valid[:, self._grid :].reshape(shape)
+        grid = features[:, : self._grid], valid[:, : self._grid]
+        return MeanPrior.of_samples(*grid, windows, around, towards)
+
     def whitening(self, number: int, groups: Sequence[int]) -> Whitening:
         """The whitening to so many directions, of the samples of images of which of twins
         (``groups`` by position) the first alone counts."""
@@ -139,22 +152,25 @@ class Samples:
         groups: Sequence[int],
         prior: CovariancePrior | None = None,
         form: LowRank | None = None,
+        mean: MeanPrior | None = None,
     ) -> CountCalibration | None:
-        """The calibration of Gaussians with this shrinkage, or this prior and form, at the best
+        """The calibration of Gaussians with this shrinkage, or these priors and form, at the best
         seen half of the places and on the images that show all of them, of twins (``groups`` by
         position) the first alone; None where that leaves fewer than three images."""
         if not self._features:
             return None
         if form is not None:
-            return self._of_windows(form, seed, groups)
+            return self._of_windows(form, seed, groups, mean)
         features, valid = (part[:, self._coarse] for part in self._of_grid(groups))
         places, complete = _best_seen(valid, valid.shape[1] // 2)
         # Many small factorizations: where the images are described.
         chosen = features[complete][:, places].to(self._features[0].device)
-        return None if len(chosen) < 3 else CountCalibration(chosen, shrinkage, seed, prior)
+        if len(chosen) < 3:
+            return None
+        return CountCalibration(chosen, shrinkage, seed, prior, mean)
 
     def _of_windows(
-        self, form: LowRank, seed: int, groups: Sequence[int]
+        self, form: LowRank, seed: int, groups: Sequence[int], mean: MeanPrior | None
     ) -> CountCalibration | None:
         """The curve at the best seen windows, on the images that show all of them."""
         features, valid = (part[:, self._grid :] for part in self._distinct(groups))
@@ -162,7 +178,7 @@ class Samples:
         features, valid = features.view(*shape, -1), valid.view(shape).all(2)
         places, complete = _best_seen(valid, valid.shape[1])
         chosen = features[complete][:, places].to(self._features[0].device)
-        return None if len(chosen) < 3 else CountCalibration.of_windows(chosen, form, seed)
+        return None if len(chosen) < 3 else CountCalibration.of_windows(chosen, form, seed, mean)
 
     def _fetched(self) -> tuple[Tensor, Tensor]:
         """Features and valid of all images, on the CPU."""

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastalign.models.config import FYDConfig
 from fastalign.models.fitting.gaussians import (
     GaussianFit,
     Waiting,
-    form_of,
     least_count,
     rows_around,
     samples_for,
     support_of,
 )
 from fastalign.models.fitting.passes import Described, Passes, one_by_one
+from fastalign.models.fitting.priors import Priors
 from fastalign.models.fitting.samples import Samples, calibration
 from fastalign.models.fitting.setting import Setting
 from fastalign.models.fitting.source import ImageSource, spread
@@ -29,7 +30,6 @@ from fastalign.models.pieces import split_rows
 from fastalign.models.whole import whole_distance
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.gaussian import DenseGaussian
-from fastalign.nn.prior import CovariancePrior
 
 # From so many validation images on, their scores are a threshold's basis by themselves.
 ENOUGH = FEW
@@ -177,9 +177,9 @@ def in_turn(
             others = [Others(samples, picked, groups, fold_of, fold) for fold in range(folds)]
             # One number of all images says nothing of any; covariances are the others'.
             every = Others(samples, picked, groups, fold_of, -1)
-            prior = every.prior(config.prior, config.shrinkage, floor)
-            strength = 0.0 if prior is None else prior.strength
-            priors = [one.prior(strength, config.shrinkage, floor) for one in others]
+            found = every.priors(config, floor, config.prior)
+            strength = 0.0 if found.covariance is None else found.covariance.strength
+            priors = [one.priors(config, floor, strength) for one in others]
             # Features that know the held-out images would make these look ordinary.
             again = [None if floor is None else one.whitening_again(floor) for one in others]
         for fold in range(folds):
@@ -190,8 +190,7 @@ def in_turn(
             ]
             _update(density, kept, passes.plan.group)
             least = least_count(len(kept), config.min_share)
-            form = form_of(config, priors[fold], len(kept))
-            density.finalize(min_count=least, prior=priors[fold], form=form)
+            density.finalize(min_count=least, **priors[fold].options(config, len(kept)))
             count[fold, rows] = density.count[inner]
             for index in (index for index in range(number) if fold_of[index] == fold):
                 features = _turned(images[index], turn).features[:, :, inner]
@@ -200,8 +199,7 @@ def in_turn(
     fitted = torch.empty(number)
     # Nor does one curve of all.
     shrinkage = rooms.density.gaussians.shrinkage
-    form = form_of(config, prior, number)
-    curve = every.samples.curve(shrinkage, seed, every.groups, prior, form)
+    curve = found.curve(every.samples, config, shrinkage, seed, every.groups, number)
     for fold in range(folds):
         kept_groups = others[fold].groups
         distinct = len(set(kept_groups))
@@ -246,11 +244,9 @@ class Others:
         """See :meth:`Samples.whitening_again`."""
         return self.samples.whitening_again(self.groups, floor)
 
-    def prior(
-        self, strength: float | None, shrinkage: float | None, floor: Tensor | None = None
-    ) -> CovariancePrior | None:
-        """See :meth:`Samples.prior`."""
-        return self.samples.prior(strength, shrinkage, self.groups, floor)
+    def priors(self, config: FYDConfig, floor: Tensor | None, strength: float | None) -> Priors:
+        """See :meth:`Priors.of`."""
+        return Priors.of(self.samples, config, self.groups, floor, strength)
 
 
 def _measure(score: Tensor, maps: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from fastalign.models.updating.choice import Choice
 from fastalign.models.whole import whole_distance
 from fastalign.nn.gaussian import DenseGaussian
 from fastalign.nn.low_rank import LowRank
+from fastalign.nn.mean_prior import stored_strength
 from fastalign.nn.moments import Moments
 
 
@@ -125,6 +126,7 @@ class _Joining:
             strength=0.0 if prior is None else float(prior["strength"]),
             shrinkage=None if prior is None else float(prior["shrinkage"]),
             min_count=least_count(number, self._rooms.config.min_share),
+            mean_strength=stored_strength(prior),
         )
 
     def _calibration(self, gaussians: DenseGaussian) -> Tensor:
