@@ -99,8 +99,8 @@ def watch(
         str | None,
         typer.Option(
             "--hook",
-            help="Command to run on an anomaly; {path}, {verdict} and {score} are filled in, the "
-            "line comes on standard input. No shell reads it.",
+            help="Command to run on an anomaly; {path}, {verdict}, {score} and {text} (the reason) "
+            "are filled in, the line comes on standard input. No shell reads it.",
             metavar="COMMAND",
             show_default="none",
         ),
@@ -118,8 +118,8 @@ def watch(
         str,
         typer.Option(
             "--notify",
-            help="Verdicts that hook and webhook are told of, any of anomaly,unsure,good with "
-            "commas.",
+            help="What hook and webhook are told of, any of anomaly,unsure,good,drift with "
+            "commas; of a drift {verdict} is drift and {text} the statement.",
             metavar="LIST",
         ),
     ] = "anomaly",

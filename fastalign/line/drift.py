@@ -8,7 +8,7 @@ from typing import Any
 
 from fastalign.drift.monitor import DriftMonitor
 from fastalign.drift.statement import Statement
-from fastalign.line.journal import PHOTOGRAPH, Journal, now
+from fastalign.line.journal import PHOTOGRAPH, Journal, key_of, now
 
 DRIFT = "drift"
 # Lines that say by what photographs are held against from then on.
@@ -76,12 +76,15 @@ class LineDrift:
         return unsaid
 
     def tell(
-        self, statements: Iterable[Statement], journal: Journal | None
+        self, statements: Iterable[Statement], journal: Journal | None, *, notify: bool = False
     ) -> list[dict[str, Any]]:
-        """Keep statements, each with a line of the journal where there is one; the lines."""
+        """Keep statements, each with a line of the journal where there is one, and whether somebody
+        is to be told; the lines."""
         lines = []
         for statement in statements:
             about = statement.to_json()
+            key = key_of(f"{DRIFT}\0{now()}\0{statement.text}")
+            about = {**about, "key": key, "notify": notify}
             if journal is None:
                 lines.append({"event": DRIFT, "time": now(), **about})
             else:

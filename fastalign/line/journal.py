@@ -63,8 +63,8 @@ class Journal:
 
     Attributes:
         photographs: how many have a line.
-        unnotified: lines of photographs that somebody should be told of and, by the file as it was
-            found, was not.
+        unnotified: lines that somebody should be told of and, by the file as it was found, was not,
+            each with the ways that are left; None: all.
 
     Raises:
         InputError: it cannot be read or written, or a line of it is damaged.
@@ -76,15 +76,17 @@ class Journal:
         self._known = array("Q")
         # Opened first: that removes a last line that was cut short.
         self._lines = Lines(path, keep=True, durable=True)
-        waiting: dict[int, dict[str, Any]] = {}
+        waiting: dict[int, tuple[dict[str, Any], list[str] | None]] = {}
         known: list[int] = []
         for line in _read(path):
             if line["event"] == PHOTOGRAPH:
                 known.append(int(line["key"], 16))
-                if line["notify"]:
-                    waiting[known[-1]] = line
+            if line.get("notify"):
+                waiting[int(line["key"], 16)] = line, None
             elif line["event"] == NOTIFIED:
-                waiting.pop(int(line["key"], 16), None)
+                told_of = waiting.pop(int(line["key"], 16), None)
+                if told_of is not None and line.get("left"):
+                    waiting[int(line["key"], 16)] = told_of[0], line["left"]
             if replay is not None:
                 replay(line)
         self._known.extend(sorted(known))
@@ -148,7 +150,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         for number, raw in enumerate(file, 1):
             try:
                 line = json.loads(raw)
-                if line["event"] in (PHOTOGRAPH, NOTIFIED):
+                if line["event"] in (PHOTOGRAPH, NOTIFIED) or line.get("notify"):
                     int(line["key"], 16)
                 if line["event"] == PHOTOGRAPH:
                     bool(line["notify"])

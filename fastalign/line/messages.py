@@ -1,9 +1,10 @@
-"""Sending the line of a photograph: to a command, or to a web address."""
+"""Sending a line of the journal: to a command, or to a web address."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,7 +20,7 @@ from fastalign.errors import ConfigError
 from fastalign.numeric import real_number, whole_number
 
 _TAIL = 300
-_PLACES = ("path", "verdict", "score")
+_PLACES = re.compile(r"\{(path|verdict|score|text)\}")
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -33,8 +34,10 @@ class Messages:
     """Who is told, and how long that may take.
 
     Attributes:
-        hook: a command and its arguments; ``{path}``, ``{verdict}`` and ``{score}`` in them stand
-            for those of the photograph, whose line it gets on standard input. No shell reads it.
+        hook: a command and its arguments; ``{path}``, ``{verdict}``, ``{score}`` and ``{text}``
+            (the reason) in them stand for those of the photograph, whose line it gets on standard
+            input; of a drift for the photograph with which it was certain, ``drift``, nothing, and
+            the statement. No shell reads it.
         webhook: an address to which the line is sent (POST, JSON).
         timeout: seconds for one attempt.
         retries: further attempts after one that failed, with pauses of 1, 2, 4, ... seconds.
@@ -78,7 +81,13 @@ class Messages:
     def _run(self, line: dict[str, Any]) -> None:
         # A path that begins with a hyphen would be an option: names are given as they stand in
         # the folder, behind it.
-        command = [_filled(word, line) for word in self.hook]
+        values = {
+            "path": line["file"],
+            "verdict": line.get("verdict", line["event"]),
+            "score": "" if line.get("score") is None else str(line["score"]),
+            "text": line.get("text", line.get("reason")),
+        }
+        command = [_filled(word, values) for word in self.hook]
         try:
             process = subprocess.Popen(
                 command,
@@ -139,11 +148,9 @@ def split_command(text: str) -> list[str]:
     return words
 
 
-def _filled(word: str, line: dict[str, Any]) -> str:
-    for name in _PLACES:
-        value = line["file"] if name == "path" else line.get(name)
-        word = word.replace(f"{{{name}}}", "" if value is None else str(value))
-    return word
+def _filled(word: str, values: dict[str, Any]) -> str:
+    # All at once: what is filled in may look like a place itself.
+    return _PLACES.sub(lambda place: str(values[place[1]] or ""), word)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

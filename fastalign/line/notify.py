@@ -1,4 +1,4 @@
-"""Telling others of a photograph: a command or a web address, from a thread of its own.
+"""Telling others of a photograph or a drift: a command or a web address, from a thread of its own.
 
 Whatever becomes of it is a line of the journal; the line of photographs goes on. A run that was
 killed between a verdict and its message sends the message when it goes on, so that one is sent at
@@ -11,10 +11,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastalign.line.journal import NOTIFIED
+from fastalign.line.journal import NOTIFIED, PHOTOGRAPH
 from fastalign.line.messages import Messages, NotSent, Send
 
 # Messages that wait at most; of those beyond, the journal says that they were not sent.
@@ -23,7 +23,7 @@ _FIRST_PAUSE = 1.0
 
 
 class Notifier:
-    """Sends lines of photographs, in their order, without holding up who gives them.
+    """Sends lines of the journal, in their order, without holding up who gives them.
 
     Args:
         messages: to whom.
@@ -35,7 +35,8 @@ class Notifier:
         self, messages: Messages, journal: Callable[[str, dict[str, Any]], Any], folder: str
     ) -> None:
         self._messages, self._journal, self._folder = messages, journal, folder
-        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[tuple[dict[str, Any], list[tuple[str, Send]]]]
+        self._waiting = queue.Queue(MOST_WAITING)
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="fastalign-notify", daemon=True)
@@ -50,19 +51,20 @@ class Notifier:
         if self.wanted:
             self._thread.start()
 
-    def tell(self, line: dict[str, Any]) -> None:
-        """Send a line when those before it are sent.
+    def tell(self, line: dict[str, Any], left: Sequence[str] | None = None) -> None:
+        """Send a line when those before it are sent, by the ways named in ``left``; None: by all.
 
         Raises:
             InputError: the journal cannot be written.
         """
         if self._failure is not None:
             raise self._failure
+        ways = [way for way in self._messages.ways if left is None or way[0] in left]
         try:
-            self._waiting.put_nowait(line)
+            self._waiting.put_nowait((line, ways))
         except queue.Full:
-            for name, _ in self._messages.ways:
-                self._note(name, line, f"not sent: {MOST_WAITING} others waited", 0)
+            for name, _ in ways:
+                self._note(name, line, f"not sent: {MOST_WAITING} others waited", 0, [])
 
     def stop(self, patience: float) -> None:
         """End: lines that wait are sent for so many seconds; the next run sends the others."""
@@ -77,16 +79,17 @@ class Notifier:
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                line = self._waiting.get(timeout=0.1)
+                line, ways = self._waiting.get(timeout=0.1)
             except queue.Empty:
                 continue
             try:
-                sent = {**line, "file": os.path.join(self._folder, line["path"])}
-                for name, send in self._messages.ways:
+                sent = {**line, "file": os.path.join(self._folder, _photograph(line))}
+                while ways:
+                    (name, send), *ways = ways
                     outcome, attempts = self._send(send, sent)
                     if outcome is None:
                         return
-                    self._note(name, line, outcome, attempts)
+                    self._note(name, line, outcome, attempts, [way for way, _ in ways])
                 self._waiting.task_done()
             except Exception as error:
                 # The journal cannot be written: handed to whoever tells the next line.
@@ -107,6 +110,14 @@ class Notifier:
                 return None, attempt
             pause, attempt = 2 * pause, attempt + 1
 
-    def _note(self, name: str, line: dict[str, Any], outcome: str, attempts: int) -> None:
-        about = {"by": name, "outcome": outcome, "attempts": attempts}
-        self._journal(NOTIFIED, {"path": line["path"], "key": line["key"], **about})
+    def _note(
+        self, name: str, line: dict[str, Any], outcome: str, attempts: int, left: list[str]
+    ) -> None:
+        about = {"by": name, "outcome": outcome, "attempts": attempts, "left": left}
+        self._journal(NOTIFIED, {"path": _photograph(line), "key": line["key"], **about})
+
+
+def _photograph(line: dict[str, Any]) -> str:
+    """The one that a line is about; of a drift, with which it was certain."""
+    path: str = line["path"] if line["event"] == PHOTOGRAPH else line["at"]
+    return path

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastalign.data import Depth
 from fastalign.drift.settings import INTERVAL
+from fastalign.drift.statement import Statement
 from fastalign.engine.drift import NO_NORMAL, drift_interval, monitor_of
 from fastalign.engine.inputs import Input
 from fastalign.engine.pictures import PictureOptions, PictureWriter
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
-from fastalign.line.drift import LineDrift
+from fastalign.line.drift import DRIFT, LineDrift
 from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.messages import Messages
@@ -33,7 +34,8 @@ from fastalign.verdict import Verdict
 if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
-VERDICTS = tuple(verdict.text for verdict in Verdict)
+# What others can be told of.
+_TOLD_OF = (*(verdict.text for verdict in Verdict), DRIFT)
 _LAST_MESSAGES = 10.0
 
 
@@ -87,7 +89,7 @@ def watch_folder(
         events: ``"auto"``, ``"events"`` or ``"poll"`` (:func:`fastalign.line.wake.choose`).
         ahead: photographs that are read before the model is ready for them.
         messages: who is told; None: nobody.
-        notify: verdicts that they are told of.
+        notify: verdicts that they are told of, and ``"drift"`` for what is said of it.
         once: end when nothing is left.
         depth: of 16-bit files that state none, in place of the model's.
         stop: ends the run, after the photograph that it is at.
@@ -105,9 +107,9 @@ def watch_folder(
     ahead = whole_number("ahead", ahead, 1, 1000)
     least_area = real_number("least area", least_area, 0)
     interval = drift_interval(drift)
-    for verdict in notify:
-        if verdict not in VERDICTS:
-            raise ConfigError(f"--notify {verdict!r}: use any of {', '.join(VERDICTS)}.")
+    for kind in notify:
+        if kind not in _TOLD_OF:
+            raise ConfigError(f"--notify {kind!r}: use any of {', '.join(_TOLD_OF)}.")
     folder, out = Path(folder), Path(out)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one that photographs come into.")
@@ -131,13 +133,21 @@ def watch_folder(
             note(NO_NORMAL)
         begin = {"image_threshold": limits.image, "pixel_threshold": limits.pixel}
         journal.add("begin", {**begin, "folder": str(folder), **drifting.begin()})
-        drifting.tell(drifting.unsaid(), journal)
         notifier = Notifier(messages or Messages(), journal.add, os.path.abspath(folder))
         notifier.start()
         stack.callback(notifier.stop, _LAST_MESSAGES)
         if notifier.wanted:
-            for line in journal.unnotified:
+            for line, left in journal.unnotified:
+                notifier.tell(line, left)
+
+        def say(statements: list[Statement]) -> list[dict[str, Any]]:
+            notified = notifier.wanted and DRIFT in notify
+            lines = drifting.tell(statements, journal, notify=notified)
+            for line in lines if notified else ():
                 notifier.tell(line)
+            return lines
+
+        say(drifting.unsaid())
         finder = Finder(
             folder,
             out,
@@ -164,9 +174,9 @@ def watch_folder(
                 break
             written = judging.add(found)
             finder.done(found.arrival)
-            told_of = drifting.tell(drifting.add(written), journal)
+            said = say(drifting.add(written))
             if tell is not None:
-                for line in (written, *told_of):
+                for line in (written, *said):
                     tell(line)
         if finder.failure is not None:
             raise finder.failure

@@ -138,7 +138,8 @@ def test_names_that_are_no_text_come_back(tmp_path):
     journal.close()
     assert json.loads((tmp_path / "verdicts.jsonl").read_text())["path"] == name
     again = Journal(tmp_path / "verdicts.jsonl")
-    assert again.knows(line["key"]) and again.unnotified[0]["path"] == name
+    ((unnotified, _),) = again.unnotified
+    assert again.knows(line["key"]) and unnotified["path"] == name
     again.close()
 
 

@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastalign.engine.predict import predict_paths
 from fastalign.errors import ConfigError, InputError
@@ -316,7 +318,7 @@ def script(path, text):
 
 
 def test_a_hook_is_told_of_anomalies_without_a_shell(tmp_path, model, write_picture, read_lines):
-    odd = "$(touch hacked); a b.png"
+    odd = "$(touch hacked); {score} a b.png"
     write_picture(tmp_path / "in" / odd, defect=True)
     write_picture(tmp_path / "in" / "good.png")
     told = tmp_path / "told"
@@ -413,6 +415,38 @@ def test_a_webhook_is_tried_again_and_given_up(
     assert (first["outcome"], first["attempts"]) == ("sent", 3)
     assert "503" in second["outcome"] and second["attempts"] == 3
     assert [line["path"] for line in received] == ["a.png"] * 3 + ["b.png"] * 3
+
+
+def test_who_wants_it_is_told_of_drift_and_each_way_goes_on_where_it_was(
+    tmp_path, model, read_lines, server
+):
+    (tmp_path / "in").mkdir()
+    for index, level in enumerate([118, 124, 121, 127, 119] * 3 + [95, 91, 97, 93] * 5):
+        image = np.full((32, 48, 3), level, np.uint8)
+        image[::2] = level + 4
+        Image.fromarray(image).save(tmp_path / "in" / f"{index:03d}.png")
+    address, received, _ = server
+    told = tmp_path / "told"
+    hook = script(tmp_path / "h.py", f"open({str(told)!r}, 'a').write(json.dumps(sys.argv[1:]))")
+    messages = Messages([hook, "{path}", "{verdict}", "{score}", "{text}"], address)
+    options = {"once": True, "messages": messages, "notify": ["anomaly", "drift"], **QUICK}
+    watch_folder(model, tmp_path / "in", tmp_path / "out", **options)
+    (line,) = read_lines(tmp_path / "out", "drift")
+    place = str(tmp_path / "in" / line["at"])
+    assert json.loads(told.read_text()) == [place, "drift", "", line["text"]]
+    assert received == [{**line, "file": place}] and "darker" in line["text"]
+    notes = read_lines(tmp_path / "out", "notified")
+    assert [(note["by"], note["left"]) for note in notes] == [
+        ("hook", ["webhook"]),
+        ("webhook", []),
+    ]
+    assert {(note["path"], note["key"]) for note in notes} == {(line["at"], line["key"])}
+    # Killed between the two ways: the second alone is left.
+    journal = tmp_path / "out" / "verdicts.jsonl"
+    kept = [raw for raw in journal.read_text().splitlines(True) if '"left": []' not in raw]
+    journal.write_text("".join(kept))
+    watch_folder(model, tmp_path / "in", tmp_path / "out", **options)
+    assert len(received) == 2 and len(read_lines(tmp_path / "out", "notified")) == 2
 
 
 @pytest.mark.parametrize(
