@@ -159,6 +159,8 @@ def serve(
             fitted.limit_memory(budget, 1)
             return fitted
 
+        # Before it is read: a file that is replaced meanwhile is another one then.
+        updating = ModelUpdater(Path(model), load) if updates else None
         serve(
             load(),
             settings,
@@ -169,7 +171,7 @@ def serve(
             least_area=least_area,
             drift=drift,
             depth=depth,
-            updating=ModelUpdater(Path(model), load) if updates else None,
+            updating=updating,
             stop=stop,
             note=warn,
             started=lambda address: typer.echo(f"serving {Path(model).name}: {address}"),

@@ -681,6 +681,12 @@ def test_a_model_file_is_updated_under_its_lock_and_kept(model_class, tmp_path):
     found = updating([torch.zeros(3, 16, 24)], ["one"])
     assert found.update == ["one"] and found.backup == tmp_path / "m.before-1.st"
     assert file.read_text() == "new" and found.backup.exists()
+    # Its own file is updated again, and no other one that was put there meanwhile.
+    updating([torch.zeros(3, 16, 24)], ["two"])
+    file.write_text("of another fit")
+    with pytest.raises(InputError, match=r"^m\.st: it was replaced since"):
+        updating([torch.zeros(3, 16, 24)], ["three"])
+    assert file.read_text() == "of another fit"
 
 
 # The page -----------------------------------------------------------------------------------------

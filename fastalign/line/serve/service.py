@@ -193,7 +193,7 @@ class Service:
         except FastalignError as error:
             raise HTTPException(409, str(error)) from None
         scorer, monitor = self._judging_by(found.model)
-        self.limits = scorer.limits
+        self._scorer, self.limits = scorer, scorer.limits
         self.recent.colour_by(scorer.limits.pixel)
         self.worker.go_on_with(scorer)
         self.recent.take(alarms)
