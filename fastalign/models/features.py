@@ -139,12 +139,31 @@ class FeatureExtractor(nn.Module):
     @watched
     def encode(self, images: Tensor, theta: Tensor | None = None) -> Encoded:
         """All channels of the stages, FCA included, before FA."""
+        return self._go_on(self.begin(images), theta)
+
+    def begin(self, images: Tensor) -> list[Tensor]:
+        """All channels of the stages up to the first warp of FCA, which is not applied yet, or of
+        all where there is none."""
         if self.fca is None:
-            return Encoded(self.backbone(images), theta)
-        stages = []
-        x = images
+            return self.backbone(images)
+        return [self.backbone.forward_stage(0, images)]
+
+    def train_from(self, begun: Sequence[Tensor], theta: Tensor | None = None) -> Encoded:
+        """As :meth:`encode` of images of which this much is begun, for training: the gradient of a
+        stage reaches the warp that is applied to it and none before, since what lies between is
+        not trained."""
+        return self._go_on(begun, theta, apart=True)
+
+    def _go_on(
+        self, begun: Sequence[Tensor], theta: Tensor | None, *, apart: bool = False
+    ) -> Encoded:
+        if self.fca is None:
+            return Encoded(list(begun), theta)
+        (x,), stages = begun, []
         for index, align in enumerate(self.fca):
-            x, moved, _ = align(self.backbone.forward_stage(index, x))
+            if index:
+                x = self.backbone.forward_stage(index, x.detach() if apart else x)
+            x, moved, _ = align(x)
             theta = moved if theta is None else affine.compose(theta, moved)
             stages.append(x)
         return Encoded(stages, theta)

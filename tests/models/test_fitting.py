@@ -451,6 +451,47 @@ def test_the_fine_loss_falls():
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.parametrize("align", ["fa", "fca+fa"])
+def test_what_no_epoch_changes_is_worked_out_once(align):
+    """Each image is read once, and training is the same but for rounding."""
+    images, read = photographs(6), []
+
+    class Source(ImageSource):
+        def batches(self, size, indices=None):
+            read.extend(indices)
+            return super().batches(size, indices)
+
+    found = {}
+    for keep in (False, True):
+        model = FYD(**{**TRAINED, "align": align, "learning_rate": 0.05})
+        torch.manual_seed(0)
+        fca = model.features.make_fca(1.0) if "fca" in align else None
+        model.features.install(fca=fca, adapters=model.features.make_adapters())
+        source = Source(images, model.config.image_size, model.density.device)
+        theta = affine.identity(len(images))
+        theta[:, 0, 2] = 0.1
+        options = model.config, model.pose, model.features, source, theta, 0
+        trainer = Trainer(*options, keep=keep)
+        read.clear()
+        logged = [trainer.epoch(index) for index in range(2)]
+        found[keep] = logged, trainer.tensors(), sorted(read)
+    assert found[True][2] == list(range(6)) and found[False][2] == sorted([*range(6)] * 2)
+    torch.testing.assert_close(found[True][1], found[False][1], rtol=1e-3, atol=1e-4)
+    for one, other in zip(*(found[keep][0] for keep in (True, False)), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+def test_a_feature_warp_is_trained_by_the_loss_of_its_own_stage():
+    model = FYD(**{**TRAINED, "align": "fca"})
+    features = model.features.install(fca=model.features.make_fca(1.0))
+    stages, _ = features.train_from(features.begin(photographs(2)))
+    for index, stage in enumerate(stages):
+        features.zero_grad()
+        stage.square().sum().backward(retain_graph=True)
+        moved = [any(p.grad is not None for p in layer.parameters()) for layer in features.fca]
+        assert moved == [place == index for place in range(len(stages))]
+
+
 def test_feature_warps_move_the_maps_with_the_features():
     """theta of all stages composed, and the map taken back by it."""
     options = {**TRAINED, **FINE, "align": "fca", "skip": False, "fca_family": "translation"}

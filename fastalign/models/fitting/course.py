@@ -90,7 +90,9 @@ def fit(
         else:
             found = FoundPoses.from_saved(*saved, features.backbone, device)
         pose.install(aligner=found.aligner, ica=ica)
-        trainer = Trainer(config, pose, features, setting.train, found.theta, seed, world)
+        trainer = Trainer(
+            config, pose, features, setting.train, found.theta, seed, world, keep=setting.plan.keep
+        )
     decision, history = found.decision, _train(trainer, setting, found, checkpoint, settings, saved)
     for room in (pose, features):
         room.requires_grad_(False).eval()

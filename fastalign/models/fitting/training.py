@@ -18,6 +18,7 @@ from fastalign.distributed import (
 )
 from fastalign.models.config import FYDConfig
 from fastalign.models.features import FeatureExtractor
+from fastalign.models.fitting.begun import Begun
 from fastalign.models.fitting.figures import BatchFigures, EpochFigures
 from fastalign.models.fitting.source import ImageSource
 from fastalign.models.fitting.watch import Watch, warn_of
@@ -38,7 +39,8 @@ class Trainer:
 
     Each step: the plain ICA, where there is one, warps the images and is trained by the pairwise
     distance of what it gives at the search size; its result, without gradient, or the poses found
-    before, go through the backbone with FCA between the stages; and each stage, adapted, through a
+    before, go through the backbone with FCA between the stages, each of its warps trained by the
+    loss of the stage that it is applied to; and each stage, adapted, through a
     projector and a predictor into the fine loss, all ordered pairs of images at each location.
 
     [P] the three losses and the stop-gradient. [L] SGD with momentum, cosine decay, the heads.
@@ -56,6 +58,7 @@ class Trainer:
         theta: their poses ``[N,2,3]``; None: none, or the plain ICA's own.
         seed: of heads and order.
         world: the processes that train together, each with the same arguments; None: this one.
+        keep: hold what no epoch changes of the images in memory, see :class:`Begun`.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class Trainer:
         theta: Tensor | None,
         seed: int,
         world: World | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         self.config = config
         self.pose = pose
@@ -75,6 +80,8 @@ class Trainer:
         self.theta = theta
         self.seed = seed
         self.world = world = world or World()
+        # Where the poses are trained nothing stays.
+        self._begun = Begun(features, source, theta) if keep and pose.ica is None else None
         device = features.device
         self.projectors, self.predictors = nn.ModuleList(), nn.ModuleList()
         if features.fca is not None or features.adapters is not None:
@@ -149,9 +156,9 @@ class Trainer:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
         """This process's shares of batches of nearly equal size, at least two images each in all,
-        in an order of this epoch."""
+        in an order of this epoch: images, or what is kept of them, and their positions."""
         generator = torch.Generator().manual_seed(self.seed * _SEED_STRIDE + epoch)
         order = torch.randperm(len(self.source), generator=generator)
         number = math.ceil(len(order) / self.config.batch_size)
@@ -159,7 +166,12 @@ class Trainer:
         for part in order.tensor_split(number):
             share = self.world.share(len(part))
             with self.world.together("reading a batch"):
-                batch = self._read(part[share.start : share.stop].tolist())
+                batch: tuple[Tensor | list[Tensor], Tensor]
+                indices = part[share.start : share.stop].tolist()
+                if self._begun is not None:
+                    batch = self._begun.of(indices), torch.tensor(indices, dtype=torch.int64)
+                else:
+                    batch = self._read(indices)
             yield batch
 
     def _read(self, indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -173,13 +185,16 @@ class Trainer:
         images = torch.cat([resize(image, size) for image, _ in parts])
         return images, torch.cat([position for _, position in parts])
 
-    def _step(self, images: Tensor, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _step(
+        self, images: Tensor | list[Tensor], positions: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         pose, features = self.pose, self.features
-        loss = images.new_zeros(())
+        loss = torch.zeros((), device=features.device)
         logged: dict[str, Tensor] = {}
         figures = BatchFigures(self.world)
         theta = None if self.theta is None else self.theta[sent(positions, self.theta.device)]
         if pose.ica is not None:
+            assert isinstance(images, Tensor)
             theta = pose.ica.localise(images)
             small = resize(images, pose.search_size)
             valid = affine.valid_mask(theta.detach(), small.shape[-2:])
@@ -192,10 +207,11 @@ class Trainer:
             theta = theta.detach()
         if not self.projectors:
             return loss, logged | figures.settle()
-        with torch.no_grad():
-            aligned = warp(images, theta)
-        with torch.set_grad_enabled(features.fca is not None):
-            stages, moved = features.encode(aligned)
+        begun = images
+        if isinstance(begun, Tensor):
+            with torch.no_grad():
+                begun = features.begin(warp(begun, theta))
+        stages, moved = features.train_from(begun)
         if moved is not None:
             figures.add_magnitudes("fca", moved, pose.aspect)
         fine = []

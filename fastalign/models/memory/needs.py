@@ -13,11 +13,14 @@ from fastalign.nn.moments import runs_native
 from fastalign.numeric import LARGEST_WHOLE
 
 
-def stage_bytes(backbone: FeatureBackbone, height: int, width: int) -> int:
-    """Feature maps of one image of this size."""
+def stage_bytes(
+    backbone: FeatureBackbone, height: int, width: int, first: int | None = None
+) -> int:
+    """Feature maps of one image of this size, of so many stages; None: of all."""
+    stages = list(zip(backbone.channels, backbone.reductions, strict=True))
     return sum(
         4 * channels * math.ceil(height / stride) * math.ceil(width / stride)
-        for channels, stride in zip(backbone.channels, backbone.reductions, strict=True)
+        for channels, stride in stages[:first]
     )
 
 
@@ -75,7 +78,9 @@ class Needs:
         self.maps = pictures + maps
         self.scoring = max(pictures + stages + described // bands, self.maps)
         self.whole_pass = features.backbone.image_bytes(height, width) - stages
-        self.search = self._searching() if config.uses("ica") and config.teacher else 0
+        searched = min(config.search_images, images or 0)
+        teaches = config.uses("ica") and config.teacher
+        self.search = self._searching(searched) if teaches else 0
 
     def part(self, whole: int, bands: int) -> int:
         """Of what all rows of the map take, what a band takes with the rows beside it."""
@@ -87,10 +92,10 @@ class Needs:
         backbone = self._rooms.features.backbone
         return not self.pieces or backbone.keeps(*self._rooms.config.image_size, pass_bytes)
 
-    def _searching(self) -> int:
-        """Descriptors, spectra and edges of the images on which poses are searched."""
+    def _searching(self, images: int) -> int:
+        """Descriptors, spectra and edges of so many images on which poses are searched."""
         height, width = self._rooms.pose.search_size
-        return self._rooms.config.search_images * height * width * 4 * 32
+        return images * height * width * 4 * 32
 
     def training(self, images: int) -> int:
         """One step of a fit on so many images: maps of all stages in heads, with what their
@@ -101,11 +106,19 @@ class Needs:
         height, width = features.training_size
         stages = stage_bytes(features.backbone, height, width)
         heads = 14 * stages
-        network = 0
-        if config.uses("fca"):
-            # Stages behind the first warp keep their maps for the gradient.
-            whole = features.backbone.image_bytes(height, width)
-            network = int(1.2 * whole) + 6 * stages
+        # What warps and their gradients need; the network itself is not trained.
+        warps = 6 * stages if config.uses("fca") else 0
         batches = max(1, math.ceil(images / config.batch_size))
         pictures = 2 * 4 * 3 * height * width
-        return math.ceil(images / batches) * (heads + network + pictures) + PASS_BYTES
+        return math.ceil(images / batches) * (heads + warps + pictures) + PASS_BYTES
+
+    def kept(self, images: int) -> int:
+        """What training keeps of so many images, see
+        :class:`fastalign.models.fitting.begun.Begun`: maps of the first stage, or of all without
+        feature-level warps."""
+        if not self.training(images):
+            return 0
+        features = self._rooms.features
+        height, width = features.training_size
+        first = 1 if self._rooms.config.uses("fca") else None
+        return images * stage_bytes(features.backbone, height, width, first)

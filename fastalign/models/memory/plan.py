@@ -9,7 +9,7 @@ one image with its features and maps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastalign.errors import ConfigError
 from fastalign.models.memory.needs import Needs
@@ -20,6 +20,8 @@ from fastalign.models.rooms import Rooms
 _LEAST_PASS_BYTES = 16 * MB
 # Images whose features enter the Gaussians at once: each time, all sums are read and written.
 GROUP = 8
+# What training keeps of its images, at most; more is worked out anew in each epoch.
+_KEPT = 512 * MB
 # Images that are read and described at once, at most.
 _AT_ONCE = 16
 # Pixels of the images that are read at once.
@@ -42,6 +44,7 @@ class MemoryPlan:
         pass_bytes: of one pass through a stage of the backbone.
         bands: bands of rows in which the Gaussians are fitted, each with a pass over the images.
         turn_bands: the same for thresholds from images that take turns.
+        keep: whether training keeps what no epoch changes of the images.
     """
 
     parts: dict[str, int]
@@ -51,6 +54,7 @@ class MemoryPlan:
     pass_bytes: float
     bands: int = 1
     turn_bands: int = 1
+    keep: bool = False
 
     @property
     def total(self) -> int:
@@ -126,7 +130,10 @@ def plan_fitting(
     """
     needs = Needs(rooms, train + validation)
     process = _process(rooms) + held
-    training = needs.training(train)
+    training, kept = needs.training(train), needs.kept(train)
+    keep = 0 < kept <= _KEPT
+    if keep and budget is None:
+        training += kept
     in_place = needs.in_place and (validation == 0 or turns > 0 or not rooms.config.refit)
 
     def phases(
@@ -166,7 +173,9 @@ def plan_fitting(
         every = phases(images, pass_bytes, group, bands, turn_bands)
         parts = max(every, key=lambda parts: sum(parts.values()))
         parts["freed, not returned"] = int(_NOT_RETURNED * sum(parts.values()))
-        return MemoryPlan(parts, budget, images, group, pass_bytes, bands, turn_bands)
+        plan = MemoryPlan(parts, budget, images, group, pass_bytes, bands, turn_bands)
+        fits = budget is None or plan.total + kept <= budget
+        return replace(plan, keep=keep and fits)
 
     images = max(1, min(_AT_ONCE, _PIXELS_AT_ONCE // needs.pixels))
     plan = None
