@@ -255,6 +255,7 @@ class BuildNative(build_ext):
         for name, flags in (
             ("module.cpp", [*python_flags, *words]),
             ("register.cpp", [*torch_flags, *with_cuda]),
+            ("direct.cpp", [*python_flags, *torch_flags, *with_cuda]),
         ):
             objects.append(graph.compile(CSRC / name, "common", [*common, *flags]))
         libraries = self.linked(torch, bool(cuda), sanitize)

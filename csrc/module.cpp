@@ -4,7 +4,10 @@
 
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
+#include "direct.h"
 #include "host/plans.h"
+
+#include <cstdlib>
 
 #if !defined(FASTALIGN_BUILD_INFO)
 #define FASTALIGN_BUILD_INFO ""
@@ -93,7 +96,24 @@ PyObject* cuda_targets(PyObject*, PyObject*) {
   return PyUnicode_FromString(FASTALIGN_CUDA_TARGETS);
 }
 
+// What the environment holds at this moment, without what os.environ takes to say that it holds
+// nothing.
+PyObject* environment(PyObject*, PyObject* name) {
+  const char* text = PyUnicode_AsUTF8AndSize(name, nullptr);
+  if (text == nullptr) {
+    return nullptr;
+  }
+  const char* value = std::getenv(text);
+  if (value == nullptr) {
+    Py_RETURN_NONE;
+  }
+  return PyUnicode_DecodeFSDefault(value);
+}
+
 PyMethodDef kMethods[] = {
+    {"direct", fastalign::direct, METH_VARARGS,
+     "direct(name, otherwise, is_neg): a native op past torch's dispatcher, or otherwise."},
+    {"environment", environment, METH_O, "The value of a variable of the environment, or None."},
     {"cpu_isa", cpu_isa, METH_NOARGS, "Name of the instruction set that the CPU kernels use."},
     {"cpu_isa_levels", cpu_isa_levels, METH_NOARGS,
      "Instruction sets built in, lowest first, each with whether this machine runs it."},

@@ -1,9 +1,11 @@
 #include "tensors.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <numeric>
 
 #include "../cpu/memory.h"
@@ -39,49 +41,72 @@ bool keeps_results() {
   return enabled;
 }
 
+constexpr size_t kMostDimensions = 4;
+
+struct Geometry {
+  std::array<int64_t, kMostDimensions> shape{};
+  std::array<int64_t, kMostDimensions> strides{};
+  int64_t dimensions = 0;
+  int64_t elements = 1;
+
+  Geometry(std::initializer_list<int64_t> sizes, bool channels_last)
+      : dimensions(static_cast<int64_t>(sizes.size())) {
+    std::copy(sizes.begin(), sizes.end(), shape.begin());
+    int64_t step = 1;
+    for (size_t d = sizes.size(); d-- > 0;) {
+      strides[d] = step;
+      step *= std::max(shape[d], int64_t{1});  // as torch has it for empty tensors
+      elements *= shape[d];
+    }
+    if (channels_last) {
+      strides = {shape[1] * shape[2] * shape[3], 1, shape[1] * shape[3], shape[1]};
+    }
+  }
+};
+
 // A tensor in memory of our own; without value where there is none.
-std::optional<Tensor> large_map(const Tensor& like, const std::vector<int64_t>& shape,
-                                ScalarType type, bool channels_last, int64_t bytes) {
-  void* data = acquire_result(static_cast<size_t>(bytes));
+std::optional<Tensor> large_map(const Tensor& like, const Geometry& map, ScalarType type,
+                                size_t bytes) {
+  void* data = acquire_result(bytes);
   if (data == nullptr) {
     return std::nullopt;
   }
-  std::vector<int64_t> strides(shape.size());
-  int64_t step = 1;
-  for (size_t d = shape.size(); d-- > 0;) {
-    strides[d] = step;
-    step *= shape[d];
-  }
-  if (channels_last) {
-    strides = {shape[1] * shape[2] * shape[3], 1, shape[1] * shape[3], shape[1]};
-  }
-  const size_t size = static_cast<size_t>(bytes);
+  const auto dimensions = static_cast<size_t>(map.dimensions);
   return torch::stable::from_blob(
-      data, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-      torch::headeronly::IntHeaderOnlyArrayRef(strides.data(), strides.size()), like.device(), type,
-      [size](void* block) { release_result(block, size); });
+      data, torch::headeronly::IntHeaderOnlyArrayRef(map.shape.data(), dimensions),
+      torch::headeronly::IntHeaderOnlyArrayRef(map.strides.data(), dimensions), like.device(), type,
+      [bytes](void* block) { release_result(block, bytes); });
+}
+
+// As torch::stable::empty, which asks the dispatcher by name and costs four times as much.
+Tensor torch_map(const Tensor& like, const Geometry& map, ScalarType type) {
+  int32_t device = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      map.dimensions, map.shape.data(), map.strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device, index,
+      &handle));
+  return Tensor(handle);
 }
 
 }  // namespace
 
 Tensor empty_map(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type,
                  bool channels_last) {
-  const std::vector<int64_t> shape(sizes);
+  const Geometry map(sizes, channels_last);
   if (like.is_cpu() && keeps_results()) {
     const int64_t width = type == ScalarType::Double ? 8 : (type == ScalarType::Float ? 4 : 2);
-    const int64_t bytes = std::accumulate(shape.begin(), shape.end(), width, std::multiplies<>());
+    const int64_t bytes = width * map.elements;
     if (bytes >= kLargeResult) {
-      auto result = large_map(like, shape, type, channels_last, bytes);
+      auto result = large_map(like, map, type, static_cast<size_t>(bytes));
       if (result.has_value()) {
         return *result;
       }
     }
   }
-  Tensor result =
-      torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()),
-                           type, std::nullopt, like.device(), std::nullopt,
-                           channels_last ? torch::headeronly::MemoryFormat::ChannelsLast
-                                         : torch::headeronly::MemoryFormat::Contiguous);
+  Tensor result = torch_map(like, map, type);
   if (result.is_cpu()) {
     prefer_huge_pages(result.mutable_data_ptr(),
                       static_cast<size_t>(result.numel()) * result.element_size());

@@ -58,13 +58,16 @@ inline void check_shape(const Tensor& tensor, const char* name,
                         std::initializer_list<int64_t> expected) {
   bool same = tensor.dim() == static_cast<int64_t>(expected.size());
   int64_t d = 0;
-  std::string wanted;
   for (int64_t size : expected) {
-    same = same && tensor.size(d) == size;
-    wanted += (d == 0 ? "" : ", ") + std::to_string(size);
-    ++d;
+    same = same && tensor.size(d++) == size;
   }
-  FASTALIGN_CHECK(same, name, " has shape ", shape_of(tensor), ", expected [", wanted, "]");
+  if (!same) {
+    std::string wanted;
+    for (int64_t size : expected) {
+      wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+    }
+    FASTALIGN_CHECK(false, name, " has shape ", shape_of(tensor), ", expected [", wanted, "]");
+  }
 }
 
 inline void check_type(const Tensor& tensor, const char* name, ScalarType expected,

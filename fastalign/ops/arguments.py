@@ -66,9 +66,9 @@ class Companion(Argument):
     remedy: str = ""
 
     def check(self, op: str, value: Tensor | None, of: str, first: Tensor) -> None:
-        if value is None:  # where it may be missing: torch refuses it elsewhere
+        if value is None and self.type == "Tensor?":
             return
-        checks.dense(op, self.name, value)
+        value = checks.dense(op, self.name, value)
         checks.shape(op, self.name, value, tuple(self.shape(*first.shape)), self.meaning)
         checks.dtype(op, self.name, value, self.dtypes(first.dtype), self.remedy, first.dtype)
         checks.device(op, self.name, value, of, first)

@@ -8,12 +8,10 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastalign.errors import BackendError, ConfigError
@@ -27,8 +25,11 @@ _AUTOMATIC = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference
 
 Kernel = Callable[..., Any]
 
-# (op, backend, device, dtype) -> kernel, for choices that depend on nothing else.
-_settled: dict[tuple[str, str, torch.device, torch.dtype], Kernel] = {}
+# Choices that were made: by (op, backend, device, dtype) where they depend on nothing else, and by
+# all that the arguments of a call look like (direct.py).
+settled: dict[Any, Kernel] = {}
+# Of programs that meet ever new sizes; each takes about a kilobyte.
+MOST_SETTLED = 4096
 
 
 def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | None:
@@ -65,8 +66,18 @@ def available_backends(op: str, *tensors: Tensor) -> dict[str, str | None]:
     return {backend: _cannot_run(op, backend, tensors) for backend in BACKENDS}
 
 
-def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
+def asked() -> str | None:
+    """What the environment asks for: like ``backend``, where that is ``"auto"``."""
+    return native.environment(ENVIRONMENT)
+
+
+def resolve(op: str, backend: str, *tensors: Tensor, looks: Any = None) -> Kernel:
     """The kernel that serves ``op``: a callable with the op's arguments, without ``backend``.
+
+    Args:
+        op, backend: names.
+        tensors: the op's tensor arguments, at least the first.
+        looks: of all arguments and :func:`asked`, to keep the choice by, or None.
 
     Raises:
         ValueError: no backend of that name; ConfigError where the environment names it, or a plan
@@ -75,12 +86,13 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
     """
     source = "backend"
     if backend == "auto":
-        backend = os.environ.get(ENVIRONMENT) or "auto"
+        backend = asked() or "auto"
         source = ENVIRONMENT
     key = (op, backend, tensors[0].device, tensors[0].dtype)
-    settled = _settled.get(key)
-    if settled is not None:
-        return settled
+    kernel = settled.get(key)
+    if kernel is not None:
+        _keep(looks, kernel)
+        return kernel
     plans.read_environment()
     if backend == "auto":
         chosen = _automatic(op, tensors)
@@ -104,8 +116,17 @@ def resolve(op: str, backend: str, *tensors: Tensor) -> Kernel:
         backend == "auto" and key[2].type == "cuda" and chosen == "reference"
     )
     if not depends_on_tensors:
-        _settled[key] = kernel
+        _keep(key, kernel)
+    if not depends_on_tensors or key[2].type == "cuda":  # elsewhere Triton's interpreter may go
+        _keep(looks, kernel)
     return kernel
+
+
+def _keep(key: Any, kernel: Kernel) -> None:
+    if key is not None:
+        if len(settled) >= MOST_SETTLED:
+            settled.clear()
+        settled[key] = kernel
 
 
 def _automatic(op: str, tensors: tuple[Tensor, ...]) -> str:

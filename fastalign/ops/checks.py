@@ -28,9 +28,9 @@ def _have(name: str) -> str:
     return "have" if name.endswith("s") else "has"
 
 
-def dense(op: str, name: str, value: Tensor) -> None:
+def dense(op: str, name: str, value: Tensor | None) -> Tensor:
     """One tensor whose numbers lie in memory one beside the other: not sparse, nested, quantised or
-    in a layout of one library."""
+    in a layout of one library. Returns it."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{op}: {name} {_be(name)} of type {type(value).__name__}, expected a tensor"
@@ -50,6 +50,7 @@ def dense(op: str, name: str, value: Tensor) -> None:
             f"{op}: {name} {_be(name)} quantised ({value.dtype}), expected floating point; convert "
             "with .dequantize()"
         )
+    return value
 
 
 def floating(op: str, name: str, value: Tensor) -> None:

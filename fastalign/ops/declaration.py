@@ -28,7 +28,8 @@ class Declaration:
 
     Attributes:
         name: of the op and of the files that hold it; its gradient is ``<name>_backward``.
-        arguments: in order; the first is :class:`Features`, and ``backend`` comes after the last.
+        arguments: in order, tensors before all others and those that may be missing last of them;
+            the first is :class:`Features`, and ``backend`` comes after the last.
         result: of the op.
         loss: sign of the mean that ``<name>_loss`` is, with its gradients; 0 where there is none.
         switches: further flags of the gradient, each with what is asked for its value.
@@ -46,6 +47,15 @@ class Declaration:
     switches: tuple[tuple[str, Callable[[], bool]], ...] = ()
     backward: bool = True
     independent: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        order = {"Tensor": 0, "Tensor?": 1}
+        kinds = [order.get(argument.type, 2) for argument in self.arguments]
+        if kinds != sorted(kinds):
+            raise ValueError(
+                f"{self.name}: tensors come before other arguments, those that may be missing last "
+                "of them: calls count on it"
+            )
 
     @cached_property
     def derivable(self) -> tuple[int, ...]:

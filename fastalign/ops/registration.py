@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -43,14 +43,15 @@ class Family:
             setup, rule = gradients.keep(op), gradients.of_map(op, backward)
         else:
             setup, rule = gradients.keep(op), gradients.of_form(op)
-        call = _made(op, setup, rule, transformed(op, setup, rule, form))
-        self._map = _with_forms(op, call, plainly, form)
+        under_func = transformed(op, setup, rule, form)
+        self._map = _made(op, setup, rule, under_func, plainly, form)
         if declared.loss:
             add(loss)
             setup, rule = gradients.keep_loss(loss), gradients.of_loss(loss, backward)
-            call = _made(loss, setup, rule, self._mean_of(call, loss, backend=True))
+            overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
+            under_func = self._mean_of(overload, loss, backend=True)
             forms = (self._mean_of(one, loss) for one in (plainly, form))
-            self._loss = _with_forms(loss, call, *forms)
+            self._loss = _made(loss, setup, rule, under_func, *forms)
 
     def __call__(self, *values: Any) -> Any:
         """The op."""
@@ -62,12 +63,12 @@ class Family:
         Its gradients are made in the same pass, but for float16: the gradient of a mean lies below
         its range, and a gradient scaler must be able to scale it before it is rounded.
         """
-        learns = torch.is_grad_enabled()
-        tensors = [values[place] for place in self._places]
-        needs = [learns and tensor.requires_grad for tensor in tensors]
-        if any(needs) and all(tensor.dtype == torch.float16 for tensor in tensors):
+        places, learns = self._places, torch.is_grad_enabled()
+        needs = [learns and values[place].requires_grad for place in places]
+        if True in needs and all([values[place].dtype == torch.float16 for place in places]):
             return gradients.mean(self(*values), self._sign)
-        return self._loss(*values[:-1], *needs, values[-1])[0]
+        loss: Tensor = self._loss(*values[:-1], *needs, values[-1])
+        return loss
 
     def _mean_of(self, function: Function, loss: Loss, backend: bool = False) -> Function:
         """The loss op by way of a function for its map, which takes a backend or not."""
@@ -84,14 +85,18 @@ class Family:
 declare = Family
 
 
-def _made(op: Op, setup: Function, rule: Function, under_func: Function) -> Function:
-    """Make the op known to torch; returns what calls it.
+def _made(
+    op: Op, setup: Function, rule: Function, under_func: Function, *forms: Function
+) -> Function:
+    """Make the op known to torch; returns what calls it, for a loss without its gradients.
 
     Args:
         op: its declaration.
         setup, rule: ``setup_context`` and ``backward`` of its gradient.
         under_func: what a transform of torch.func calls in place of the op, before it looks into
             it; takes all arguments.
+        forms: where there are, the op without ``backend`` in ops of torch's own, plainly and
+            derivable.
     """
     # The layout of an output follows from that of its input, so compilers must keep the strides
     # that the fake has seen.
@@ -101,17 +106,21 @@ def _made(op: Op, setup: Function, rule: Function, under_func: Function) -> Func
     filled, chosen, name = _filler(overload), itemgetter(*op.derivable), op.name
     several, check = len(op.derivable) > 1, op.check
 
-    def run(*values: Any) -> Any:
+    def choose(values: Values, looks: Any = None) -> Function:
         check(values)
         tensors = chosen(values) if several else (chosen(values),)
-        return resolve(name, values[-1], *tensors)(*values[:-1])
+        return resolve(name, values[-1], *tensors, looks=looks)
+
+    def run(*given: Any) -> Any:
+        values = filled(given)
+        return choose(values)(*values[:-1])
 
     def fake(*given: Any) -> Any:
         values = filled(given)
         check(values)
         return op.empty(values)
 
-    _library.impl(name, lambda *given: run(*filled(given)), "CompositeExplicitAutograd")
+    _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     for device in _AUTOCAST_DEVICES:
         _library.impl(
@@ -124,7 +133,7 @@ def _made(op: Op, setup: Function, rule: Function, under_func: Function) -> Func
         lambda *given: _uncast(op, filled(given), under_func),
         "FuncTorchDynamicLayerFrontMode",
     )
-    return short_way(op, run, setup, rule, overload)
+    return short_way(op, choose, rule, _long_way(op, overload, forms))
 
 
 def _filler(overload: Any) -> Callable[[Values], Values]:
@@ -158,16 +167,24 @@ def _uncast(op: Op, values: Values, call: Function) -> Any:
     return call(*values)
 
 
-def _with_forms(op: Op, call: Function, in_torch_ops: Function, derivable: Function) -> Function:
-    """The op as the public functions call it."""
+def _long_way(op: Op, overload: Function, forms: Sequence[Function]) -> Function:
+    """The op by way of torch, for calls that something looks into or that take another form."""
+    first_only = isinstance(op, Loss)
+
+    def through(values: Values) -> Any:
+        if forms and plain.active():
+            return _uncast(op, values, lambda *given: forms[0](*given[:-1]))
+        # This stands before the dispatcher, which would drop the tangents without a word.
+        if forms and forward_ad._current_level >= 0 and _has_tangents(values):
+            return _uncast(op, values, lambda *given: forms[1](*given[:-1]))
+        # A subclass that knows nothing of the op would answer before it is looked at.
+        if any(getattr(values[place], "is_nested", False) for place in op.tensors):
+            op.check(values)
+        return overload(*values)
 
     def called(*values: Any) -> Any:
-        if plain.active():
-            return _uncast(op, values, lambda *given: in_torch_ops(*given[:-1]))
-        # This stands before the dispatcher, which would drop the tangents without a word.
-        if forward_ad._current_level >= 0 and _has_tangents(values):
-            return _uncast(op, values, lambda *given: derivable(*given[:-1]))
-        return call(*values)
+        found = through(values)
+        return found[0] if first_only else found
 
     return called
 
