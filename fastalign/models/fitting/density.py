@@ -28,6 +28,7 @@ from fastalign.models.thresholds import (
     ordinary,
     whole_record,
 )
+from fastalign.nn.calibration import CountCalibration
 from fastalign.words import count
 
 
@@ -93,10 +94,11 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
     measures, fitted = torch.empty((0, 3), dtype=torch.float64), torch.empty(0)
     unseen: Unseen | None = None
     few = validation is not None and len(setting.turns) > 0
+    curve: CountCalibration | None = None
     positions: Sequence[int] = []
     if validation is not None and few:
         positions = setting.turns
-        measures, fitted, unseen = world.once(
+        measures, fitted, unseen, curve = world.once(
             partial(in_turn, passes, train, validation, setting, floor), "the thresholds"
         )
         alone = ", each scored without itself"
@@ -133,7 +135,9 @@ def fit_density(rooms: Rooms, setting: Setting) -> Threshold:
             )
         kind = "normal validation image"
     distinct = survey.distinct(fit.number)
-    curve = fit.curve()
+    if len(setting.turns) != fit.number:
+        # Of other images than took turns.
+        curve = fit.curve()
     assert gaussians.count is not None
     share = distinct / fit.number
     factor = calibration(curve, gaussians.count, config.calibrate, share)

@@ -59,6 +59,22 @@ def turns_of(groups: Sequence[int]) -> tuple[int, list[int]]:
     return turns, [places[group] % turns for group in groups]
 
 
+class InTurn(NamedTuple):
+    """What images in turn have shown.
+
+    Attributes:
+        measures: of each image what :func:`_measure` gives, from a density of the others.
+        fitted: how many different images these were, ``[M]``.
+        unseen: the distances; None: too large to keep.
+        curve: how distances fall with the number of images, of all that take turns.
+    """
+
+    measures: Tensor
+    fitted: Tensor
+    unseen: Unseen | None
+    curve: CountCalibration | None
+
+
 class Unseen(NamedTuple):
     """Distances ``[M,h,w]`` of images by a density that has not seen them, on the CPU, NaN where it
     has no support; and their theta ``[M,2,3]``, None without alignment."""
@@ -145,10 +161,9 @@ def in_turn(
     validation: ImageSource,
     setting: Setting,
     floor: Tensor | None,
-) -> tuple[Tensor, Tensor, Unseen | None]:
-    """Of the normal images whose turn it is what :func:`_measure` gives, each from a density of the
-    others that are no twins of it, how many different ones these were, and their distances, None
-    where these are too large to keep; ``floor``: of the prior."""
+) -> InTurn:
+    """The normal images whose turn it is, each judged by a density of the others that are no twins
+    of it; ``floor``: of the prior."""
     survey, positions, seed = setting.survey, setting.turns, setting.seed
     rooms, config = passes.rooms, passes.rooms.config
     share = [position for position in positions if position < survey.train]
@@ -211,9 +226,10 @@ def in_turn(
             fitted[index] = distinct
             distance[index] = _unseen(distance[index] * factor, support)
     if not NormalDistances.fits(number, rooms.density.size):
-        return measures, fitted, None
+        return InTurn(measures, fitted, None, curve)
     known = [one for one in theta if one is not None]
-    return measures, fitted, Unseen(distance.cpu(), torch.cat(known).cpu() if known else None)
+    unseen = Unseen(distance.cpu(), torch.cat(known).cpu() if known else None)
+    return InTurn(measures, fitted, unseen, curve)
 
 
 class Others:
