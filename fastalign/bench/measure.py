@@ -19,9 +19,10 @@ from fastalign.bench import gate, libraries, memory, plans, timing
 from fastalign.bench.budget import Clock, Share
 from fastalign.bench.cases import Case
 from fastalign.bench.libraries import Absent
-from fastalign.bench.modes import Results
+from fastalign.bench.modes import LOSS, Results
 from fastalign.bench.problem import short
 from fastalign.load import Load, LoadMeter
+from fastalign.ops.backends import automatic
 from fastalign.ops.plans import Plan
 
 OURS = "fastalign"
@@ -150,6 +151,7 @@ def measure(
     row = describe(case)
     found: dict[str, dict[str, Any]] = row["contestants"]
     inputs = case.inputs(device)
+    row["automatic"] = automatic(f"{case.op}_loss" if case.work == LOSS else case.op, *inputs[:1])
     against = gate.yardstick(case, inputs)
     row["reference_errors"] = against.errors
     planned, words = plans.contestants(case, backends, forced, OURS)

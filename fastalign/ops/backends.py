@@ -95,7 +95,7 @@ def resolve(op: str, backend: str, *tensors: Tensor, looks: Any = None) -> Kerne
         return kernel
     plans.read_environment()
     if backend == "auto":
-        chosen = _automatic(op, tensors)
+        chosen = automatic(op, *tensors)
     elif backend in BACKENDS:
         chosen = backend
         reason = _cannot_run(op, backend, tensors)
@@ -129,7 +129,8 @@ def _keep(key: Any, kernel: Kernel) -> None:
         settled[key] = kernel
 
 
-def _automatic(op: str, tensors: tuple[Tensor, ...]) -> str:
+def automatic(op: str, *tensors: Tensor) -> str:
+    """The backend that runs an op where none is asked for."""
     device = tensors[0].device.type
     broken = native.broken() if device in _AUTOMATIC else None
     if broken is not None:

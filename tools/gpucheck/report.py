@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gpucheck import gates
+
 Document = dict[str, Any]
 
 
@@ -84,6 +86,9 @@ def _summary(name: str, step: dict[str, Any]) -> str:
     if name == "benchmarks":
         left_out = step.get("document", {}).get("left_out", [])
         more = f", {len(left_out)} left out" if left_out else ""
+        held = step.get("gates", [])
+        if held:
+            more += f", {len(held) - len(_shut(step))} of {len(held)} gates passed"
         return (
             f"{step['cases']} cases, {len(step.get('wrong', []))} contestants without figure{more}"
         )
@@ -181,6 +186,16 @@ def _sanitizer(document: Document) -> list[str]:
     return ["## compute-sanitizer", "", *lines] if lines else []
 
 
+def _shut(step: dict[str, Any]) -> list[dict[str, Any]]:
+    """The gates that did not pass."""
+    return [gate for gate in step.get("gates", []) if not gate["passed"]]
+
+
+def _gates(document: Document) -> list[str]:
+    held = document["steps"].get("benchmarks", {}).get("gates", [])
+    return ["## Gates", "", *gates.table(held)] if held else []
+
+
 def markdown(document: Document, scratch: Path) -> str:
     """The whole report; the tables of the benchmarks are taken over as they were written."""
     parts = [["# GPU check"], [_setting(document)]]
@@ -203,7 +218,13 @@ def markdown(document: Document, scratch: Path) -> str:
     )
     parts += [
         p
-        for p in (_by_op(document), _shapes(document), _behaviour(document), _sanitizer(document))
+        for p in (
+            _by_op(document),
+            _shapes(document),
+            _behaviour(document),
+            _sanitizer(document),
+            _gates(document),
+        )
         if p
     ]
     if "text" in document["steps"].get("model", {}):
@@ -227,6 +248,11 @@ def terminal(document: Document, scratch: Path, characters: int = 9000) -> str:
         lines.append(f"    {group['example'][-150:]}")
     lines += [line.removeprefix("- ")[:260] for line in _sanitizer(document)[2:]]
     lines += _shapes(document)
+    lines += [
+        f"GATE {gate['gate']}: {gate['case']}: {gate['contestant']} {gate['measured']:.2f}, "
+        f"at most {gate['limit']:.2f}"
+        for gate in _shut(document["steps"].get("benchmarks", {}))
+    ]
     text = document["steps"].get("model", {}).get("text", "")
     lines += [line[:230] for line in text.splitlines() if line]
     log = scratch / "benchmarks.log"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpucheck import environment, inplace, records, sanitizer, suite
+from gpucheck import environment, gates, inplace, records, sanitizer, suite
 from gpucheck.jobs import Job
 
 Found = dict[str, Any]
@@ -273,7 +273,10 @@ def _measured(context: Context, jobs: list[Job]) -> Found:
         # A baseline may fail: it then has no figure, and nothing of ours is wrong.
         good = all(name and not name.startswith("fastalign") for name, _, _ in wrong)
         lines = [f"{case}: {name}: {why}" for name, case, why in wrong]
+        held = gates.judged(rows, document.get("copy_bytes_per_second"))
+        good = good and all(gate["passed"] for gate in held)
         found.update(state=_state(jobs, good), cases=len(rows), wrong=lines, document=document)
+        found["gates"] = held
     if not jobs[0].running and jobs[0].status != 0 and not jobs[0].stopped:
         found.update(state=FAILED, error=jobs[0].tail(800))
     return found
