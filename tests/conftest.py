@@ -14,16 +14,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # A second to convert each model that a test loads; tests of OpenVINO ask for it.
 os.environ.setdefault("FASTALIGN_RUNTIME", "torch")
+# Torch's compiler: in this process and not in helpers that import torch first, and to code without
+# vectors, for which it need not try what this machine and its C++ compiler can do.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+
+# Where it is used: of pytest-xdist the process that only hands out tests does without.
+if TYPE_CHECKING:
+    import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests" / "shared"))
@@ -108,17 +116,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Scheduling(config, log)
 
 
-# For devices that are not there, torch.manual_seed writes down where it was called each time.
-_seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+@pytest.fixture(scope="session")
+def seed() -> Callable[[int], object]:
+    """Seeds torch. For devices that are not there, torch.manual_seed writes down where it was
+    called each time."""
+    import torch
+
+    return torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 
 
 @pytest.fixture(autouse=True)
-def reproducible() -> Iterator[None]:
+def reproducible(seed: Callable[[int], object]) -> Iterator[None]:
     """Every test starts with one thread and the same seeds, whatever ran before it."""
+    import torch
+
     torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)
-    _seed(0)
+    seed(0)
     yield
 
 
@@ -139,6 +154,18 @@ def forks() -> Iterator[Callable[..., Forks]]:
             return made
 
         yield make
+
+
+# What programs under test import.
+PROGRAMS = ("timm", "sklearn.metrics", "torch.distributed.launcher.api", "fastalign.cli")
+PROGRAMS += ("fastalign.engine.demo", "fastalign.models.fyd")
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[Forks]:
+    """An interpreter whose forks have imported what most programs do."""
+    with contextlib.closing(Forks(*PROGRAMS)) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")
@@ -168,6 +195,8 @@ def tiny_image() -> np.ndarray:
 @pytest.fixture
 def tiny_batch() -> torch.Tensor:
     """Six normal images, float32 [6,3,32,40] in 0..1."""
+    import torch
+
     rng = np.random.default_rng(0)
     images = np.stack([part(rng, 32, 40) for _ in range(6)])
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()

@@ -45,11 +45,6 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
-@pytest.fixture(scope="module")
-def python(forks):
-    return forks("timm", "sklearn.metrics", "fastalign.engine.demo", "fastalign.nn")
-
-
 @pytest.mark.parametrize("name", names())
 def test_an_example_prints_what_the_page_shows(name, page, python):
     """In a process of its own, as a reader runs it: nothing that ran before is left in torch."""

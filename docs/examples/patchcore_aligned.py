@@ -15,7 +15,7 @@ with demo_category() as folder:
 
 align = nn.SpatialAlign(3, "rotation_translation", grid=64, max_angle=30)
 optimizer = torch.optim.SGD(align.parameters(), lr=0.01, momentum=0.9)
-for step in range(21):
+for step in range(11):
     aligned, _, valid = align(train)
     loss = ops.pairwise_distance_loss(aligned, valid)
     optimizer.zero_grad()
@@ -31,7 +31,7 @@ for name, front in (("as it is", ops.affine.identity), ("aligned", align.localis
     with torch.no_grad():
         pose = [front(x) if name == "aligned" else front(len(x)) for x in (train, test)]
         patchcore.train()(ops.warp_affine(train, pose[0], padding_mode="border"))
-        patchcore.subsample_embedding(0.01)
+        patchcore.subsample_embedding(0.004)
         result = patchcore.eval()(ops.warp_affine(test, pose[1], padding_mode="border"))
         maps = ops.warp_affine(result.anomaly_map, ops.affine.invert(pose[1]))
     auroc = roc_auc_score([sample.label for sample in part.test], result.pred_score)

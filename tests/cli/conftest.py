@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from forks import Forks
 from PIL import Image
 
 # Poses are searched among translations: looking for turns is most of the time of so small a fit.
@@ -51,14 +49,6 @@ def run_here(*arguments: object) -> Outcome:
 @pytest.fixture(scope="session")
 def run():
     return run_here
-
-
-@pytest.fixture(scope="session")
-def python() -> Iterator[Forks]:
-    """An interpreter whose forks have imported what the commands import."""
-    modules = ["timm", "fastalign.cli", "fastalign.engine", "fastalign.models.fyd"]
-    with contextlib.closing(Forks(*modules)) as forks:
-        yield forks
 
 
 @pytest.fixture(scope="session")

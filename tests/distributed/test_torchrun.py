@@ -98,15 +98,8 @@ COMMAND = "from fastalign.cli import main\nmain()\n"
 
 
 @pytest.fixture(scope="module")
-def torchrun(forks, tmp_path_factory):
+def torchrun(python, tmp_path_factory):
     """``torchrun(program, *arguments, restarts=0)``: the program in two processes."""
-    python = forks(
-        "timm",
-        "torch.distributed.launcher.api",
-        "fastalign.cli",
-        "fastalign.engine",
-        "fastalign.models.fyd",
-    )
     folder = tmp_path_factory.mktemp("programs")
     launcher, file = folder / "torchrun.py", folder / "program.py"
     launcher.write_text(TORCHRUN)

@@ -20,9 +20,9 @@ from fastalign.export.scorer import OUTPUTS
 from fastalign.export.validation import validate_file
 from fastalign.verdict import judge_each
 
-# One model with every part and one without any, so that each format is written twice; all options
-# if the environment asks for them, some minutes more.
-FULL = {"align": "all", "family": "similarity", "storage": "bfloat16"}
+# One model with every part, of one stage, and one of two stages without any, so that each format is
+# written twice; all options if the environment asks for them, some minutes more.
+FULL = {"align": "all", "family": "similarity", "storage": "bfloat16", "layers": (1,)}
 BARE = {"align": "none", "storage": "float16", "thresholds": False}
 # Poses make the graph five times as long and torch compile it for minutes.
 AOT_ALIGN = "none"

@@ -81,7 +81,7 @@ def test_scores_and_maps(turned):
 def test_another_part_is_known_by_its_whole_and_a_defect_is_not(turned):
     """Of a model of an earlier version, which asks for no pose."""
     images, validation = turned[1:]
-    model = FYD(**QUICK, **EARLIER).fit(images, validation)
+    model = FYD(**QUICK, **EARLIER, family="rotation_translation").fit(images, validation)
     model.record = replace(model.record, evidence=None)
     normal = model.record.normal_whole
     assert set(normal) == {"distance", "residual"}
@@ -339,7 +339,7 @@ def test_a_layer_inside_a_folded_pair_can_be_asked_for():
 
 def test_parts_that_lie_still_are_not_aligned():
     images, _ = photographs(8)
-    model = FYD(**QUICK, align="ica").fit(images)
+    model = FYD(**SHIFTED, align="ica").fit(images)
     decision = model.extra_metadata()["alignment"]
     assert decision["used"] is False and "unexplained" in decision["reason"]
     assert torch.equal(model.align(images[:2]), affine.identity(2))

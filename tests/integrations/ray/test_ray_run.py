@@ -106,19 +106,43 @@ def test_a_killed_worker_and_a_bad_image_cost_no_other_row(
     assert not (out / ".attempts").exists() and (out / "summary.json").is_file()
 
 
+@pytest.fixture
+def command(capsys):
+    """``command(*arguments)``: the status of ``fastalign predict`` in this process, and what it
+    says."""
+    from fastalign.cli import app
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            app(["predict", *map(str, arguments)], prog_name="fastalign")
+        return end.value.code, capsys.readouterr()
+
+    return run
+
+
 def test_a_killed_run_goes_on_where_it_stopped(
-    small_ray, listed, model_file, tmp_path, read_rows, as_expected, make_pipe, workers_below, alive
+    small_ray,
+    listed,
+    model_file,
+    tmp_path,
+    read_rows,
+    as_expected,
+    make_pipe,
+    workers_below,
+    alive,
+    command,
 ):
     from fastalign.integrations.ray import score_collection
 
     folder, text, names = listed
     out = tmp_path / "out"
     kept = make_pipe(folder / names[9])
-    command = [sys.executable, "-m", "fastalign", "predict", str(text), "--model", str(model_file)]
-    command += ["--out", str(out), "--engine", "ray", "--part-size", "4", "--threads", "1"]
+    basic = [text, "--model", model_file, "--out", out, "--engine", "ray", "--part-size", "4"]
+    arguments = [*basic, "--save", "map", "--workers", "1"]
+    program = [sys.executable, "-m", "fastalign", "predict", *map(str, arguments)]
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temp:
         run = subprocess.Popen(
-            [*command, "--workers", "1"],
+            [*program, "--threads", "1"],
             env={**os.environ, "RAY_TMPDIR": temp},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -135,16 +159,28 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert workers and [p.name for p in finished] == ["part-00000.parquet", "part-00001.parquet"]
     os.replace(kept, folder / names[9])
     # One worker does what is left as well as two, which each take seconds to start.
-    result = score_collection(model_file, text, out, part_size=4)
-    assert (result.images, result.errors, result.resumed) == (20, 0, 8)
+    code, said = command(*arguments)
+    assert code == 0 and "20 of 20 images scored, 8 of them by an earlier run" in said.out
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in finished} == before
     rows = read_rows(out)
     assert [row["path"] for row in rows] == names
     for row in rows:
-        as_expected(row)
+        as_expected(row, out)
     # Nothing is left to do, and nothing is done.
-    again = score_collection(model_file, text, out, part_size=4)
-    assert (again.resumed, again.seconds) == (20, 0)
+    again = score_collection(model_file, text, out, part_size=4, outputs=["map"])
+    assert (again.images, again.errors, again.resumed, again.seconds) == (20, 0, 20, 0)
+    code, said = command(*arguments)
+    assert code == 0 and "20 of them by an earlier run" in said.out
+    code, said = command(*basic)
+    assert code == 2 and "options.outputs" in said.err
+
+
+def test_the_command_refuses_what_does_not_fit(photos, model_file, tmp_path, command):
+    basic = (photos, "--model", model_file, "--out", tmp_path / "out")
+    code, said = command(*basic, "--workers", "2")
+    assert code == 2 and "--workers is an option of the ray engine" in said.err
+    code, said = command(*basic, "--engine", "spark")
+    assert code == 2 and "use local or ray" in said.err
 
 
 def test_what_ends_a_run_is_the_error_itself(small_ray, photos, model_file, tmp_path, monkeypatch):
@@ -185,29 +221,3 @@ def test_a_worker_that_no_machine_can_hold_is_announced(small_ray):
         running(Pool(1, 64, "cpu", 0.0, None)),
     ):
         pass
-
-
-def test_the_command_takes_the_engine_and_refuses_what_does_not_fit(
-    small_ray, photos, model_file, tmp_path, read_rows, as_expected, capsys
-):
-    from fastalign.cli import app
-
-    def run(*options):
-        command = ["predict", photos, "--model", model_file, "--out", tmp_path / "out", *options]
-        with pytest.raises(SystemExit) as end:
-            app([str(item) for item in command], prog_name="fastalign")
-        return end.value.code, capsys.readouterr()
-
-    code, text = run("--workers", "2")
-    assert code == 2 and "--workers is an option of the ray engine" in text.err
-    code, text = run("--engine", "spark")
-    assert code == 2 and "use local or ray" in text.err
-    options = ("--engine", "ray", "--part-size", "10", "--save", "map", "--workers", "1")
-    code, text = run(*options)
-    assert code == 0 and "20 of 20 images scored, " in text.out
-    for row in read_rows(tmp_path / "out"):
-        as_expected(row, tmp_path / "out")
-    code, text = run(*options)
-    assert code == 0 and "20 of them by an earlier run" in text.out
-    code, text = run("--engine", "ray", "--part-size", "10")
-    assert code == 2 and "options.outputs" in text.err
