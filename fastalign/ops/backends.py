@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -28,13 +29,15 @@ Kernel = Callable[..., Any]
 # Choices that were made: by (op, backend, device, dtype) where they depend on nothing else, and by
 # all that the arguments of a call look like (direct.py).
 settled: dict[Any, Kernel] = {}
+# Further backends, for as long as someone serves them: see :func:`added`.
+_added: dict[str, Callable[[str], Kernel]] = {}
 # Of programs that meet ever new sizes; each takes about a kilobyte.
 MOST_SETTLED = 4096
 
 
 def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | None:
     device = tensors[0].device.type
-    if backend == "reference":
+    if backend == "reference" or backend in _added:
         return None
     if backend == "triton":
         return triton_kernels.cannot_run(op, *tensors)
@@ -43,7 +46,27 @@ def _cannot_run(op: str, backend: str, tensors: tuple[Tensor, ...]) -> str | Non
     return native.cannot_run(op, tensors[0])
 
 
+@contextmanager
+def added(name: str, kernels: Callable[[str], Kernel]) -> Iterator[None]:
+    """Let ``backend=name`` run other kernels meanwhile: variants that are measured, or watched.
+
+    Args:
+        name: none of :data:`BACKENDS`.
+        kernels: gives the kernel of an op: a callable with its arguments, without ``backend``.
+    """
+    if name in BACKENDS or name in _added:
+        raise ValueError(f"there is a backend {name!r} already")
+    _added[name] = kernels
+    try:
+        yield
+    finally:
+        del _added[name]
+        settled.clear()
+
+
 def _kernel(op: str, backend: str) -> Kernel:
+    if backend in _added:
+        return _added[backend](op)
     if backend == "reference":
         return reference.kernel(op)
     return triton_kernels.kernel(op) if backend == "triton" else native.kernel(op)
@@ -96,7 +119,7 @@ def resolve(op: str, backend: str, *tensors: Tensor, looks: Any = None) -> Kerne
     plans.read_environment()
     if backend == "auto":
         chosen = automatic(op, *tensors)
-    elif backend in BACKENDS:
+    elif backend in BACKENDS or backend in _added:
         chosen = backend
         reason = _cannot_run(op, backend, tensors)
         if reason is not None:

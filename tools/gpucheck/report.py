@@ -229,6 +229,8 @@ def markdown(document: Document, scratch: Path) -> str:
     ]
     if "text" in document["steps"].get("model", {}):
         parts.append([document["steps"]["model"]["text"].strip()])
+    if "text" in document["steps"].get("arena", {}):
+        parts.append(["## Variants of kernels", "", document["steps"]["arena"]["text"].strip()])
     tables = scratch / "ops.md"
     if "benchmarks" in document["steps"] and tables.exists():
         text = re.sub(r"^(#+) ", r"#\1 ", tables.read_text(), flags=re.M)

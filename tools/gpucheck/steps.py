@@ -389,6 +389,30 @@ def _watched(context: Context, jobs: list[Job]) -> Found:
     return {"state": _state(jobs, good), **found}
 
 
+# variants of kernels --------------------------------------------------------------------------
+
+
+def _arena(context: Context, limit: float) -> list[Job]:
+    if context.device != "cuda":
+        return []
+    command = [context.python, str(inplace.ROOT / "tools" / "arena.py")]
+    command += ["--out", str(context.scratch), "--budget", str(max(30.0, limit - 10))]
+    return [context.job("arena", command, limit)]
+
+
+def _fought(context: Context, jobs: list[Job]) -> Found:
+    if not jobs:
+        return {"state": SKIPPED, "note": "variants are timed on a CUDA device"}
+    (job,) = jobs
+    found: Found = {"state": _state(jobs, _going(job))}
+    path = context.scratch / "arena.md"
+    if path.exists():
+        found["text"] = path.read_text()
+    if not job.running and job.status and not job.stopped:
+        found.update(state=FAILED, error=job.tail(1500))
+    return found
+
+
 def _demo(context: Context, limit: float) -> list[Job]:
     arguments = ["-m", "fastalign", "demo", "--device", context.device]
     arguments += ["--out", str(context.scratch / "demo")]
@@ -415,7 +439,8 @@ STEPS = {
         Step("benchmarks", 4, 150, 80, _benchmarks, _measured),
         Step("model", 5, 150, 90, _model, _model_measured),
         Step("sanitizer", 6, 150, 45, _sanitizer, _watched),
-        Step("demo", 7, 300, 30, _demo, _shown),
+        Step("arena", 7, 250, 120, _arena, _fought),
+        Step("demo", 8, 300, 30, _demo, _shown),
     )
 }
-OPTIONAL = {"demo"}
+OPTIONAL = {"arena", "demo"}
