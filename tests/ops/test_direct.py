@@ -311,12 +311,12 @@ def test_the_native_callable_takes_what_the_op_takes(library):
 
 
 def test_the_environment_by_the_library(library, monkeypatch):
-    assert library.environment("FASTALIGN_NO_SUCH") is None
-    monkeypatch.setenv("FASTALIGN_NO_SUCH", "väl\n")
+    assert library.environment("A_VARIABLE_OF_TESTS") is None
+    monkeypatch.setenv("A_VARIABLE_OF_TESTS", "väl\n")
     assert (
-        library.environment("FASTALIGN_NO_SUCH")
+        library.environment("A_VARIABLE_OF_TESTS")
         == "väl\n"
-        == native.environment("FASTALIGN_NO_SUCH")
+        == native.environment("A_VARIABLE_OF_TESTS")
     )
 
 

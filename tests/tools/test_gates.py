@@ -77,12 +77,12 @@ def test_warps_both_ways_may_take_three_quarters_and_factors_count_as_bytes():
     "change",
     [
         {"op": "pairwise_distance", "shape": [32, 3, 224, 224]},  # arithmetic: all pairs
-        {"op": "refine_pose", "shape": [32, 1, 64, 64]},
+        {"op": "another", "shape": [32, 1, 64, 64]},  # of which nothing is known
         {"bytes": 300_000},  # over before the first wave is full
         {"layout": "channels_last"},  # nothing to hold it against
         {"failed": "no memory"},
     ],
-    ids=["arithmetic", "latency", "small", "alone", "failed"],
+    ids=["arithmetic", "unknown", "small", "alone", "failed"],
 )
 def test_where_memory_is_not_the_limit_nothing_is_asked(change):
     shared = {key: value for key, value in change.items() if key not in ("layout", "failed")}
