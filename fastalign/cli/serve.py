@@ -141,6 +141,8 @@ def serve(
         most_bytes=round(max_megabytes * _MEGA),
         most_pixels=round(max_megapixels * _MEGA),
         most_waiting=max_waiting,
+        # A budget is worked out for one photograph at a time.
+        at_once=Settings.at_once if memory_budget is None else 1,
         seconds=seconds,
         kept=kept,
         names=tuple(part.strip().lower() for part in names.split(",") if part.strip()),

@@ -9,7 +9,9 @@ import torch
 
 from fastalign import FYD
 from fastalign.cli.ending import until_told
+from fastalign.engine.scoring import thresholds
 from fastalign.export import Scorer
+from fastalign.line.scorer import LineScorer
 from fastalign.prepare import photograph
 from fastalign.verdict import Verdict
 
@@ -40,6 +42,12 @@ def test_photographs_are_judged_until_the_command_is_told_to_end(
             image = torch.from_numpy(photograph(camera / line["path"], scorer.contract()))
             score, _, label, _, _ = scorer(image)
         assert (float(score), Verdict(int(label)).text) == (line["score"], line["verdict"])
+    # Several at once, as serve judges those that wait, have the scores that each has alone.
+    together = LineScorer(model, thresholds(model))
+    prepared = [together.prepare(together.read(camera / line["path"])) for line in lines]
+    assert [float(one.score) for one in together.score(prepared)] == [
+        line["score"] for line in lines
+    ]
     other = tmp_path / "predict"
     assert run("predict", camera, "--model", fitted, "--out", other, "--save", "regions").code == 0
     told = {line["path"]: line for line in lines}

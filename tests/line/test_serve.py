@@ -146,6 +146,13 @@ def serving(model, monkeypatch, **options):
         assert not thread.is_alive()
 
 
+def wait_for(check, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def serve(model, monkeypatch):
     return lambda **options: serving(model, monkeypatch, **options)
@@ -465,6 +472,29 @@ def test_many_at_once_get_each_their_own_verdict(serve, png, tmp_path):
     assert [line["verdict"] == "anomaly" for line in told] == sent
     assert len({line["id"] for line in told}) == 24
     assert sorted(line["repeated"] for line in same) == [False] + [True] * 7
+
+
+def test_those_that_wait_are_judged_together_and_one_that_fails_fails_alone(serve, png, model):
+    scored, may_go_on, sizes = model.predict_detail, threading.Event(), []
+
+    def slow(images):
+        sizes.append(len(images))
+        may_go_on.wait(20)
+        if (images.amax((1, 2, 3)) > 0.9).any():
+            raise RuntimeError("a bad day")
+        return scored(images)
+
+    model.predict_detail = slow
+    with serve(at_once=3) as client, ThreadPoolExecutor(5) as pool:
+        first = pool.submit(client.score, png())
+        wait_for(lambda: sizes)
+        others = [pool.submit(client.score, png(index == 2)) for index in range(4)]
+        wait_for(lambda: b"fastalign_waiting 4.0" in client.get("/metrics"))
+        may_go_on.set()
+        assert first.result()[0] == 200
+        assert sorted(other.result()[0] for other in others) == [200, 200, 200, 500]
+    # Three that wait at once, and of those with the bad one each alone.
+    assert sizes in ([1, 3, 1, 1, 1, 1], [1, 3, 1])
 
 
 def _serve(model, port, out):

@@ -126,6 +126,16 @@ def test_the_correlation_is_a_plain_loop_over_shifts(size, turns):
         torch.testing.assert_close(correlation, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_poses_of_several_images_are_those_of_each_alone_to_the_bit():
+    torch.manual_seed(0)
+    bank = TemplateBank(torch.arange(12) * math.pi / 6, torch.randn(12, 8, 16, 16))
+    images = torch.randn(8, 8, 16, 16)
+    for together, alone in zip(
+        bank(images), zip(*map(bank, images.split(1)), strict=True), strict=True
+    ):
+        assert torch.equal(together, torch.cat(alone))
+
+
 def test_the_window_fades_to_0_just_outside_the_map():
     window = hann(4, 6)
     rows, columns = (

@@ -44,7 +44,6 @@ def make_app(service: Service) -> Any:
         # What went wrong inside is for the server's own log.
         return _json({"error": "an error of the server; its log says more"}, 500)
 
-    @app.post("/score")
     async def score(request: Request) -> Response:
         _only(request, {"name", "map"})
         name = request.query_params.get("name", "photograph")
@@ -67,6 +66,10 @@ def make_app(service: Service) -> Any:
         with service.place():
             data = await _body(request, settings.most_bytes, settings.seconds)
             return _json(await service.score(data, name, key, wanted == "1"))
+
+    # A plain route: nothing of it is for the framework to find out and check, and this one is
+    # asked for every photograph.
+    app.add_route("/score", score, methods=["POST"])
 
     @app.get("/health")
     async def health() -> Response:

@@ -21,6 +21,7 @@ class Settings:
         most_bytes: of a photograph's file.
         most_pixels: of a photograph.
         most_waiting: photographs that wait or are judged at once; further ones are turned away.
+        at_once: of those that wait, scored together at most, where that changes no score.
         seconds: that sending a photograph may take, and the answer after that.
         kept: photographs that the page shows.
         names: of this machine, beside the host, by which browsers may ask for it.
@@ -35,6 +36,7 @@ class Settings:
     most_bytes: int = 32_000_000
     most_pixels: int = 64_000_000
     most_waiting: int = 16
+    at_once: int = 4
     seconds: float = 30.0
     kept: int = 100
     names: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class Settings:
         whole_number("most bytes", self.most_bytes, 1)
         whole_number("most pixels", self.most_pixels, 1)
         whole_number("most waiting", self.most_waiting, 1, 1000)
+        whole_number("at once", self.at_once, 1, 1000)
         whole_number("kept", self.kept, 1, 1000)
         real_number("seconds", self.seconds, 0.1, 3600)
         if self.token is not None and not (

@@ -30,20 +30,29 @@ class Busy(Exception):
     """As many photographs as may wait do."""
 
 
+Task = tuple["Future[Scored]", "torch.Tensor"]
+
+
 class Worker:
-    """Scores photographs in the order in which they are given; one at a time, so that a score is
-    the same whoever else asks. It does nothing else, so that the model never waits.
+    """Scores photographs in the order in which they are given. It does nothing else, so that the
+    model never waits.
+
+    On a CPU those that wait are scored together, which takes less for each, and a score is the same
+    to the bit whoever else asks; elsewhere one at a time, since there it would not be.
 
     Args:
         scorer: has the model.
         most: photographs that wait at most.
+        at_once: that are scored together at most.
     """
 
-    def __init__(self, scorer: LineScorer, most: int) -> None:
+    def __init__(self, scorer: LineScorer, most: int, at_once: int) -> None:
         self._scorer = scorer
-        self._tasks: queue.Queue[tuple[Future[Scored], torch.Tensor] | None] = queue.Queue(most)
+        self._at_once = at_once if scorer.on_cpu else 1
+        self._tasks: queue.Queue[Task | None] = queue.Queue(most)
         self._thread = threading.Thread(target=self._work, name="fastalign-model", daemon=True)
         self._faults = 0
+        self._ending = False
 
     def start(self) -> None:
         """Begin."""
@@ -87,17 +96,41 @@ class Worker:
         return future
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            future, prepared = task
-            if not future.set_running_or_notify_cancel():
-                continue
+        while tasks := self._waiting():
+            running = [task for task in tasks if task[0].set_running_or_notify_cancel()]
+            if running and not self._score(running) and len(running) > 1:
+                # One of them shall not take the verdict from the others.
+                for task in running:
+                    self._score([task])
+
+    def _waiting(self) -> list[Task]:
+        """The next photographs; none: it ends."""
+        found: list[Task] = []
+        while not self._ending and len(found) < self._at_once:
             try:
-                scorer = self._scorer
-                future.set_result(Scored(scorer, scorer.score(prepared)))
-            except BaseException as error:
+                task = self._tasks.get(block=not found)
+            except queue.Empty:
+                break
+            if task is None:
+                self._ending = True
+            else:
+                found.append(task)
+        return found
+
+    def _score(self, tasks: list[Task]) -> bool:
+        """Answer photographs; whether it could be done, which of one is always so."""
+        scorer = self._scorer
+        try:
+            details = scorer.score([prepared for _, prepared in tasks])
+        except BaseException as error:
+            if len(tasks) == 1:
                 # Whoever asked gets it; the next photograph has its turn.
                 self.ended(well=False)
-                future.set_exception(error)
+                tasks[0][0].set_exception(error)
+            return len(tasks) == 1
+        for (future, _), detail in zip(tasks, details, strict=True):
+            future.set_result(Scored(scorer, detail))
+        return True
 
 
 def decode_bytes(data: bytes, name: str, read: Callable[[Path], Photograph]) -> Photograph:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastalign.nn.state import captured
 from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_ASPECT, LEAST_ASPECT, real_number
 from fastalign.ops import affine, plain
@@ -112,18 +113,29 @@ class TemplateBank(nn.Module):
             return self._correlate_directly(descriptors)
         height, width = self.templates.shape[-2:]
         padded = (2 * height, 2 * width)
-        spectrum = torch.fft.rfft2(descriptors * self._window, s=padded)
-        columns = torch.view_as_real(spectrum.permute(2, 3, 1, 0)).flatten(0, 1).flatten(2)
         turns = len(self.angles)
+        # On a CPU libraries transform and multiply several images in another order than one, and a
+        # pose would depend on what else is in the batch.
+        one_by_one = descriptors.device.type == "cpu" and not captured()
+        products = [
+            self._products(given, padded)
+            for given in (descriptors.split(1) if one_by_one else (descriptors,))
+        ]
         # [frequencies, R, B, 2] of (template real, imaginary) times (image real, imaginary).
         by_real, by_imaginary = (
-            part.unflatten(2, (-1, 2)) for part in (self._spectra @ columns).split(turns, 1)
+            part.unflatten(2, (-1, 2)) for part in torch.cat(products, 2).split(turns, 1)
         )
         product = torch.complex(
             by_real[..., 0] + by_imaginary[..., 1], by_real[..., 1] - by_imaginary[..., 0]
         )
         product = product.unflatten(0, (padded[0], -1)).permute(3, 2, 0, 1)
         return self._centre(torch.fft.irfft2(product, s=padded)) * self._per_overlap
+
+    def _products(self, descriptors: Tensor, padded: tuple[int, int]) -> Tensor:
+        """Parts of the templates' spectra times those of B images, ``[frequencies,2R,2B]``."""
+        spectrum = torch.fft.rfft2(descriptors * self._window, s=padded)
+        columns = torch.view_as_real(spectrum.permute(2, 3, 1, 0)).flatten(0, 1).flatten(2)
+        return self._spectra @ columns
 
     def _correlate_directly(self, descriptors: Tensor) -> Tensor:
         """The same as a convolution: more work, and no complex numbers."""
