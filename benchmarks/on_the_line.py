@@ -3,33 +3,29 @@
     python benchmarks/on_the_line.py serve [--model FILE] [--photographs 400] [--clients 8]
     python benchmarks/on_the_line.py kills [--model FILE] [--photographs 2000] [--kills 10]
     python benchmarks/on_the_line.py endurance [--photographs 100000]
+    each with [--out benchmarks/results]
 
 ``serve``: photographs per second that so many clients get judged, beside the model alone on
-prepared images in the same process, in turns. ``kills``: `watch` is killed (SIGKILL) while
-photographs are written, and `serve` while clients send them, again until they are answered; each
-has to have one line. ``endurance``: resident memory of `watch` while it judges many small
-photographs at full speed; with TMPDIR=/dev/shm no disk is waited for. The photographs are the
-shipped test photographs, small ones but for ``serve``. Prints JSON; ends with 1 where something
-does not hold.
+prepared images in the same process, one by one and eight at once, in turns. ``kills``: `watch` is
+killed (SIGKILL) while photographs are written, and `serve` while clients send them, again until
+they are answered; each has to have one line. ``endurance``: resident memory of `watch` while it
+judges many small photographs at full speed; with TMPDIR=/dev/shm no disk is waited for. The
+photographs are the shipped test photographs, small ones but for ``serve``. Prints JSON; ends with 1
+where something does not hold.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import io
 import json
 import os
-import random
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -37,37 +33,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from PIL import Image
+from line_stress import endurance, fitted, kills, shipped
 
 from fastalign import artifact
+from fastalign.bench import setting
 from fastalign.data import load_image, prepare
-from fastalign.engine import fit_category
-from fastalign.engine.demo import demo_category
-from fastalign.line.watch import watch_folder
-from fastalign.models.config import FYDConfig
+from fastalign.load import LoadMeter
 
 _LEAST_SHARE = 0.8
-_MOST_GROWTH = 0.02
-_SMALL = {"image_size": (64, 64), "epochs": 1, "channels": 8, "align": "none", "layers": (1, 2)}
-_SIDE = 96
-_TURNS = 3
-
-
-def fitted(folder: Path, given: Path | None, options: dict[str, Any] | None = None) -> Path:
-    """The model's file; fitted on the shipped photographs where none is given."""
-    if given is not None:
-        return given
-    path = folder / "model.safetensors"
-    with demo_category() as category:
-        config = FYDConfig(**options) if options else None
-        fit_category(category, path, config=config)
-    return path
-
-
-def shipped() -> list[Path]:
-    """The shipped test photographs."""
-    with demo_category() as category:
-        return sorted((category / "test").rglob("*.jpg"))
+_TURNS, _BATCH = 3, 8
 
 
 # serve --------------------------------------------------------------------------------------------
@@ -90,17 +64,17 @@ def send(address: str, photographs: list[str], clients: int) -> float:
         return len(files) / (time.perf_counter() - began)
 
 
-def alone(model: Any, photographs: list[str]) -> float:
-    """Photographs per second of the model alone, one prepared image at a time."""
+def alone(model: Any, photographs: list[str], batch: int) -> float:
+    """Photographs per second of the model alone, so many prepared images at a time."""
     size = model.config.image_size
-    images = [prepare(load_image(path), size)[None] for path in photographs[:20]]
+    images = torch.stack([prepare(load_image(path), size) for path in photographs[: 3 * _BATCH]])
+    batches = images.split(batch)
     with torch.inference_mode():
-        for image in images[:3]:
-            model(image)
+        model(batches[0])
         began = time.perf_counter()
-        for image in islice(cycle(images), len(photographs)):
-            model(image)
-        return len(photographs) / (time.perf_counter() - began)
+        for given in islice(cycle(batches), len(photographs) // batch):
+            model(given)
+        return len(photographs) // batch * batch / (time.perf_counter() - began)
 
 
 def serve(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -124,190 +98,96 @@ def serve(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ).start()
     ready.wait()
     photographs = [str(path) for path in islice(cycle(shipped()), options.photographs)]
-    rates: dict[str, list[float]] = {"served": [], "alone": []}
+    one, several = "the model alone, one by one", f"the model alone, {_BATCH} at once"
+    rates: dict[str, list[float]] = {"served": [], one: [], several: []}
     for _ in range(_TURNS):
-        rates["alone"].append(alone(model, photographs))
+        rates[one].append(alone(model, photographs, 1))
+        rates[several].append(alone(model, photographs, _BATCH))
         # In a process of their own: clients shall not hold up the server's interpreter.
         call = [sys.executable, __file__, "clients", addresses[0], str(options.clients)]
         done = subprocess.run(
             call, input="\n".join(photographs), capture_output=True, text=True, check=True
         )
         rates["served"].append(float(done.stdout))
-    share = median(rates["served"]) / median(rates["alone"])
-    return {"images_per_s": rates, "share": share, "holds": share >= _LEAST_SHARE}
+    share = median(rates["served"]) / max(median(rates[one]), median(rates[several]))
+    about = {name: getattr(options, name) for name in ("clients", "threads", "photographs")}
+    return {"images_per_s": rates, "share": share, "holds": share >= _LEAST_SHARE, **about}
 
 
-# kills and endurance ------------------------------------------------------------------------------
+# The page -----------------------------------------------------------------------------------------
 
 
-def small_photographs() -> list[bytes]:
-    """The shipped test photographs as small files, so that little time goes into reading them."""
-    made = []
-    for path in shipped():
-        photo = Image.open(path)
-        photo.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        photo.save(buffer, "JPEG", quality=90)
-        made.append(buffer.getvalue())
-    return made
+def publish(folder: Path, part: str, found: dict[str, Any], meter: LoadMeter) -> None:
+    """Put a part into ``on_the_line.json`` and the page, beside the others that are there."""
+    stored = folder / "on_the_line.json"
+    document = json.loads(stored.read_text()) if stored.is_file() else {}
+    command, place = setting.command(), "TMPDIR"
+    if place in os.environ:
+        command = f"{place}=/dev/shm {command}" if _in_memory(os.environ[place]) else command
+    origin = {"command": command, "commit": setting.commit(), "load": meter.read().describe()}
+    document[part] = {**found, **origin, "device": setting.describe("cpu")}
+    stored.write_text(json.dumps(document, indent=1) + "\n")
+    (folder / "on_the_line.md").write_text(page(document))
 
 
-def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    model = fitted(folder, options.model, _SMALL)
-    found = {
-        "watch": kills_of_watch(options, folder / "watch", model),
-        "serve": kills_of_serve(options, folder / "serve", model),
-    }
-    return {**found, "holds": all(part["holds"] for part in found.values())}
+def _in_memory(folder: str) -> bool:
+    return Path(folder).resolve().is_relative_to("/dev/shm")
 
 
-def killed_again_and_again(command: list[str], out: Path, options: argparse.Namespace) -> list[int]:
-    """Start a command and kill it, so often and evenly over the photographs; the lines of its
-    journal at each kill."""
-    rng, killed = random.Random(0), []
-    for kill in range(1, options.kills + 1):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # In the middle of its work, and not twice without any.
-        share = kill * options.photographs // (options.kills + 1)
-        least = max(share, lines(out) + 5)
-        while lines(out) < min(least, options.photographs) and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        killed.append(lines(out))
-    return killed
+def page(document: dict[str, Any]) -> str:
+    """The parts that there are, as Markdown."""
+    parts = {"serve": page_of_serve, "kills": page_of_kills, "endurance": page_of_endurance}
+    text = ["# On the line", "", "What `fastalign watch` and `fastalign serve` hold."]
+    for name, about in parts.items():
+        if name in document:
+            found = document[name]
+            origin = (
+                f"Made by `{found['command']}` at commit {found['commit']}, {found['load']}, on "
+            )
+            text += ["", f"## {name}", "", *about(found), "", f"{origin}{found['device']}."]
+    return "\n".join(text) + "\n"
 
 
-def counted(out: Path, names: list[str], killed: list[int]) -> dict[str, Any]:
-    """Photographs without a line, and with more than one."""
-    read = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
-    times = Counter(line["path"] for line in read if line["event"] == "photograph")
-    lost = len(set(names) - set(times))
-    twice = sum(count > 1 for count in times.values())
-    return {
-        "photographs": len(names),
-        "lines_at_each_kill": killed,
-        "lost": lost,
-        "twice": twice,
-        "holds": lost == twice == 0,
-    }
+def page_of_serve(found: dict[str, Any]) -> list[str]:
+    rates = found["images_per_s"]
+    rows = [
+        f"| {name} | {median(values):.1f} | {', '.join(f'{value:.1f}' for value in values)} |"
+        for name, values in rates.items()
+    ]
+    return [
+        f"{found['clients']} clients, {found['photographs']} photographs in each turn, "
+        f"{found['threads']} threads of torch, a line of each on the disk.",
+        "",
+        "| photographs per second | median | turns |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"Served: {found['share']:.3f} of the model alone, in whichever way that is quicker.",
+    ]
 
 
-def kills_of_watch(options: argparse.Namespace, folder: Path, model: Path) -> dict[str, Any]:
-    source, out = folder / "in", folder / "out"
-    source.mkdir(parents=True)
-    names = [f"{index:06d}.jpg" for index in range(options.photographs)]
-    contents = small_photographs()
-
-    def write() -> None:
-        for name, data in zip(names, cycle(contents), strict=False):
-            (source / name).write_bytes(data)
-            time.sleep(0.002)
-
-    command = [sys.executable, "-m", "fastalign", "watch", str(source), "--out", str(out)]
-    command += ["--model", str(model), "--settle", "0.2", "--threads", "1"]
-    writer = threading.Thread(target=write)
-    writer.start()
-    killed = killed_again_and_again(command, out, options)
-    writer.join()
-    subprocess.run([*command, "--once"], stdout=subprocess.DEVNULL, check=True)
-    return counted(out, names, killed)
+def page_of_kills(found: dict[str, Any]) -> list[str]:
+    rows = [
+        f"| {name} | {part['photographs']} | {len(part['lines_at_each_kill'])} | "
+        f"{', '.join(map(str, part['lines_at_each_kill']))} | {part['lost']} | {part['twice']} |"
+        for name in ("watch", "serve")
+        for part in [found[name]]
+    ]
+    return [
+        "| | photographs | `kill -9` | lines at each | lost | twice |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
 
 
-def kills_of_serve(options: argparse.Namespace, folder: Path, model: Path) -> dict[str, Any]:
-    out = folder / "out"
-    names = [f"{index:06d}.jpg" for index in range(options.photographs)]
-    contents = small_photographs()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def send_until_answered(place: int) -> None:
-        """As a camera's program does: again, under the same key, until there is an answer."""
-        name, data = names[place], contents[place % len(contents)]
-        headers = {"Content-Type": "image/jpeg", "Idempotency-Key": name}
-        while True:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            try:
-                connection.request("POST", f"/score?name={name}", data, headers)
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status == 200:
-                    return
-            except (OSError, http.client.HTTPException):
-                time.sleep(0.05)
-            finally:
-                connection.close()
-
-    command = [sys.executable, "-m", "fastalign", "serve", "--model", str(model), "--out", str(out)]
-    command += ["--port", str(port), "--threads", "1", "--max-waiting", str(2 * options.clients)]
-    with ThreadPoolExecutor(options.clients) as pool:
-        answers = [pool.submit(send_until_answered, place) for place in range(len(names))]
-        killed = killed_again_and_again(command, out, options)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for answer in answers:
-            answer.result()
-        process.terminate()
-        process.wait()
-    return counted(out, names, killed)
-
-
-def lines(out: Path) -> int:
-    """Lines of the journal."""
-    try:
-        return (out / "verdicts.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def endurance(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    model = artifact.load(fitted(folder, None, _SMALL))
-    source = folder / "in"
-    source.mkdir()
-    contents = small_photographs()
-    stop, room = threading.Event(), threading.Semaphore(200)
-    judged, memory = 0, {}
-
-    def write() -> None:
-        for index in range(options.photographs):
-            room.acquire()
-            (source / f"{index:07d}.jpg").write_bytes(contents[index % len(contents)])
-
-    def tell(line: dict[str, Any]) -> None:
-        nonlocal judged
-        if line["event"] != "photograph":
-            return
-        judged += 1
-        (source / line["path"]).unlink()
-        room.release()
-        if judged % max(1, options.photographs // 20) == 0:
-            memory[judged] = resident()
-        if judged == options.photographs:
-            stop.set()
-
-    threading.Thread(target=write, daemon=True).start()
-    began = time.perf_counter()
-    watch_folder(
-        model, source, folder / "out", settle=0.05, poll=0.05, events="poll", stop=stop, tell=tell
-    )
-    seconds = time.perf_counter() - began
-    first, *_, last = memory.values()
-    growth = last / first - 1
-    return {
-        "photographs": judged,
-        "images_per_s": judged / seconds,
-        "resident_mb": memory,
-        "growth": growth,
-        "holds": growth < _MOST_GROWTH,
-    }
-
-
-def resident() -> float:
-    """Resident memory of this process, 10^6 bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def page_of_endurance(found: dict[str, Any]) -> list[str]:
+    memory = {int(number): size for number, size in found["resident_mb"].items()}
+    first, last = min(memory), max(memory)
+    return [
+        f"{found['photographs']} photographs, {found['images_per_s']:.0f} per second. Resident "
+        f"memory: {memory[first]:.1f} MB after {first}, {memory[last]:.1f} MB after {last}, "
+        f"{100 * found['growth']:+.2f} %; {max(memory.values()):.1f} MB at most of 20 looks.",
+    ]
 
 
 def main() -> None:
@@ -321,13 +201,18 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--out", type=Path, help="folder for on_the_line.json and .md")
     options = parser.parse_args()
     usual = {"serve": 400, "kills": 2000, "endurance": 100_000}
     options.photographs = options.photographs or usual[options.part]
+    parts: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]]
     parts = {"serve": serve, "kills": kills, "endurance": endurance}
+    meter = LoadMeter()
     with tempfile.TemporaryDirectory() as temporary:
         found = parts[options.part](options, Path(temporary))
     print(json.dumps(found, indent=2))
+    if options.out is not None:
+        publish(options.out, options.part, found, meter)
     # Threads of a server that nobody asks any more do not hold up the end.
     sys.stdout.flush()
     os._exit(not found["holds"])
