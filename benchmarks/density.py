@@ -42,6 +42,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "means as they are": {"mean_prior": "own"},
     "means drawn to neighbours": {"mean_prior": "neighbours"},
     "means drawn to that of the map": {"mean_prior": "map"},
+    "directions in 16 bits": {"storage": "float16"},
     "without calibration": {"calibrate": False},
 }
 # Share of a map whose mean is the other score of an image.

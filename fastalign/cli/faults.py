@@ -61,7 +61,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return BACKEND, (
             f"error: out of memory ({_first_line(error)}); give --memory-budget less than the "
             "machine has free, or use a smaller --image-size or --batch-size, fewer --channels, "
-            "--set storage=bfloat16, or another --device."
+            "--set rank=16, or another --device."
         )
     if isinstance(error, FastalignError):
         return error.exit_code, f"error: {error}"

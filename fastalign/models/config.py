@@ -38,7 +38,7 @@ Family = Literal[
 ]
 Reduction = Literal["whiten", "draw"]
 MeanTowards = Literal["auto", "own", "neighbours", "map"]
-Storage = Literal["float32", "bfloat16", "float16"]
+Storage = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class FYDConfig:
         neighbours: locations on each side whose images join in these directions [O].
         shrinkage: added to the variances. None: with a prior 0.15 of their mean, at least 0.01 [O];
             without one PaDiM's 0.01 [L].
-        storage: dtype of the stored Gaussians: float32, bfloat16 or float16 [O].
+        storage: of the Gaussians: float32, bfloat16, float16, or int8, which in a file keeps 8 bits
+            of each number of the directions and a scale for each, and float16 of all else [O].
         min_share: locations that a smaller share of the training images saw are not scored [O].
         calibrate: scale distances down where fewer images were seen (see
             :class:`fastalign.nn.CountCalibration`) [O].
@@ -128,7 +129,7 @@ class FYDConfig:
     rank: int = 64
     neighbours: int = 1
     shrinkage: float | None = None
-    storage: str = "float16"
+    storage: str = "int8"
     min_share: float = 0.1
     calibrate: bool = True
     refit: bool = True

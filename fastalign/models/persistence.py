@@ -16,6 +16,7 @@ from fastalign.models.config import FYDConfig
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import restore
 from fastalign.models.scoring_model import ScoringModel
+from fastalign.models.stored_density import packed
 from fastalign.nn.state import made_in_own_state
 from fastalign.storage import StoredModel, hub, layout
 
@@ -46,6 +47,7 @@ class PersistentModel(ScoringModel):
         for name, value in _EARLIER.items():
             if config[name] == value:
                 del config[name]
+        rooms[layout.DENSITY] = packed(rooms[layout.DENSITY])
         return StoredModel(config, rooms, self.extra_metadata())
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from fastalign.models.density import FeatureDensity
 from fastalign.models.features import FeatureExtractor
 from fastalign.models.maps import AnomalyMaps
 from fastalign.models.pose import PoseEstimator
+from fastalign.models.stored_density import dtype_of, unpacked
 from fastalign.nn.prior import SHRINKAGE
 from fastalign.nn.registration.aligner import search_size
 from fastalign.nn.weights import EMBEDDED_NETWORK
@@ -92,7 +93,7 @@ def make(config: FYDConfig, weights: str | Path | None) -> Rooms:
             features.size,
             channels=config.channels,
             shrinkage=SHRINKAGE if config.shrinkage is None else config.shrinkage,
-            storage=getattr(torch, config.storage),
+            storage=dtype_of(config),
         ),
         AnomalyMaps(config.image_size, features.size, config.sigma, config.top_share),
     )
@@ -118,7 +119,7 @@ def restore(config: FYDConfig, tensors: Tensors, metadata: Mapping[str, Any]) ->
         aspect = float(metadata.get("aspect", rooms.pose.aspect))
         rooms.pose.restore(parts, tensors[POSE], rooms.features.backbone, aspect)
         rooms.features.restore(parts, tensors[FEATURES], aspect)
-    rooms.density.restore(tensors[DENSITY])
+    rooms.density.restore(unpacked(tensors[DENSITY]))
     rooms.maps.load_state_dict(dict(tensors[MAPS]))
     rooms.settle()
     return rooms

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
+from fastalign.nn.eight_bits import rounded
 from fastalign.nn.moments import Moments, PackedTriangle, run_length, runs
 from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_PRIOR, LARGEST_WHOLE, real_number, whole_number
@@ -40,6 +41,8 @@ class LowRank:
         strength: of the prior, in photographs, above 0.
         rank: directions, at most as many as there are channels.
         radius: of the window, in locations; 0: each location by itself.
+        bits: that each number of a stored direction keeps: 16, those of the storage, or 8, with a
+            scale for each direction, in float16 storage.
 
     Raises:
         ConfigError: a number out of its range.
@@ -48,6 +51,7 @@ class LowRank:
     strength: float
     rank: int
     radius: int = 1
+    bits: int = 16
 
     def __post_init__(self) -> None:
         real_number("LowRank: strength", self.strength, 0, LARGEST_PRIOR, because="photographs")
@@ -55,6 +59,14 @@ class LowRank:
             raise ConfigError("LowRank: strength 0; use packed factors instead")
         whole_number("LowRank: rank", self.rank, 0, LARGEST_WHOLE)
         whole_number("LowRank: radius", self.radius, 0, LARGEST_WHOLE)
+        if self.bits not in (8, 16):
+            raise ConfigError(f"LowRank: bits {self.bits!r}; use 8 or 16")
+
+    def stored(self, rows: Tensor, storage: torch.dtype) -> Tensor:
+        """Rows in ``storage``, each number of the ``bits`` that it keeps."""
+        if self.bits == 8 and storage == torch.float16:
+            return rounded(rows)
+        return rows.to(storage)
 
 
 def low_rank(
@@ -81,7 +93,7 @@ def low_rank(
     share = freedom / _window_sums(freedom, form.radius).clamp_min(1)
     for run, pooled in _windows(sums.outer, size, form.radius):
         scatter = PackedTriangle(channels, device).symmetric(pooled)
-        rows[run] = rows_of(scatter * share.flatten()[run, None, None], form).to(storage)
+        rows[run] = form.stored(rows_of(scatter * share.flatten()[run, None, None], form), storage)
     return rows
 
 
@@ -126,7 +138,7 @@ def more_low_rank(
         axes = own * (added / kept.clamp_min(1e-30)).sqrt()[:, :, None]
         scatter = old[run, None, None] * (axes.mT @ axes)
         scatter += new[run, None, None] * triangle.symmetric(pooled)
-        found[run] = rows_of(scatter, form).to(rows.dtype)
+        found[run] = form.stored(rows_of(scatter, form), rows.dtype)
     return found
 
 

@@ -40,7 +40,7 @@ def test_the_defaults_are_valid_and_cannot_be_changed():
         ("align", None, "align None"),
         ("family", "rigid", "family 'rigid': use one of auto, translation"),
         ("fca_family", "auto", "fca family 'auto': use one of translation"),
-        ("storage", "float64", "storage 'float64': use one of float32, bfloat16, float16"),
+        ("storage", "float64", "storage 'float64': use one of float32, bfloat16, float16, int8"),
         ("channels", -1, "channels -1: give a .*number at least 0"),
         ("channels", 1.5, "channels 1.5: give a whole number"),
         ("epochs", -1, "epochs -1"),

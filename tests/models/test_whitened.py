@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastalign import FYD
 from fastalign.models.pieces import split_rows
+from fastalign.models.stored_density import packed, unpacked
 from fastalign.roi import RegionsOfInterest
 
 OPTIONS: dict[str, Any] = {
@@ -93,6 +94,36 @@ def test_it_comes_back_as_it_was(whitened, tmp_path):
         assert model.config == whitened.config
         for one, other in zip(model(images), whitened(images), strict=True):
             assert torch.equal(one, other)
+
+
+def test_directions_in_8_bits_are_half_of_the_file_and_the_same_scores(tmp_path):
+    images, sizes, scores = photographs(8), {}, {}
+    for kept in ("int8", "float16"):
+        model = FYD(**{**OPTIONS, "channels": 64}, storage=kept).fit(images)
+        path = tmp_path / f"{kept}.fyd"
+        model.save(path)
+        sizes[kept] = path.stat().st_size
+        again = FYD.load(path)
+        given = photographs(4, seed=3)
+        scores[kept] = model(given)[0]
+        assert torch.equal(model.density.gaussians.whitener, again.density.gaussians.whitener)
+        assert torch.equal(scores[kept], again(given)[0])
+        again.save(tmp_path / "again.fyd")
+        assert (tmp_path / "again.fyd").read_bytes() == path.read_bytes()
+    rows = model.density.gaussians.whitener
+    # A byte less for each number, and two for the scale of each row; names and shapes beside it.
+    expected = rows.numel() - 2 * rows[..., 0].numel()
+    assert abs(sizes["float16"] - sizes["int8"] - expected) < 400
+    torch.testing.assert_close(scores["int8"], scores["float16"], rtol=5e-3, atol=0)
+
+
+def test_a_file_without_the_scales_of_its_directions_is_refused(whitened, tmp_path):
+    tensors = unpacked(packed({"gaussians.whitener": whitened.density.gaussians.whitener}))
+    assert torch.equal(tensors["gaussians.whitener"], whitened.density.gaussians.whitener)
+    half = packed(tensors)
+    del half["gaussians.whitener_scales"]
+    with pytest.raises(KeyError, match="whitener_scales"):
+        unpacked(half)
 
 
 def test_fitting_again_forgets_the_directions(whitened):

@@ -96,7 +96,7 @@ class Fyd(MemoryBankMixin, AnomalibModule):
         rank: int = 64,
         neighbours: int = 1,
         shrinkage: float | None = None,
-        storage: str = "float16",
+        storage: str = "int8",
         min_share: float = 0.1,
         calibrate: bool = True,
         refit: bool = True,

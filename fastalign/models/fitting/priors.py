@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastalign.models.config import FYDConfig
 from fastalign.models.fitting.samples import Samples
+from fastalign.models.stored_density import form_of
 from fastalign.nn.calibration import CountCalibration
 from fastalign.nn.low_rank import LowRank
 from fastalign.nn.mean_prior import MeanPrior
@@ -42,8 +43,7 @@ class Priors(NamedTuple):
         """How covariances from so many images are kept; None: as packed factors."""
         if not config.low_rank or self.covariance is None:
             return None
-        rank = min(config.rank, number - 1)
-        return LowRank(self.covariance.strength, rank, config.neighbours)
+        return form_of(config, self.covariance.strength, number)
 
     def options(self, config: FYDConfig, number: int) -> dict[str, Any]:
         """Of :meth:`fastalign.nn.DenseGaussian.finalize`, for so many images."""

@@ -237,7 +237,7 @@ def _too_little(plan: MemoryPlan, what: str) -> ConfigError:
     whole = ", or a purely convolutional backbone, since this one is not run in pieces"
     return ConfigError(
         f"memory budget {plan.budget / MB:.0f} MB: {what} needs at least {plan.total / MB:.0f} MB "
-        f"({shares}); allow that much, or use a smaller image size, fewer channels or "
-        "storage=bfloat16, which halves the Gaussians"
+        f"({shares}); allow that much, or use a smaller image size, fewer channels or a smaller "
+        "rank"
         f"{whole if math.isinf(plan.pass_bytes) else ''}."
     )

@@ -16,10 +16,10 @@ from fastalign.models.normal import NormalDistances
 from fastalign.models.progress import Progress
 from fastalign.models.record import FitRecord
 from fastalign.models.rooms import Rooms, warp
+from fastalign.models.stored_density import form_of
 from fastalign.models.updating.choice import Choice
 from fastalign.models.whole import whole_distance
 from fastalign.nn.gaussian import DenseGaussian
-from fastalign.nn.low_rank import LowRank
 from fastalign.nn.mean_prior import stored_strength
 from fastalign.nn.moments import Moments
 
@@ -117,9 +117,7 @@ class _Joining:
         number += self._number
         form = None
         if gaussians.rank is not None and prior is not None:
-            config = self._rooms.config
-            rank = min(config.rank, number - 1)
-            form = LowRank(float(prior["strength"]), rank, config.neighbours)
+            form = form_of(self._rooms.config, float(prior["strength"]), number)
         return gaussians.extended(
             sums,
             form=form,
