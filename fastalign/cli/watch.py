@@ -148,6 +148,7 @@ def watch(
     from fastalign.data import parse_depth
     from fastalign.engine.environment import open_device
     from fastalign.line.messages import Messages, split_command
+    from fastalign.line.scorer import AT_ONCE
     from fastalign.line.watch import watch_folder
     from fastalign.models.memory import parse_bytes
 
@@ -179,6 +180,8 @@ def watch(
             poll=poll,
             events=events,
             ahead=ahead,
+            # A budget is worked out for one photograph at a time.
+            at_once=AT_ONCE if budget is None else 1,
             messages=messages,
             notify=_listed(notify),
             once=once,

@@ -50,7 +50,7 @@ class Finder:
         note: told what a user may want to know.
 
     Attributes:
-        found: where they are; None is its end.
+        found: where they are, for :meth:`take`; None is its end.
         failure: what ended it early.
     """
 
@@ -77,7 +77,7 @@ class Finder:
         self._events = Events(folder, self._wake, note) if events else None
         self._handed: set[str] = set()
         self._handing = threading.Lock()
-        self._away = False
+        self._away = self._ended = False
         self.found: queue.Queue[Found | None] = queue.Queue(ahead)
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="fastalign-finder", daemon=True)
@@ -95,6 +95,21 @@ class Finder:
         self._thread.join(timeout=30)
         if self._events is not None:
             self._events.stop()
+
+    def take(self, most: int) -> list[Found] | None:
+        """So many of the next photographs as are there, none after a while without any; None: there
+        are no more, or it was ended early (``failure``)."""
+        found: list[Found] = []
+        while not self._ended and len(found) < most:
+            try:
+                one = self.found.get_nowait() if found else self.found.get(timeout=0.2)
+            except queue.Empty:
+                break
+            if one is None:
+                self._ended = True
+            else:
+                found.append(one)
+        return None if self._ended and not found else found
 
     def done(self, arrival: Arrival) -> None:
         """Its line is in the journal."""

@@ -18,6 +18,7 @@ from fastalign.engine.scoring import Thresholds, score_resized, stored_depth
 from fastalign.engine.table import Row
 from fastalign.errors import InputError
 from fastalign.models.detail import Detail
+from fastalign.numeric import whole_number
 from fastalign.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from fastalign.models.fyd import FYD
 
 Photograph = npt.NDArray[np.uint8]
+
+# More together take hardly less for each, and wait for each other.
+AT_ONCE = 4
 
 # Of one photograph nobody knows these.
 _LABELS = ("truth", "defect", "trained_on")
@@ -52,15 +56,19 @@ class LineScorer:
     """Judges photographs as ``fastalign predict`` does, by the same code.
 
     Three steps, so that the model's thread need do no other work: :meth:`prepare` and :meth:`say`
-    are for any thread, :meth:`score` is for one. It takes several photographs at once, and says of
-    each, on a CPU, what it says of it alone, to the bit.
+    are for any thread, :meth:`score` is for one. It takes several photographs at once, which on a
+    CPU takes less for each and gives what each gives alone, to the bit.
 
     Args:
         model: a fitted model; the device it is on is used.
         limits: thresholds in force.
         least_area: pixels of a photograph below which a region is left out.
         depth: of 16-bit files that state none, in place of the model's.
+        at_once: photographs that are scored together at most, on a CPU; elsewhere each alone.
         conditions: whether rows say how a photograph was taken, for what is told of drift.
+
+    Attributes:
+        at_once: photographs that :meth:`score` should be given at once, at most.
     """
 
     def __init__(
@@ -70,9 +78,12 @@ class LineScorer:
         *,
         least_area: float = 0.0,
         depth: Depth | None = None,
+        at_once: int = AT_ONCE,
         conditions: bool = False,
     ) -> None:
         self.limits = limits
+        at_once = whole_number("at once", at_once, 1, 1000)
+        self.at_once = at_once if model.image_threshold.device.type == "cpu" else 1
         self._model, self._least_area = model, least_area
         self._depth = depth or stored_depth(model)
         self._conditions = conditions
@@ -81,11 +92,6 @@ class LineScorer:
 
     def _fresh(self) -> Judging:
         return Judging(self._model, self.limits, self._least_area, conditions=self._conditions)
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the model is on a CPU."""
-        return self._model.image_threshold.device.type == "cpu"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -102,18 +108,26 @@ class LineScorer:
         return load_image(path, depth=self._depth)
 
     def judge(self, name: str, image: Photograph) -> Judged:
-        """The verdict on a photograph uint8 ``[h,w,3]``."""
+        """The verdict on a photograph uint8 ``[h,w,3]``; whatever the model raises."""
         (detail,) = self.score([self.prepare(image)])
+        if isinstance(detail, Exception):
+            raise detail
         return self.say(name, image, detail)
 
     def prepare(self, image: Photograph) -> torch.Tensor:
         """A photograph uint8 ``[h,w,3]`` at the model's size, uint8 ``[3,H,W]``."""
         return resized(image, self._model.config.image_size)
 
-    def score(self, prepared: Sequence[torch.Tensor]) -> list[Detail]:
-        """What the model says of each that :meth:`prepare` gave, on the CPU."""
-        # Fetched here, so that one thread alone uses a device.
-        found = [part.cpu() for part in score_resized(self._model, list(prepared))]
+    def score(self, prepared: Sequence[torch.Tensor]) -> list[Detail | Exception]:
+        """What the model says of each that :meth:`prepare` gave, on the CPU, or the error that it
+        ended in, which takes nothing from the others."""
+        try:
+            # Fetched here, so that one thread alone uses a device.
+            found = [part.cpu() for part in score_resized(self._model, list(prepared))]
+        except Exception as error:
+            if len(prepared) == 1:
+                return [error]
+            return [one for alone in prepared for one in self.score([alone])]
         places = [slice(place, place + 1) for place in range(len(prepared))]
         return [Detail(*(part[place] for part in found)) for place in places]
 

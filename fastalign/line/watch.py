@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import os
-import queue
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastalign.data import Depth
 from fastalign.drift.settings import INTERVAL
 from fastalign.drift.statement import Statement
 from fastalign.engine.drift import NO_NORMAL, drift_interval, monitor_of
-from fastalign.engine.inputs import Input
 from fastalign.engine.pictures import PictureOptions, PictureWriter
 from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.line.drift import DRIFT, LineDrift
-from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder, Found
+from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder
 from fastalign.line.journal import JOURNAL, Journal
+from fastalign.line.judge import LineJudge
 from fastalign.line.messages import Messages
 from fastalign.line.notify import Notifier
-from fastalign.line.scorer import MOST_FAULTS, LineScorer, told
+from fastalign.line.scorer import AT_ONCE, LineScorer
 from fastalign.line.wake import choose
 from fastalign.numeric import real_number, whole_number
 from fastalign.verdict import Verdict
@@ -56,6 +53,7 @@ def watch_folder(
     poll: float | None = None,
     events: str = "auto",
     ahead: int = 4,
+    at_once: int = AT_ONCE,
     messages: Messages | None = None,
     notify: Sequence[str] = ("anomaly",),
     once: bool = False,
@@ -67,7 +65,7 @@ def watch_folder(
     """Judge the photographs in a folder and below, those that are there and those that come, until
     ``stop`` is set; returns how many this run has judged.
 
-    ``out/verdicts.jsonl`` gets a line for each, which is on the disk before the next is judged.
+    ``out/verdicts.jsonl`` gets a line for each, which is on the disk as soon as it is judged.
     Called again with the same folders it goes on: what has a line is not judged again, and
     everything else is, however the run before ended. A file that is written again is another
     photograph.
@@ -88,6 +86,7 @@ def watch_folder(
         poll: seconds between two looks; None: 1, and 30 where events tell of changes.
         events: ``"auto"``, ``"events"`` or ``"poll"`` (:func:`fastalign.line.wake.choose`).
         ahead: photographs that are read before the model is ready for them.
+        at_once: of these, scored together at most; the scores are the same to the bit.
         messages: who is told; None: nobody.
         notify: verdicts that they are told of, and ``"drift"`` for what is said of it.
         once: end when nothing is left.
@@ -120,7 +119,12 @@ def watch_folder(
     monitor = monitor_of(model, interval)
     drifting = LineDrift(monitor)
     scorer = LineScorer(
-        model, limits, least_area=least_area, depth=depth, conditions=monitor is not None
+        model,
+        limits,
+        least_area=least_area,
+        depth=depth,
+        at_once=at_once,
+        conditions=monitor is not None,
     )
     stop, note = stop or threading.Event(), note or _silent
     with ExitStack() as stack:
@@ -164,80 +168,18 @@ def watch_folder(
         finder.start()
         stack.callback(finder.stop)
         writer = PictureWriter(out, options, limits)
-        judging = _Line(scorer, writer, journal, notifier, tuple(notify), save_all, note)
-        while not stop.is_set():
-            try:
-                found = finder.found.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if found is None:
-                break
-            written = judging.add(found)
-            finder.done(found.arrival)
-            said = say(drifting.add(written))
-            if tell is not None:
-                for line in (written, *said):
-                    tell(line)
+        judging = LineJudge(scorer, writer, journal, notifier, tuple(notify), save_all, note)
+        while not stop.is_set() and (found := finder.take(scorer.at_once)) is not None:
+            for one, written in zip(found, judging.add(found), strict=True):
+                finder.done(one.arrival)
+                said = say(drifting.add(written))
+                if tell is not None:
+                    for line in (written, *said):
+                        tell(line)
         if finder.failure is not None:
             raise finder.failure
         journal.add("end", {"judged": judging.judged})
     return judging.judged
-
-
-class _Line:
-    """From a photograph that was found to its line, its pictures and its message."""
-
-    def __init__(
-        self,
-        scorer: LineScorer,
-        writer: PictureWriter,
-        journal: Journal,
-        notifier: Notifier,
-        notify: tuple[str, ...],
-        save_all: bool,
-        note: Callable[[str], None],
-    ) -> None:
-        self._scorer, self._writer, self._journal = scorer, writer, journal
-        self._notifier, self._notify, self._save_all = notifier, notify, save_all
-        self._note = note
-        self._faults = 0
-        self.judged = 0
-
-    def add(self, found: Found) -> dict[str, Any]:
-        about = self._judge(found)
-        wanted = self._notifier.wanted and about["verdict"] in self._notify
-        about = {**about, **found.arrival.record(), "notify": wanted}
-        line = self._journal.add_photograph(about)
-        assert line is not None, "what has a line is not found again"
-        if wanted:
-            self._notifier.tell(line)
-        self.judged += 1
-        return line
-
-    def _judge(self, found: Found) -> dict[str, Any]:
-        name = found.arrival.name
-        if found.image is None:
-            return told(self._scorer.unread(name, found.reason))
-        try:
-            judged = self._scorer.judge(name, found.image)
-        except Exception as error:
-            # One photograph shall not end the line; many one after the other are no photograph's.
-            self._faults += 1
-            if self._faults >= MOST_FAULTS:
-                raise
-            self._note(traceback.format_exc())
-            reason = f"unexpected error: {type(error).__name__}: {error}"
-            return told(self._scorer.unread(name, reason))
-        self._faults = 0
-        row = judged.row
-        if self._save_all or row.verdict is not Verdict.GOOD:
-            place = Input(Path(name), name, Path(PurePosixPath(name)))
-            try:
-                row = replace(row, files=self._writer.write(place, found.image, judged.map))
-            except InputError as error:
-                cause = f"its pictures could not be written: {error}"
-                row = replace(row, reason="; ".join(filter(None, (row.reason, cause))))
-        return told(row)
 
 
 def _pictures(outputs: Sequence[str]) -> tuple[str, ...]:

@@ -222,6 +222,9 @@ def test_a_verdict_is_that_of_predict_and_in_the_journal_before_it_is_told(
 def test_health_metrics_and_the_last_photographs(serve, png):
     with serve(kept=3) as client:
         assert json.loads(client.get("/health")) == {"status": "ok"}
+        # As some that look after servers ask.
+        answer, body = client.ask("HEAD", "/health")
+        assert (answer.status, body) == (200, b"")
         for index in range(5):
             client.score(png(index % 2 == 1), f"?name={index}.png")
         client.score(b"no image")

@@ -71,7 +71,7 @@ def make_app(service: Service) -> Any:
     # asked for every photograph.
     app.add_route("/score", score, methods=["POST"])
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         alive = service.worker.alive
         return _json({"status": "ok" if alive else "broken"}, 200 if alive else 503)

@@ -101,7 +101,14 @@ def serve(
         limits = thresholds(judge).given(threshold, pixel_threshold)
         watching = monitor_of(judge, interval)
         asked = watching is not None
-        scorer = LineScorer(judge, limits, least_area=least_area, depth=depth, conditions=asked)
+        scorer = LineScorer(
+            judge,
+            limits,
+            least_area=least_area,
+            depth=depth,
+            at_once=settings.at_once,
+            conditions=asked,
+        )
         return scorer, watching
 
     scorer, monitor = judging_by(model)

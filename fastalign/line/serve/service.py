@@ -68,7 +68,7 @@ class Service:
         about = {**about, "updates": updating is not None}
         self.settings, self.about, self.limits = settings, about, scorer.limits
         self._scorer, self._read, self._journal = scorer, read, journal
-        self.worker = Worker(scorer, settings.most_waiting, settings.at_once)
+        self.worker = Worker(scorer, settings.most_waiting)
         size = None if updating is None else scorer.image_size
         self.recent = Recent(settings.kept, scorer.limits.pixel, size)
         self.metrics = Metrics(about["version"], about["model"], lambda: self.worker.waiting)

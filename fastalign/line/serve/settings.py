@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from fastalign.errors import ConfigError
+from fastalign.line.scorer import AT_ONCE
 from fastalign.numeric import real_number, whole_number
 
 _SHORTEST_TOKEN = 16
@@ -36,7 +37,7 @@ class Settings:
     most_bytes: int = 32_000_000
     most_pixels: int = 64_000_000
     most_waiting: int = 16
-    at_once: int = 4
+    at_once: int = AT_ONCE
     seconds: float = 30.0
     kept: int = 100
     names: tuple[str, ...] = ()
@@ -46,7 +47,6 @@ class Settings:
         whole_number("most bytes", self.most_bytes, 1)
         whole_number("most pixels", self.most_pixels, 1)
         whole_number("most waiting", self.most_waiting, 1, 1000)
-        whole_number("at once", self.at_once, 1, 1000)
         whole_number("kept", self.kept, 1, 1000)
         real_number("seconds", self.seconds, 0.1, 3600)
         if self.token is not None and not (

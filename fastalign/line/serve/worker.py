@@ -37,18 +37,15 @@ class Worker:
     """Scores photographs in the order in which they are given. It does nothing else, so that the
     model never waits.
 
-    On a CPU those that wait are scored together, which takes less for each, and a score is the same
-    to the bit whoever else asks; elsewhere one at a time, since there it would not be.
+    Those that wait are scored together, as far as :class:`LineScorer` has it.
 
     Args:
         scorer: has the model.
         most: photographs that wait at most.
-        at_once: that are scored together at most.
     """
 
-    def __init__(self, scorer: LineScorer, most: int, at_once: int) -> None:
+    def __init__(self, scorer: LineScorer, most: int) -> None:
         self._scorer = scorer
-        self._at_once = at_once if scorer.on_cpu else 1
         self._tasks: queue.Queue[Task | None] = queue.Queue(most)
         self._thread = threading.Thread(target=self._work, name="fastalign-model", daemon=True)
         self._faults = 0
@@ -98,15 +95,13 @@ class Worker:
     def _work(self) -> None:
         while tasks := self._waiting():
             running = [task for task in tasks if task[0].set_running_or_notify_cancel()]
-            if running and not self._score(running) and len(running) > 1:
-                # One of them shall not take the verdict from the others.
-                for task in running:
-                    self._score([task])
+            if running:
+                self._score(running)
 
     def _waiting(self) -> list[Task]:
         """The next photographs; none: it ends."""
         found: list[Task] = []
-        while not self._ending and len(found) < self._at_once:
+        while not self._ending and len(found) < self._scorer.at_once:
             try:
                 task = self._tasks.get(block=not found)
             except queue.Empty:
@@ -117,20 +112,16 @@ class Worker:
                 found.append(task)
         return found
 
-    def _score(self, tasks: list[Task]) -> bool:
-        """Answer photographs; whether it could be done, which of one is always so."""
+    def _score(self, tasks: list[Task]) -> None:
         scorer = self._scorer
-        try:
-            details = scorer.score([prepared for _, prepared in tasks])
-        except BaseException as error:
-            if len(tasks) == 1:
-                # Whoever asked gets it; the next photograph has its turn.
-                self.ended(well=False)
-                tasks[0][0].set_exception(error)
-            return len(tasks) == 1
+        details = scorer.score([prepared for _, prepared in tasks])
         for (future, _), detail in zip(tasks, details, strict=True):
-            future.set_result(Scored(scorer, detail))
-        return True
+            if isinstance(detail, Exception):
+                # Whoever asked gets it.
+                self.ended(well=False)
+                future.set_exception(detail)
+            else:
+                future.set_result(Scored(scorer, detail))
 
 
 def decode_bytes(data: bytes, name: str, read: Callable[[Path], Photograph]) -> Photograph:
