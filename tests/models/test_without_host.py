@@ -18,11 +18,6 @@ def _whole(model: FYD) -> FYD:
     return model
 
 
-def _plain_ica(model: FYD) -> FYD:
-    model.pose.install(ica=model.pose.make_ica())
-    return model
-
-
 def _unaligned_and_whitened(model: FYD) -> FYD:
     model.pose.install()
     model.features.fca = None
@@ -32,7 +27,8 @@ def _unaligned_and_whitened(model: FYD) -> FYD:
     return model
 
 
-def _regions(model: FYD) -> FYD:
+def _plain_ica_and_regions(model: FYD) -> FYD:
+    model.pose.install(ica=model.pose.make_ica())
     labels = torch.ones(model.config.image_size, dtype=torch.uint8)
     labels[: len(labels) // 2] = 2
     model.maps.interest(labels)
@@ -40,7 +36,7 @@ def _regions(model: FYD) -> FYD:
 
 
 @pytest.mark.parametrize("method", ["forward", "predict_detail"])
-@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned_and_whitened, _regions])
+@pytest.mark.parametrize("change", [_whole, _plain_ica_and_regions, _unaligned_and_whitened])
 def test_an_image_becomes_a_map_on_its_device(change, method, on_gpu):
     model = on_gpu(change(FYD.load(KEPT)))
     images = torch.empty(2, 3, *model.config.image_size, device="cuda")
@@ -63,7 +59,7 @@ def test_a_look_at_a_value_is_seen(on_gpu, monkeypatch):
     assert host.found
 
 
-@pytest.mark.parametrize("change", [_whole, _plain_ica, _unaligned_and_whitened, _regions])
+@pytest.mark.parametrize("change", [_whole, _plain_ica_and_regions, _unaligned_and_whitened])
 def test_the_whole_of_forward_is_one_graph(change, on_gpu):
     """As ``torch.compile`` and exports see it: no choice by a value breaks it."""
     model = on_gpu(change(FYD.load(KEPT)))

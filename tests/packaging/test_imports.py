@@ -29,22 +29,43 @@ HEAVY = {
 COMPILERS = {"torch._dynamo", "torch._inductor", "triton"}
 
 
-def modules_after(*statements: str, before: str = "") -> list[set[str]]:
-    """The modules that each of ``statements`` loads in a new interpreter on top of what is there
-    already; ``before`` comes first and is not counted."""
-    code = f"""
+# Says what was loaded in the beginning, and what each statement has loaded on top.
+COUNTING = """
 import json, sys
 {before}
-found = []
+found = [sorted(sys.modules)]
 for statement in {statements!r}:
     old = set(sys.modules)
     exec(statement)
     found.append(sorted(set(sys.modules) - old))
 print(json.dumps(found))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def _modules(done: subprocess.CompletedProcess[str]) -> list[set[str]]:
     assert done.returncode == 0, done.stderr
     return [set(names) for names in json.loads(done.stdout.splitlines()[-1])]
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules that a new interpreter loads for ``statement``."""
+    code = COUNTING.format(before="", statements=[statement])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return _modules(done)[1]
+
+
+@pytest.fixture(scope="module")
+def modules_after_torch(forks, tmp_path_factory):
+    """``modules_after_torch(*statements, before="")``: what an interpreter has loaded that has
+    imported torch alone, and what each statement loads on top of it, one after the other;
+    ``before`` comes first."""
+    python, program = forks("torch"), tmp_path_factory.mktemp("program") / "program.py"
+
+    def run(*statements: str, before: str = "") -> list[set[str]]:
+        program.write_text(COUNTING.format(before=before, statements=statements))
+        return _modules(python.run(program))
+
+    return run
 
 
 def tops(modules: set[str]) -> set[str]:
@@ -52,15 +73,15 @@ def tops(modules: set[str]) -> set[str]:
 
 
 def test_the_package_itself_loads_nothing():
-    (loaded,) = modules_after("import fastalign; fastalign.__version__")
+    loaded = modules_after("import fastalign; fastalign.__version__")
     assert tops(loaded).isdisjoint(HEAVY | {"torch", "numpy"})
 
 
 @pytest.fixture(scope="module")
-def loaded() -> dict[str, set[str]]:
+def loaded(modules_after_torch) -> dict[str, set[str]]:
     """What torch loads, ``fastalign.ops`` on top of it, and ``fastalign.nn`` on top of both."""
     names = ("torch", "fastalign.ops", "fastalign.nn")
-    found = modules_after(*(f"import {name}" for name in names))
+    found = modules_after_torch(*(f"import {name}" for name in names[1:]))
     return dict(zip(names, found, strict=True))
 
 
@@ -75,11 +96,11 @@ def test_ops_load_no_compiler(loaded):
     assert not any(name.startswith("fastalign.kernels.") for name in loaded["fastalign.ops"])
 
 
-def test_ops_work_with_torch_alone():
+def test_ops_work_with_torch_alone(modules_after_torch):
     """The other dependencies are not merely unused at import: ops work where they are missing."""
     names = sorted(HEAVY)
     before = (
-        "import importlib.abc, torch\n"
+        "import importlib.abc\n"
         "class Absent(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name.partition('.')[0] in {names!r}:\n"
@@ -92,15 +113,15 @@ def test_ops_work_with_torch_alone():
         "assert ops.dense_similarity(x, x).shape == (2, 4, 5)\n"
         "assert ops.warp_affine(x, ops.affine.identity(2)).shape == x.shape"
     )
-    modules_after(statement, before=before)
+    modules_after_torch(statement, before=before)
 
 
 def test_the_command_line_answers_help_without_torch():
-    (loaded,) = modules_after("import fastalign.cli")
+    loaded = modules_after("import fastalign.cli")
     assert tops(loaded).isdisjoint({"torch", "timm", "scipy", "sklearn"})
 
 
-def test_names_of_the_package_are_loaded_on_demand():
+def test_names_of_the_package_are_loaded_on_demand(modules_after_torch):
     code = (
         "import fastalign, sys\n"
         "assert 'FYD' in dir(fastalign) and 'ops' in dir(fastalign)\n"
@@ -108,7 +129,7 @@ def test_names_of_the_package_are_loaded_on_demand():
         "assert FYD.__module__.startswith('fastalign.models')\n"
         "assert fastalign.nn.__name__ == 'fastalign.nn'\n"
     )
-    modules_after(code)
+    modules_after_torch(code)
 
 
 def test_an_unknown_name_is_an_attribute_error():
