@@ -356,7 +356,7 @@ def test_one_image_is_enough_and_leaves_no_threshold():
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_ones():
     images, _ = photographs(6, 10, 0.04)
-    states = [FYD(**SHIFTED).fit(images, seed=seed).state_dict() for seed in (3, 3, 4)]
+    states = [FYD(**SHIFTED).fit(images, seed=seed).state_dict() for seed in (3, 3)]
     assert same(states[0], states[1])
     drawn = {**SHIFTED, "reduction": "draw", "channels": 12}
     states = [FYD(**drawn).fit(images, seed=seed).state_dict() for seed in (3, 4)]
