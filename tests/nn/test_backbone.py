@@ -94,6 +94,13 @@ def test_layers_behind_the_last_one_are_not_kept():
     assert count[short] < 0.01 * count[long]
 
 
+@pytest.fixture(scope="module")
+def everything() -> FeatureBackbone:
+    """All layers that can be asked for."""
+    layers = ["conv_stem", "bn1", *(f"blocks.{i}" for i in range(7))]
+    return FeatureBackbone(layers=layers, weights="embedded").eval()
+
+
 @pytest.mark.parametrize(
     ("given", "layers"),
     [
@@ -105,16 +112,13 @@ def test_layers_behind_the_last_one_are_not_kept():
         (["bn1", "blocks.3"], ("bn1", "blocks.3")),
     ],
 )
-def test_layers_by_index_or_name(given, layers):
+def test_layers_by_index_or_name(given, layers, everything):
     backbone = FeatureBackbone(layers=given, weights="embedded").eval()
     assert backbone.layers == layers
     outputs = backbone(images())
     assert [output.shape[1] for output in outputs] == list(backbone.channels)
     assert [64 // output.shape[2] for output in outputs] == list(backbone.reductions)
     # Whatever else is asked for, a layer gives the same.
-    everything = FeatureBackbone(
-        layers=["conv_stem", "bn1", *(f"blocks.{i}" for i in range(7))], weights="embedded"
-    ).eval()
     x = images()
     named = dict(zip(everything.layers, everything(x), strict=True))
     for layer, output in zip(layers, backbone(x), strict=True):
