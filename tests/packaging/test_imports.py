@@ -100,7 +100,7 @@ def test_ops_work_with_torch_alone(modules_after_torch):
     """The other dependencies are not merely unused at import: ops work where they are missing."""
     names = sorted(HEAVY)
     before = (
-        "import importlib.abc\n"
+        "import importlib.abc, torch\n"
         "class Absent(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         f"        if name.partition('.')[0] in {names!r}:\n"
