@@ -22,6 +22,7 @@ os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "0")
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,24 +117,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return Scheduling(config, log)
 
 
-@pytest.fixture(scope="session")
-def seed() -> Callable[[int], object]:
-    """Seeds torch. For devices that are not there, torch.manual_seed writes down where it was
-    called each time."""
+@cache
+def _seed() -> Callable[[int], object]:
+    """For devices that are not there, torch.manual_seed writes down where it was called each
+    time."""
     import torch
 
     return torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 
 
 @pytest.fixture(autouse=True)
-def reproducible(seed: Callable[[int], object]) -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """Every test starts with one thread and the same seeds, whatever ran before it."""
     import torch
 
     torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)
-    seed(0)
+    _seed()(0)
     yield
 
 

@@ -92,18 +92,19 @@ def test_each_drift_is_told_once_in_its_words_with_its_size(normal, direction):
     assert tuple(said.to_json()) == COLUMNS
 
 
-def test_one_that_grows_is_told_again_and_one_that_ends_is_over(normal):
+@pytest.mark.parametrize(("sign", "way"), [(1, "left"), (-1, "right")])
+def test_one_that_grows_is_told_again_and_one_that_ends_is_over(normal, sign, way):
     monitor = DriftMonitor(normal)
-    said = go(monitor, photographs(40, 3, x=0.02))
-    said += go(monitor, photographs(60, 4, x=0.06), 41)
+    said = go(monitor, photographs(40, 3, x=0.02 * sign))
+    said += go(monitor, photographs(60, 4, x=0.06 * sign), 41)
     said += go(monitor, photographs(80, 5), 101)
     assert [(one.state, one.direction) for one in said] == [
-        ("began", "left"),
-        ("grew", "left"),
-        ("ended", "left"),
+        ("began", way),
+        ("grew", way),
+        ("ended", way),
     ]
     began, grew, ended = said
-    assert grew.size >= 2 * began.size and grew.since == began.since == ended.since
+    assert abs(grew.size) >= 2 * abs(began.size) and grew.since == began.since == ended.since
     assert ended.text.startswith(f"over with {ended.at}: the camera has moved")
     assert monitor.standing == []
 

@@ -286,6 +286,8 @@ def test_scores_that_are_no_numbers(bad):
     [
         (np.zeros((1, 3, 3), np.float32), np.zeros((3, 3), bool), r"map \[1, 3, 3\].*as \[H, W\]"),
         (np.zeros((0, 3), np.float32), np.zeros((0, 3), bool), r"as \[H, W\]"),
+        (np.zeros((3, 3), np.float32), np.zeros((3, 0), bool), r"mask \[3, 0\].*as \[H, W\]"),
+        (np.zeros((3, 3), np.float32), np.zeros((3, 3, 1), bool), r"mask \[3, 3, 1\].*as \[H, W\]"),
         (np.zeros((3, 3), np.float32), np.zeros((3, 3), np.uint8), "mask of uint8.*a bool mask"),
         (np.zeros((3, 3), np.int64), np.zeros((3, 3), bool), "map of int64.*floating-point"),
     ],

@@ -106,6 +106,11 @@ def test_polygons_boxes_and_masks_enclose_the_same(tmp_path, given):
     assert np.array_equal(found.at(SIZE).labels == 1, box(10, 5, 20, 20))
 
 
+def test_one_run_may_be_the_whole_picture(tmp_path):
+    given = coco({"segmentation": {"size": [40, 60], "counts": [0, 2400]}})
+    assert (read_regions(write(tmp_path, given)).at(SIZE).labels == 1).all()
+
+
 def test_a_circle(tmp_path):
     given = labelme(shape("bore", [[30, 20], [30, 30]], "circle"))
     found = read_regions(write(tmp_path, given)).at(SIZE)
