@@ -22,9 +22,12 @@ namespace {
 // Of a 1 MiB L2. Where z fits, reading it again takes 1.21 and 1.22 times as long (8x64x128x128,
 // 8x256x64x64); where it does not, keeping it takes 1.46 times as long (32x256x16x16).
 constexpr int64_t kTileBytes = 800 * 1024;
-// Larger gradients bypass the caches: 34 MB that do not take 1.47 and 1.29 times as long. 8 MiB are
-// not yet bypassed, and would be 1.25 times quicker.
-constexpr int64_t kStreamBytes = 8 * 1024 * 1024;
+// Gradients from here on bypass the caches, which would fetch each line before it is written: those
+// that do not take 1.47 and 1.29 times as long (34 MB), 1.46 (8 MiB), 1.81 (4 MiB) and 1.40 (2
+// MiB), and with a pass that reads the gradient again 1.36, 1.60 and 1.28 times. 32 channels to
+// 256, on an AMD EPYC of the fourth generation with 1 MiB of L2 a core and 32 MiB of L3. Smaller:
+// not measured.
+constexpr int64_t kStreamBytes = 2 * 1024 * 1024;
 
 // Gradient of the result with respect to the sum over the other images' cosines, per pixel.
 template <class A>
@@ -312,7 +315,7 @@ Status run(const DenseSimilarityArgs& args, const Workers& workers) {
   }
   LossSum* sums = reinterpret_cast<LossSum*>(partial.of(0));
   const int32_t stores = forced(args.forced, PlanField::dense_similarity_cpu_stores);
-  const bool large = elements * static_cast<double>(args.p.channels() * sizeof(S)) > kStreamBytes;
+  const bool large = elements * static_cast<double>(args.p.channels() * sizeof(S)) >= kStreamBytes;
   const bool stream = stores == 0 ? large : stores > 1;
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     DenseTile<A> tile(scratch.of(worker), channels, largest, width, keep_z, need_z);
