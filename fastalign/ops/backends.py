@@ -28,7 +28,7 @@ Kernel = Callable[..., Any]
 
 # Choices that were made: by (op, backend, device, dtype) where they depend on nothing else, and by
 # all that the arguments of a call look like (direct.py).
-settled: dict[Any, Kernel] = {}
+_settled: dict[Any, Kernel] = {}
 # Further backends, for as long as someone serves them: see :func:`added`.
 _added: dict[str, Callable[[str], Kernel]] = {}
 # Of programs that meet ever new sizes; each takes about a kilobyte.
@@ -61,7 +61,7 @@ def added(name: str, kernels: Callable[[str], Kernel]) -> Iterator[None]:
         yield
     finally:
         del _added[name]
-        settled.clear()
+        _settled.clear()
 
 
 def _kernel(op: str, backend: str) -> Kernel:
@@ -94,6 +94,11 @@ def asked() -> str | None:
     return native.environment(ENVIRONMENT)
 
 
+def settled(looks: Any) -> Kernel | None:
+    """The kernel that :func:`resolve` kept for these looks."""
+    return _settled.get(looks)
+
+
 def resolve(op: str, backend: str, *tensors: Tensor, looks: Any = None) -> Kernel:
     """The kernel that serves ``op``: a callable with the op's arguments, without ``backend``.
 
@@ -112,7 +117,7 @@ def resolve(op: str, backend: str, *tensors: Tensor, looks: Any = None) -> Kerne
         backend = asked() or "auto"
         source = ENVIRONMENT
     key = (op, backend, tensors[0].device, tensors[0].dtype)
-    kernel = settled.get(key)
+    kernel = _settled.get(key)
     if kernel is not None:
         _keep(looks, kernel)
         return kernel
@@ -147,9 +152,9 @@ def resolve(op: str, backend: str, *tensors: Tensor, looks: Any = None) -> Kerne
 
 def _keep(key: Any, kernel: Kernel) -> None:
     if key is not None:
-        if len(settled) >= MOST_SETTLED:
-            settled.clear()
-        settled[key] = kernel
+        if len(_settled) >= MOST_SETTLED:
+            _settled.clear()
+        _settled[key] = kernel
 
 
 def automatic(op: str, *tensors: Tensor) -> str:

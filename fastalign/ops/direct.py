@@ -108,7 +108,7 @@ def short_way(op: Op, choose: Function, rule: Function, otherwise: Function) -> 
                         return otherwise(*values)
                     tensor = _look(tensor)
                 key += (tensor,)
-            kernel = backends.settled.get(key)
+            kernel = backends.settled(key)
         except (RuntimeError, TypeError):  # a tensor without a shape, an option that has no hash
             key = kernel = None
         if kernel is None:

@@ -24,7 +24,7 @@ H = torch.arange(24.0).view(2, 3, 2, 2)
 @pytest.fixture(autouse=True)
 def unsettled(monkeypatch):
     """No choice is remembered from before, and none outlasts the test."""
-    monkeypatch.setattr(backends, "settled", {})
+    monkeypatch.setattr(backends, "_settled", {})
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def _assert_same(found, wanted):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_both_ways_give_the_same_bits(function, dtype):
     """The first call, which checks, and the second, which does not; each choice of gradients."""
-    backends.settled.clear()
+    backends._settled.clear()
     subsets = [s for n in range(3) for s in itertools.combinations(function.derivable, n)][:4]
     for place, (layout, shape) in enumerate(itertools.product(LAYOUTS, SHAPES)):
         tensors = function.make(Inputs(dtype, layout=layout, shape=shape))
@@ -245,7 +245,7 @@ def test_batched_gradients_of_a_kept_call():
 
 def test_many_threads_at_once():
     """Each with sizes of its own, some of them met for the first time by several at once."""
-    backends.settled.clear()
+    backends._settled.clear()
     wrong: list[object] = []
     start = threading.Barrier(4)
 
@@ -271,10 +271,10 @@ def test_many_threads_at_once():
 
 def test_what_is_kept_has_a_bound(monkeypatch):
     monkeypatch.setattr(backends, "MOST_SETTLED", 5)
-    backends.settled.clear()
+    backends._settled.clear()
     for size in range(1, 20):
         ops.pairwise_distance(torch.ones(2, 1, size, 1))
-        assert len(backends.settled) <= 5
+        assert len(backends._settled) <= 5
 
 
 def test_saved_tensors_pass_by_hooks():

@@ -77,7 +77,7 @@ def test_what_there_is_not_is_refused_by_name(text, words, monkeypatch):
 
 def test_the_environment_is_read_by_the_first_call_and_contexts_are_inside_it(monkeypatch):
     monkeypatch.setenv(plans.ENVIRONMENT, f"{TRITON}: warps=4, images=2")
-    monkeypatch.setattr(ops.backends, "settled", {})
+    monkeypatch.setattr(ops.backends, "_settled", {})
     ops.dense_similarity(*torch.ones(2, 2, 3, 1, 1), backend="reference")
     assert triton_plans.forced("pairwise_distance") == {"images": 2, "warps": 4}
     with ops.forced_plan(f"{TRITON}: warps=8"):
@@ -87,7 +87,7 @@ def test_the_environment_is_read_by_the_first_call_and_contexts_are_inside_it(mo
 
 def test_a_plan_of_the_environment_that_there_is_not_stops_the_first_call(monkeypatch):
     monkeypatch.setenv(plans.ENVIRONMENT, f"{TRITON}: warps=5")
-    monkeypatch.setattr(ops.backends, "settled", {})
+    monkeypatch.setattr(ops.backends, "_settled", {})
     with pytest.raises(ConfigError, match=f"{plans.ENVIRONMENT}.*warps='5'"):
         ops.dense_similarity(*torch.ones(2, 2, 3, 1, 1))
 

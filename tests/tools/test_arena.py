@@ -158,7 +158,7 @@ def test_each_variant_is_checked_and_timed_and_the_fastest_comes_first():
     assert f"| {ABSENT.name} | | | | **not compiled: the time was over** |" in lines
     assert arena.good([row]) and not arena.good([])
     # Nothing of the variants is left behind.
-    assert not [key for key in backends.settled if "dense_similarity/" in str(key)]
+    assert not [key for key in backends._settled if "dense_similarity/" in str(key)]
     with pytest.raises(ValueError, match="backend is 'dense_similarity/"):
         CASE.ours(f"dense_similarity/{FAST.name}")(*CASE.inputs("cpu"))
 

@@ -36,7 +36,7 @@ def serve(kernels: Kernels) -> Kernels:
     """Let the backend run these kernels from now on."""
     global _served
     _served = kernels
-    backends.settled.clear()
+    backends._settled.clear()
     return kernels
 
 
@@ -64,6 +64,6 @@ def register() -> Callable[[], None]:
 
     def unregister() -> None:
         backends.BACKENDS, backends._cannot_run, backends._kernel = before
-        backends.settled.clear()
+        backends._settled.clear()
 
     return unregister
