@@ -23,10 +23,10 @@ namespace {
 // 8x256x64x64); where it does not, keeping it takes 1.46 times as long (32x256x16x16).
 constexpr int64_t kTileBytes = 800 * 1024;
 // Gradients from here on bypass the caches, which would fetch each line before it is written: those
-// that do not take 1.47 and 1.29 times as long (34 MB), 1.46 (8 MiB), 1.81 (4 MiB) and 1.40 (2
-// MiB), and with a pass that reads the gradient again 1.36, 1.60 and 1.28 times. 32 channels to
-// 256, on an AMD EPYC of the fourth generation with 1 MiB of L2 a core and 32 MiB of L3. Smaller:
-// not measured.
+// that do not take 1.47 and 1.29 times as long (34 MB). Beside a later pass that reads the gradient
+// (benchmarks/results/cpu/streamed_stores.md, 1 MiB of L2 a core and 32 of L3): 1.53 and 1.43 times
+// (8 MiB), 1.67 (4 MiB), 1.45 (2 MiB), with that pass 1.49, 1.38, 1.49 and 1.34. From half a MiB on
+// it is 1.36 and 1.29, but there a larger L2 may still hold what is read next.
 constexpr int64_t kStreamBytes = 2 * 1024 * 1024;
 
 // Gradient of the result with respect to the sum over the other images' cosines, per pixel.
