@@ -151,7 +151,8 @@ def measure(
     row = describe(case)
     found: dict[str, dict[str, Any]] = row["contestants"]
     inputs = case.inputs(device)
-    row["automatic"] = automatic(f"{case.op}_loss" if case.work == LOSS else case.op, *inputs[:1])
+    op = f"{case.op}_loss" if case.work == LOSS else case.op
+    row["automatic"] = automatic(op, torch.empty(0, dtype=case.dtype, device=device))
     against = gate.yardstick(case, inputs)
     row["reference_errors"] = against.errors
     planned, words = plans.contestants(case, backends, forced, OURS)
