@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -121,7 +122,9 @@ def publish(folder: Path, part: str, found: dict[str, Any], meter: LoadMeter) ->
     """Put a part into ``on_the_line.json`` and the page, beside the others that are there."""
     stored = folder / "on_the_line.json"
     document = json.loads(stored.read_text()) if stored.is_file() else {}
-    command, place = setting.command(), "TMPDIR"
+    # No path of this machine.
+    command = re.sub(r"--out[ =]\S+", "--out benchmarks/results", setting.command())
+    command, place = re.sub(r"--model[ =]\S+", "--model FILE", command), "TMPDIR"
     if place in os.environ:
         command = f"{place}=/dev/shm {command}" if _in_memory(os.environ[place]) else command
     origin = {"command": command, "commit": setting.commit(), "load": meter.read().describe()}

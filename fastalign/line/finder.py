@@ -13,7 +13,7 @@ from pathlib import Path
 from fastalign.errors import InputError
 from fastalign.line.arrivals import Settling, as_it_is, look_for_photographs
 from fastalign.line.journal import Arrival, Journal
-from fastalign.line.scorer import Photograph
+from fastalign.line.scorer import Photograph, reason_of
 from fastalign.line.wake import Events
 
 # Without events the folder is looked at so often; with them now and then all the same.
@@ -183,7 +183,7 @@ class Finder:
                 try:
                     image = self._read(self._folder / arrival.name)
                 except InputError as error:
-                    reason = str(error)
+                    reason = reason_of(error)
                 if (after := as_it_is(self._folder, arrival)) is not None or image is None:
                     present = after
         except OSError as error:

@@ -143,6 +143,11 @@ class LineScorer:
         return Row(name, None, self.limits.image, Verdict.UNSURE, str(error))
 
 
+def reason_of(error: InputError) -> str:
+    """Why a photograph cannot be read, without the option of the commands that read whole sets."""
+    return str(error).replace(" (--skip-bad)", "")
+
+
 def told(row: Row) -> dict[str, Any]:
     """A row with its regions and how the photograph was taken, JSON-able."""
     values = {name: value for name, value in row.values().items() if name not in _LABELS}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastalign.errors import InputError
-from fastalign.line.scorer import MOST_FAULTS, LineScorer, Photograph
+from fastalign.line.scorer import MOST_FAULTS, LineScorer, Photograph, reason_of
 from fastalign.models.detail import Detail
 
 if TYPE_CHECKING:
@@ -142,6 +142,6 @@ def decode_bytes(data: bytes, name: str, read: Callable[[Path], Photograph]) -> 
             file.write(data)
         return read(Path(place))
     except InputError as error:
-        raise InputError(str(error).replace(place, name)) from None
+        raise InputError(reason_of(error).replace(place, name)) from None
     finally:
         os.unlink(place)
