@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -33,6 +34,10 @@ _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 # Connections beyond those that may be judged: pages, health checks, metrics.
 _OTHERS = 64
 _LARGEST_HEAD = 16_384
+# Seconds after which a thread that computes in Python lets another one on. The model asks for its
+# turn some hundred times for each photograph, and waits so long at most while others are answered;
+# 5 ms, Python's own, cost a tenth of the throughput.
+_TURN = 0.0005
 
 
 def require() -> None:
@@ -146,6 +151,8 @@ def serve(
         server = make_server(config, started)
         if stop is not None and stop.is_set():
             return
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(min(_TURN, sys.getswitchinterval()))
         service.worker.start()
         stack.callback(service.worker.stop)
         with contextlib.suppress(KeyboardInterrupt):
