@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -220,8 +221,10 @@ def test_a_verdict_is_that_of_predict_and_in_the_journal_before_it_is_told(
 
 
 def test_health_metrics_and_the_last_photographs(serve, png):
+    turn = sys.getswitchinterval()
     with serve(kept=3) as client:
         assert json.loads(client.get("/health")) == {"status": "ok"}
+        assert sys.getswitchinterval() <= 0.001
         # As some that look after servers ask.
         answer, body = client.ask("HEAD", "/health")
         assert (answer.status, body) == (200, b"")
@@ -237,6 +240,7 @@ def test_health_metrics_and_the_last_photographs(serve, png):
         assert client.get(f"/photographs/{one}/photo.jpg").startswith(b"\xff\xd8")
         assert client.get(f"/photographs/{one}/heat.png").startswith(b"\x89PNG")
         text = client.get("/metrics").decode()
+    assert sys.getswitchinterval() == turn
     assert 'fastalign_photographs_total{verdict="good"} 3.0' in text
     assert 'fastalign_photographs_total{verdict="anomaly"} 2.0' in text
     assert 'fastalign_refused_total{status="422"} 1.0' in text
