@@ -24,14 +24,22 @@ def can_run(op: str, x: Tensor, *others: Tensor) -> str | None:
     return float64_limit(x)
 
 
-def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
+def mahalanobis(
+    x: Tensor,
+    mean: Tensor,
+    whitener: Tensor,
+    coarse: Tensor | None,
+    scale: Tensor | None,
+    squared: bool,
+) -> Tensor:
     """See ``fastalign.ops.mahalanobis``."""
     out = empty_locations(x)
     if x.numel() == 0:
         return out.zero_()
     with torch.cuda.device_of(x):
+        given = x, mean, whitener, squared, coarse, scale
         if whitener.dim() == 3:
-            low_rank_distance("mahalanobis", out, None, None, None, x, mean, whitener, squared)
+            low_rank_distance("mahalanobis", out, None, None, None, *given)
         else:
-            run_distance("mahalanobis", out, None, None, x, mean, whitener, squared)
+            run_distance("mahalanobis", out, None, None, *given)
     return out

@@ -15,6 +15,8 @@ float32, are written as well.
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -34,19 +36,58 @@ _MOST_IMAGES = 8
 
 
 @triton.jit
+def _between(pixel, size, coarse):
+    """Between which pixels of a coarser axis a pixel lies, and how near to the second one."""
+    ratio = tl.cast(coarse, tl.float64) / tl.cast(size, tl.float64)
+    position = tl.maximum((pixel.to(tl.float64) + 0.5) * ratio - 0.5, 0.0)
+    whole = position.to(tl.int64)
+    last = tl.cast(coarse, tl.int64) - 1
+    low = tl.minimum(whole, last)
+    return low, tl.minimum(low + 1, last), (position - whole.to(tl.float64)).to(tl.float32)
+
+
+@triton.jit
+def _upsampled(coarse, image, along, row, column, inside):
+    """The coarser map at one location: [images,channels]. coarse: its pointer and strides, the
+    height and width of x, and its own."""
+    top, bottom, low = _between(row, coarse[5], coarse[7])
+    left, last, right = _between(column, coarse[6], coarse[8])
+    base = coarse[0] + image.to(tl.int64)[:, None] * coarse[1] + along[None, :] * coarse[2]
+    above = base + top * coarse[3]
+    below = base + bottom * coarse[3]
+    a = tl.load(above + left * coarse[4], mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(above + last * coarse[4], mask=inside, other=0.0).to(tl.float32)
+    c = tl.load(below + left * coarse[4], mask=inside, other=0.0).to(tl.float32)
+    d = tl.load(below + last * coarse[4], mask=inside, other=0.0).to(tl.float32)
+    first = (1.0 - right) * a + right * b
+    return (1.0 - low) * first + low * ((1.0 - right) * c + right * d)
+
+
+@triton.jit
+def scaled(value, scale, row, column, SCALED: tl.constexpr):
+    """Values of one location times its factor, 0 where that is; scale: its pointer and strides."""
+    if SCALED:
+        factor = tl.load(scale[0] + row * scale[1] + column * scale[2])
+        value = tl.where(factor == 0.0, 0.0, value * factor)
+    return value
+
+
+@triton.jit
 def load_deviations(
-    x, mean, image, channel, images, channels, row, column,
-    x_b, x_c, x_h, x_w, m_c, m_h, m_w,
+    x, mean, coarse, image, channel, images, channels, row, column,
+    x_b, x_c, x_h, x_w, m_c, m_h, m_w, COARSE: tl.constexpr,
 ):  # fmt: skip
-    """x - mean at one location: [images,channels], 0 beyond either count."""
+    """x - mean at one location: [images,channels], 0 beyond either count; with what a coarser map
+    adds to x."""
     here = channel < channels
     along = channel.to(tl.int64)
     base = x + row * x_h + column * x_w
+    inside = (image < images)[:, None] & here[None, :]
     value = tl.load(
-        base + image.to(tl.int64)[:, None] * x_b + along[None, :] * x_c,
-        mask=(image < images)[:, None] & here[None, :],
-        other=0.0,
+        base + image.to(tl.int64)[:, None] * x_b + along[None, :] * x_c, mask=inside, other=0.0
     ).to(tl.float32)
+    if COARSE:
+        value += _upsampled(coarse, image, along, row, column, inside)
     centre = tl.load(mean + row * m_h + column * m_w + along * m_c, mask=here, other=0.0)
     return tl.where((image < images)[:, None], value - centre[None, :], 0.0)
 
@@ -80,9 +121,11 @@ def _distance(
     out,  # [B,H,W], the distances; or factors of the gradient [B,H*W] with SAVE
     grad,  # [B,H,W], read with SAVE
     white,  # [H*W,B,C] float32, written with SAVE
+    coarse, scale,  # see load_deviations and scaled
     images, channels, width, locations, image_tiles,
     x_b, x_c, x_h, x_w, m_c, m_h, m_w, w_l, w_t, g_b, g_h, g_w,
     SQUARED: tl.constexpr, SAVE: tl.constexpr, WIDE: tl.constexpr, ONE: tl.constexpr,
+    COARSE: tl.constexpr, SCALED: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -96,8 +139,8 @@ def _distance(
     square = tl.zeros([IMAGES], tl.float32)
     if ONE:  # all channels in one block
         deviation = load_deviations(
-            x, mean, image, lane, images, channels, at_row, at_column,
-            x_b, x_c, x_h, x_w, m_c, m_h, m_w,
+            x, mean, coarse, image, lane, images, channels, at_row, at_column,
+            x_b, x_c, x_h, x_w, m_c, m_h, m_w, COARSE,
         )  # fmt: skip
     for first in range(0, channels, ROWS):
         row = first + tl.arange(0, ROWS)
@@ -108,8 +151,8 @@ def _distance(
             whitened = tl.zeros([IMAGES, ROWS], tl.float32)
             for column in range(0, tl.minimum(first + ROWS, channels), COLUMNS):
                 part = load_deviations(
-                    x, mean, image, column + lane, images, channels, at_row, at_column,
-                    x_b, x_c, x_h, x_w, m_c, m_h, m_w,
+                    x, mean, coarse, image, column + lane, images, channels, at_row, at_column,
+                    x_b, x_c, x_h, x_w, m_c, m_h, m_w, COARSE,
                 )  # fmt: skip
                 block = factor_block(factor, row, column + lane, channels, w_t, WIDE)
                 whitened += tl.sum(block[None, :, :] * part[:, None, :], axis=2)
@@ -129,6 +172,7 @@ def _distance(
             value = 2.0 * upstream
         else:
             value = tl.where(value == 0.0, 0.0, upstream / tl.where(value == 0.0, 1.0, value))
+    value = scaled(value, scale, at_row, at_column, SCALED)
     tl.store(out + image.to(tl.int64) * locations + location, value, mask=image < images)
 
 
@@ -149,6 +193,14 @@ def is_wide(whitener: Tensor) -> bool:
     return whitener.shape[1] * abs(whitener.stride(1)) >= 2**31
 
 
+def beside(x: Tensor, coarse: Tensor | None, scale: Tensor | None) -> tuple[Any, ...]:
+    """A coarser map and factors as the kernels take them, and whether there are any."""
+    more = x if coarse is None else coarse
+    factors = (x, 0, 0) if scale is None else (scale, *scale.stride())
+    given = {"COARSE": coarse is not None, "SCALED": scale is not None}
+    return (more, *more.stride(), *x.shape[2:], *more.shape[2:]), factors, given
+
+
 def run_distance(
     kernel: str,
     out: Tensor,
@@ -158,10 +210,13 @@ def run_distance(
     mean: Tensor,
     whitener: Tensor,
     squared: bool,
+    coarse: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> None:
     batch, channels, height, width = x.shape
     blocks = blocks_of(kernel, batch, channels)
     image_tiles = triton.cdiv(batch, blocks["IMAGES"])
+    more, factors, given = beside(x, coarse, scale)
     _distance[(height * width * image_tiles,)](
         x,
         mean,
@@ -169,6 +224,8 @@ def run_distance(
         out,
         out if grad is None else grad,
         out if white is None else white,
+        more,
+        factors,
         batch, channels, width, height * width, image_tiles,
         *x.stride(), *mean.stride(), *whitener.stride(),
         *((0, 0, 0) if grad is None else grad.stride()),
@@ -176,6 +233,7 @@ def run_distance(
         SAVE=white is not None,
         WIDE=is_wide(whitener),
         ONE=channels <= blocks["COLUMNS"],
+        **given,
         **blocks,
         num_warps=warps_of(kernel),
     )  # fmt: skip

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastalign.kernels.mahalanobis_distance import load_deviations
+from fastalign.kernels.mahalanobis_distance import beside, load_deviations, scaled
 from fastalign.ops.triton_plans import forced, refuse
 
 # Numbers that a program holds of images x rows x channels: 64 registers of each lane of four warps.
@@ -60,9 +60,11 @@ def _distance(
     grad,  # [B,H,W]; backward only
     white,  # [H*W,B,C]; backward only
     saved,  # [H*W,B,R]: V d; backward only
+    coarse, scale,  # see load_deviations and scaled
     images, channels, rank, width, locations, image_tiles,
     x_b, x_c, x_h, x_w, m_c, m_h, m_w, v_l, v_r, v_c, g_b, g_h, g_w,
     SQUARED: tl.constexpr, SAVE: tl.constexpr, ONE: tl.constexpr,
+    COARSE: tl.constexpr, SCALED: tl.constexpr,
     IMAGES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -79,8 +81,8 @@ def _distance(
     square = tl.zeros([IMAGES], tl.float32)
     if ONE:
         deviation = load_deviations(
-            x, mean, image, lane, images, channels, at_row, at_column,
-            x_b, x_c, x_h, x_w, m_c, m_h, m_w,
+            x, mean, coarse, image, lane, images, channels, at_row, at_column,
+            x_b, x_c, x_h, x_w, m_c, m_h, m_w, COARSE,
         )  # fmt: skip
         block = _load_rows(v, row, lane, rank, channels, v_r, v_c)
         products = tl.sum(block[None, :, :] * deviation[:, None, :], axis=2)
@@ -93,16 +95,16 @@ def _distance(
         products = tl.zeros([IMAGES, ROWS], tl.float32)
         for first in range(0, channels, COLUMNS):
             deviation = load_deviations(
-                x, mean, image, first + lane, images, channels, at_row, at_column,
-                x_b, x_c, x_h, x_w, m_c, m_h, m_w,
+                x, mean, coarse, image, first + lane, images, channels, at_row, at_column,
+                x_b, x_c, x_h, x_w, m_c, m_h, m_w, COARSE,
             )  # fmt: skip
             block = _load_rows(v, row, first + lane, rank, channels, v_r, v_c)
             products += tl.sum(block[None, :, :] * deviation[:, None, :], axis=2)
         for first in range(0, channels, COLUMNS):
             column = first + lane
             deviation = load_deviations(
-                x, mean, image, column, images, channels, at_row, at_column,
-                x_b, x_c, x_h, x_w, m_c, m_h, m_w,
+                x, mean, coarse, image, column, images, channels, at_row, at_column,
+                x_b, x_c, x_h, x_w, m_c, m_h, m_w, COARSE,
             )  # fmt: skip
             block = _load_rows(v, row, column, rank, channels, v_r, v_c)
             left = deviation - _taken(block, products)
@@ -122,6 +124,7 @@ def _distance(
             value = 2.0 * upstream
         else:
             value = tl.where(value == 0.0, 0.0, upstream / tl.where(value == 0.0, 1.0, value))
+    value = scaled(value, scale, at_row, at_column, SCALED)
     tl.store(out + image.to(tl.int64) * locations + location, value, mask=present)
 
 
@@ -240,12 +243,15 @@ def low_rank_distance(
     mean: Tensor,
     whitener: Tensor,
     squared: bool,
+    coarse: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> None:
     """Fills ``out`` ``[B,H,W]``; for backward ``white`` and ``saved`` too, from ``grad``."""
     batch, channels, height, width = x.shape
     rank = whitener.shape[1]
     blocks = _blocks(kernel, batch, rank, channels)
     image_tiles = triton.cdiv(batch, blocks["IMAGES"])
+    more, factors, given = beside(x, coarse, scale)
     _distance[(height * width * image_tiles,)](
         x,
         mean,
@@ -254,12 +260,15 @@ def low_rank_distance(
         out if grad is None else grad,
         out if white is None else white,
         out if saved is None else saved,
+        more,
+        factors,
         batch, channels, rank, width, height * width, image_tiles,
         *x.stride(), *mean.stride(), *whitener.stride(),
         *((0, 0, 0) if grad is None else grad.stride()),
         SQUARED=squared,
         SAVE=white is not None,
         ONE=channels <= blocks["COLUMNS"],
+        **given,
         **blocks,
         num_warps=forced(kernel).get("warps", _WARPS),
     )  # fmt: skip

@@ -138,13 +138,13 @@ def works(shape: tuple[int, int, int, int], device: str) -> dict[str, dict[str, 
         "mahalanobis": {
             "call": lambda: ops.mahalanobis(x, mean, packed),
             "dispatched": lambda: op.mahalanobis(x, mean, packed),
-            "kernel": kernel("mahalanobis", x, mean, packed, False),
+            "kernel": kernel("mahalanobis", x, mean, packed, None, None, False),
             "eager": lambda: formula(x, mean, full),
         },
         "mahalanobis, rank 2": {
             "call": lambda: ops.mahalanobis(x, mean, rows),
             "dispatched": lambda: op.mahalanobis(x, mean, rows),
-            "kernel": kernel("mahalanobis", x, mean, rows, False),
+            "kernel": kernel("mahalanobis", x, mean, rows, None, None, False),
             "eager": lambda: low_rank(x, mean, rows),
         },
     }

@@ -49,6 +49,17 @@ FASTALIGN_HD AffinePixels affine_pixels(const double* theta, int64_t in_h, int64
   return map;
 }
 
+// The inverse of a [2, 3] matrix; not finite where there is none.
+FASTALIGN_HD void inverse_affine(const double* theta, double* inverse) {
+  const double area = theta[0] * theta[4] - theta[1] * theta[3];
+  inverse[0] = theta[4] / area;
+  inverse[1] = -theta[1] / area;
+  inverse[2] = (theta[1] * theta[5] - theta[4] * theta[2]) / area;
+  inverse[3] = -theta[3] / area;
+  inverse[4] = theta[0] / area;
+  inverse[5] = (theta[3] * theta[2] - theta[0] * theta[5]) / area;
+}
+
 // Normalised coordinate of output index i on an axis of `count` pixels: slope * i + start.
 FASTALIGN_HD void normalised_axis(int64_t count, bool align_corners, double* slope, double* start) {
   if (count <= 1) {

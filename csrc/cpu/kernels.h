@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "../common/gaussian_inputs.h"
+#include "../common/map_inputs.h"
 #include "../common/pose_inputs.h"
 #include "../common/warp_options.h"
 #include "view.h"
@@ -86,6 +87,12 @@ struct RefinePoseArgs : PoseInputs {
   const ForcedPlans* forced = nullptr;
 };
 
+struct AnomalyMapArgs : AnomalyMapInputs {
+  const AffinePixels* maps;  // [B] from pixels of the maps to those of the distances
+  void *value, *share;       // [B, H, W] in the accumulation type
+  const ForcedPlans* forced = nullptr;
+};
+
 // Images that join the running sums of every location.
 struct MomentsArgs {
   View4 x;
@@ -117,6 +124,7 @@ struct WhitenerArgs {
   X(level, warp_affine_backward, WarpAffineBackwardArgs) \
   X(level, mahalanobis, MahalanobisArgs)                 \
   X(level, refine_pose, RefinePoseArgs)                  \
+  X(level, anomaly_map, AnomalyMapArgs)                  \
   X(level, moments, MomentsArgs)                         \
   X(level, whitener, WhitenerArgs)
 

@@ -10,6 +10,10 @@
 // so that rows of the factor meet contiguous vectors; a tile is one cache line of pixels wide, so
 // that NCHW maps are read in whole lines.
 //
+// A coarser map that x has beside it is read between four of its pixels where deviations are made,
+// so that its upsampled form and the sum never exist; a location whose scale is 0 is not
+// multiplied.
+//
 // Bytes: factors once, x once (backward: the same, plus the gradients written once). Nothing is
 // unpacked and nothing grows with the number of locations. 16-bit factors are widened in
 // registers, which is what makes them twice as fast and not only half as large.
@@ -34,7 +38,19 @@ void distances(const MahalanobisArgs& args, const GaussianTile<Acc<W>>& t, int64
   using A = Acc<W>;
   const int64_t pixels = args.x.pixels();
   A* value = static_cast<A*>(args.value);
+  const int64_t width = args.x.width();
   for (int64_t i = 0; i < count; ++i) {
+    A scale = 1;
+    if (args.scale.data != nullptr) {
+      scale = static_cast<const A*>(args.scale.data)[(first + i) / width * args.scale.stride[1] +
+                                                     (first + i) % width * args.scale.stride[2]];
+    }
+    if (scale == A(0)) {  // whatever is there
+      for (int64_t b = 0; b < t.images; ++b) {
+        value[b * pixels + first + i] = A(0);
+      }
+      continue;
+    }
     const Form<W> form(args, t, first + i);
     const A* deviation = t.deviation + i * t.images * t.padded;
     form.whiten_images(deviation, false);
@@ -44,7 +60,7 @@ void distances(const MahalanobisArgs& args, const GaussianTile<Acc<W>>& t, int64
         result = in_range(result) ? root(result)
                                   : careful_length(form.white_of(deviation, b), t.channels);
       }
-      value[b * pixels + first + i] = result;
+      value[b * pixels + first + i] = result * scale;
     }
   }
 }
@@ -119,6 +135,9 @@ Status run(const MahalanobisArgs& args, const Workers& workers) {
     for (int64_t index = begin; index < end; ++index) {
       const int64_t first = index * width, count = smaller(width, pixels - first);
       read_deviations<S>(args, tile, first, count);
+      if (args.coarse.data != nullptr) {
+        add_coarse<S>(args, tile, first, count);
+      }
       factors.run(args, tile, first, count);
       if (backward) {
         write_gradients<S>(args, tile, first, count);

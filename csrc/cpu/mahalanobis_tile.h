@@ -199,6 +199,55 @@ void read_deviations(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t,
   }
 }
 
+// Adds what a pixel lies between in a coarser map, of all channels: four pixels of it, weighted.
+template <class S>
+FASTALIGN_INLINE void add_between(const View4& coarse, int64_t image, const Between& row,
+                                  const Between& column, int64_t channels, Acc<S>* to) {
+  using A = Acc<S>;
+  constexpr int64_t lanes = kLanes<A>;
+  const S* plane = plane_of<S>(coarse, image, 0);
+  const S* from[4];
+  Vec<A> weights[4];
+  const A low = static_cast<A>(row.share), right = static_cast<A>(column.share);
+  for (int k = 0; k < 4; ++k) {
+    const int64_t y = k < 2 ? row.low : row.high, x = k % 2 == 0 ? column.low : column.high;
+    from[k] = plane + y * coarse.stride[2] + x * coarse.stride[3];
+    weights[k] = splat((k < 2 ? A(1) - low : low) * (k % 2 == 0 ? A(1) - right : right));
+  }
+  int64_t c = 0;
+  if (coarse.stride[1] == 1) {
+    for (; c + lanes <= channels; c += lanes) {
+      Vec<A> sum = load(to + c);
+      for (int k = 0; k < 4; ++k) {
+        sum += weights[k] * load_acc(from[k] + c);
+      }
+      store(to + c, sum);
+    }
+  }
+  for (; c < channels; ++c) {
+    A sum = to[c];
+    for (int k = 0; k < 4; ++k) {
+      sum += weights[k][0] * to_acc(from[k][c * coarse.stride[1]]);
+    }
+    to[c] = sum;
+  }
+}
+
+// The coarser map, upsampled, is added to the deviations of `count` pixels from `first`.
+template <class S>
+void add_coarse(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t, int64_t first,
+                int64_t count) {
+  const int64_t height = args.x.height(), width = args.x.width();
+  for (int64_t i = 0; i < count; ++i) {
+    const Between row = between((first + i) / width, height, args.coarse.height());
+    const Between column = between((first + i) % width, width, args.coarse.width());
+    for (int64_t b = 0; b < t.images; ++b) {
+      add_between<S>(args.coarse, b, row, column, t.channels,
+                     t.deviation + (i * t.images + b) * t.padded);
+    }
+  }
+}
+
 // Writes the tile's gradients of x, and minus their sums over the images as those of the mean.
 template <class S>
 void write_gradients(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t, int64_t first,

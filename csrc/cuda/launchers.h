@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "../common/gaussian_inputs.h"
+#include "../common/map_inputs.h"
 #include "../common/plans.h"
 #include "../common/pose_inputs.h"
 #include "../common/warp_options.h"
@@ -93,6 +94,13 @@ struct RefinePoseArgs : PoseInputs {
   float* correlation;  // [B, K] contiguous
 };
 
+struct AnomalyMapArgs : AnomalyMapInputs {
+  Theta theta;
+  float* value;  // [B, H, W] contiguous
+  float* share;  // as the value
+  void* scratch;
+};
+
 // The gradient of a loss times the gradient that arrives at the loss.
 struct ScaleArgs {
   void* data;  // [count], dense
@@ -106,6 +114,7 @@ int64_t dense_similarity_scratch(const DenseSimilarityArgs& args);
 int64_t pairwise_distance_scratch(const PairwiseDistanceArgs& args);
 int64_t warp_affine_backward_scratch(const WarpAffineBackwardArgs& args);
 int64_t mahalanobis_scratch(const MahalanobisArgs& args);
+int64_t anomaly_map_scratch(const AnomalyMapArgs& args);
 
 Error dense_similarity(const DenseSimilarityArgs& args, Stream stream);
 Error pairwise_distance(const PairwiseDistanceArgs& args, Stream stream);
@@ -113,6 +122,7 @@ Error warp_affine(const WarpAffineArgs& args, Stream stream);
 Error warp_affine_backward(const WarpAffineBackwardArgs& args, Stream stream);
 Error mahalanobis(const MahalanobisArgs& args, Stream stream);
 Error refine_pose(const RefinePoseArgs& args, Stream stream);
+Error anomaly_map(const AnomalyMapArgs& args, Stream stream);
 Error scale(const ScaleArgs& args, Stream stream);
 
 }  // namespace fastalign::cuda

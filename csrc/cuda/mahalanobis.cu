@@ -37,8 +37,8 @@ Error forward(const MahalanobisArgs& args, Stream stream) {
   if (error == nullptr && launch.plan.parts > 1) {
     const int64_t count = args.x.size[0] * args.x.size[2] * args.x.size[3];
     const dim3 grid(static_cast<unsigned>(ceil_div(count, kGaussianThreads)));
-    error = FASTALIGN_LAUNCH(mahalanobis_finish, grid, kGaussianThreads, 0, stream,
-                             work.plan.partial, launch.plan.parts, count, args.squared, args.value);
+    error = FASTALIGN_LAUNCH(mahalanobis_finish, grid, kGaussianThreads, 0, stream, args,
+                             work.plan.partial, launch.plan.parts);
   }
   return error;
 }

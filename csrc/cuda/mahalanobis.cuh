@@ -93,7 +93,8 @@ mahalanobis_forward(GaussianWork work) {
           }
           const int64_t at = (image + b) * pixels + location + place;
           if (plan.parts == 1) {
-            work.args.value[at] = work.args.squared ? sum.plain : length_of(sum);
+            work.args.value[at] = scaled(work.args.squared ? sum.plain : length_of(sum),
+                                         scale_of(work.args, location + place));
           } else {
             float* to = plan.partial + (int64_t{part} * batch * pixels + at) * 3;
             to[0] = sum.plain;
@@ -109,7 +110,8 @@ mahalanobis_forward(GaussianWork work) {
 
 // Adds the parts' sums of squares, in their order.
 FASTALIGN_KERNEL(kGaussianThreads)
-mahalanobis_finish(const float* partial, int parts, int64_t count, bool squared, float* value) {
+mahalanobis_finish(const MahalanobisArgs args, const float* partial, int parts) {
+  const int64_t pixels = args.x.size[2] * args.x.size[3], count = args.x.size[0] * pixels;
   const int64_t at = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (at >= count) {
     return;
@@ -121,7 +123,8 @@ mahalanobis_finish(const float* partial, int parts, int64_t count, bool squared,
     total.reduced += from[1];
     total.raised += from[2];
   }
-  value[at] = squared ? total.plain : length_of(total);
+  args.value[at] = scaled(args.squared ? total.plain : length_of(total),
+                          scale_of(args, static_cast<int>(at % pixels)));
 }
 
 }  // namespace fastalign::cuda

@@ -239,6 +239,75 @@ FASTALIGN_DEVICE void load_image(const S* x, int64_t x_stride, const float* mean
   }
 }
 
+// Four pixels of the coarser map that a location lies between: offsets in a plane, and weights.
+struct CoarseQuad {
+  int64_t offset[4];
+  float weight[4];
+};
+
+FASTALIGN_DEVICE CoarseQuad coarse_quad(const GaussianInputs& given, int location) {
+  const View4& coarse = given.coarse;
+  const int width = static_cast<int>(given.x.size[3]);
+  const Between row = between(location / width, given.x.size[2], coarse.size[2]);
+  const Between column = between(location % width, width, coarse.size[3]);
+  const float low = static_cast<float>(row.share), right = static_cast<float>(column.share);
+  CoarseQuad quad;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    quad.offset[k] = (k < 2 ? row.low : row.high) * coarse.stride[2] +
+                     (k % 2 == 0 ? column.low : column.high) * coarse.stride[3];
+    quad.weight[k] = (k < 2 ? 1.0f - low : low) * (k % 2 == 0 ? 1.0f - right : right);
+  }
+  return quad;
+}
+
+// The coarser map at a location, of an image and a channel.
+template <class S>
+FASTALIGN_DEVICE float upsampled(const View4& coarse, const CoarseQuad& quad, int image,
+                                 int channel) {
+  const S* plane =
+      static_cast<const S*>(coarse.data) + image * coarse.stride[0] + channel * coarse.stride[1];
+  float sum = 0.0f;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    sum = fmaf(quad.weight[k], to_float(plane[quad.offset[k]]), sum);
+  }
+  return sum;
+}
+
+// What values at a location are multiplied with.
+FASTALIGN_DEVICE float scale_of(const GaussianInputs& given, int location) {
+  if (given.scale.data == nullptr) {
+    return 1.0f;
+  }
+  const int width = static_cast<int>(given.x.size[3]);
+  return static_cast<const float*>(given.scale.data)[location / width * given.scale.stride[1] +
+                                                     location % width * given.scale.stride[2]];
+}
+
+// 0 where the scale is, whatever the value.
+FASTALIGN_DEVICE float scaled(float value, float scale) {
+  return scale == 0.0f ? 0.0f : value * scale;
+}
+
+// Adds the coarser map, upsampled, to the deviations that this thread has written.
+template <class S, int N>
+FASTALIGN_DEVICE void add_coarse(const GaussianWork& work, int location, int image, int left,
+                                 int first, int step, float* to) {
+  if (work.args.coarse.data == nullptr) {
+    return;
+  }
+  const CoarseQuad quad = coarse_quad(work.args, location);
+#pragma unroll 1
+  for (int c = first; c < static_cast<int>(work.args.x.size[1]); c += step) {
+#pragma unroll 1
+    for (int b = 0; b < left; ++b) {
+      to[tile_index<N>(work.plan, b / N, c) + b % N] +=
+          upsampled<S>(work.args.coarse, quad, image + b, c);
+    }
+  }
+}
+
 // x - mean of `count` locations and plan.images images, zero behind the last image and channel.
 template <class S, int N>
 FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location, int count,
@@ -258,6 +327,7 @@ FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location,
     float* to = deviation + place * one;
     if (N == 1 && groups == 1) {
       load_image(pixel, x.stride[1], middles, mean.stride[1], first, step, channels, to);
+      add_coarse<S, N>(work, location + place, image, left, first, step, to);
       return;
     }
 #pragma unroll 1
@@ -275,6 +345,7 @@ FASTALIGN_DEVICE void load_deviations_as(const GaussianWork& work, int location,
         store_group(to + tile_index<N>(plan, g, c), values);
       }
     }
+    add_coarse<S, N>(work, location + place, image, left, first, step, to);
   });
   for (int i = static_cast<int>(threadIdx.x); i < count * groups * behind;
        i += static_cast<int>(blockDim.x)) {

@@ -24,9 +24,17 @@ void run(CudaCall& call, cuda::MahalanobisArgs& args) {
 
 }  // namespace
 
-Tensor mahalanobis(Tensor x, Tensor mean, Tensor whitener, bool squared) {
+Tensor mahalanobis(Tensor x, Tensor mean, Tensor whitener, MaybeTensor coarse, MaybeTensor scale,
+                   bool squared) {
   CudaCall call(x, "mahalanobis");
   cuda::MahalanobisArgs args = prepare(call, x, mean, whitener, squared);
+  if (coarse.has_value()) {
+    args.coarse = call.view4(*coarse, "coarse");
+  }
+  if (scale.has_value()) {
+    call.check(*scale, "scale");
+  }
+  set_options(args, x, coarse, scale);
   Tensor value = empty_map(x, {x.size(0), x.size(2), x.size(3)}, ScalarType::Float, false);
   args.value = static_cast<float*>(value.mutable_data_ptr());
   if (value.numel() > 0) {

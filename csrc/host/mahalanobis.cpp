@@ -18,8 +18,16 @@ void run(MahalanobisArgs& args) { FASTALIGN_RUN_KERNEL(mahalanobis, args); }
 
 }  // namespace
 
-Tensor mahalanobis(Tensor x, Tensor mean, Tensor whitener, bool squared) {
+Tensor mahalanobis(Tensor x, Tensor mean, Tensor whitener, MaybeTensor coarse, MaybeTensor scale,
+                   bool squared) {
   MahalanobisArgs args = prepare(x, mean, whitener, squared);
+  if (coarse.has_value()) {
+    args.coarse = view4(*coarse, "coarse");
+  }
+  if (scale.has_value()) {
+    check_cpu(*scale, "scale");
+  }
+  set_options(args, x, coarse, scale);
   Tensor value = empty_map(x, {x.size(0), x.size(2), x.size(3)}, accumulation_type(x), false);
   args.value = value.mutable_data_ptr();
   if (value.numel() > 0) {

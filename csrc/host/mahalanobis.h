@@ -39,6 +39,25 @@ void set_inputs(Args& inputs, const Tensor& x, const Tensor& mean, const Tensor&
   inputs.squared = squared;
 }
 
+// What is given of a coarser map and of factors; the views of x and of the coarser map are set, and
+// devices have been checked.
+template <class Args>
+void set_options(Args& inputs, const Tensor& x, const std::optional<Tensor>& coarse,
+                 const std::optional<Tensor>& scale) {
+  if (coarse.has_value()) {
+    check_shape(*coarse, "coarse", {x.size(0), x.size(1), coarse->size(2), coarse->size(3)});
+    FASTALIGN_CHECK(coarse->size(2) > 0 && coarse->size(3) > 0, "coarse has shape ",
+                    shape_of(*coarse), ": cannot be upsampled");
+    FASTALIGN_CHECK(inputs.coarse.dtype == inputs.x.dtype, "coarse and x must have the same dtype");
+  }
+  if (scale.has_value()) {
+    check_shape(*scale, "scale", {x.size(2), x.size(3)});
+    check_type(*scale, "scale", accumulation_type(x),
+               inputs.x.dtype == DType::float64 ? "float64" : "float32");
+    inputs.scale = View3{scale->const_data_ptr(), {0, scale->stride(0), scale->stride(1)}};
+  }
+}
+
 inline Tensor whitener_gradient(const Tensor& whitener) {
   const ScalarType type = whitener.scalar_type();
   return whitener.dim() == 3

@@ -8,46 +8,53 @@
 
 #include "tensors.h"
 
-#define FASTALIGN_OPS(X)                                                                          \
-  X(Tensor, dense_similarity, (Tensor p, Tensor z, MaybeTensor groups),                           \
-    "(Tensor p, Tensor z, Tensor? groups) -> Tensor")                                             \
-  X(Two, dense_similarity_backward,                                                               \
-    (Tensor grad, Tensor p, Tensor z, MaybeTensor groups, bool need_p, bool need_z),              \
-    "(Tensor grad, Tensor p, Tensor z, Tensor? groups, bool need_p, bool need_z) "                \
-    "-> (Tensor, Tensor)")                                                                        \
-  X(Three, dense_similarity_loss,                                                                 \
-    (Tensor p, Tensor z, MaybeTensor groups, bool need_p, bool need_z),                           \
-    "(Tensor p, Tensor z, Tensor? groups, bool need_p, bool need_z) -> (Tensor, Tensor, Tensor)") \
-  X(Tensor, pairwise_distance, (Tensor h, MaybeTensor mask, MaybeTensor groups, bool squared),    \
-    "(Tensor h, Tensor? mask, Tensor? groups, bool squared) -> Tensor")                           \
-  X(Tensor, pairwise_distance_backward,                                                           \
-    (Tensor grad, Tensor h, MaybeTensor mask, MaybeTensor groups, bool squared),                  \
-    "(Tensor grad, Tensor h, Tensor? mask, Tensor? groups, bool squared) -> Tensor")              \
-  X(Two, pairwise_distance_loss,                                                                  \
-    (Tensor h, MaybeTensor mask, MaybeTensor groups, bool squared, bool need_h),                  \
-    "(Tensor h, Tensor? mask, Tensor? groups, bool squared, bool need_h) -> (Tensor, Tensor)")    \
-  X(Tensor, warp_affine,                                                                          \
-    (Tensor x, Tensor theta, int64_t height, int64_t width, std::string mode,                     \
-     std::string padding_mode, bool align_corners),                                               \
-    "(Tensor x, Tensor theta, int height, int width, str mode, str padding_mode, "                \
-    "bool align_corners) -> Tensor")                                                              \
-  X(Two, warp_affine_backward,                                                                    \
-    (Tensor grad, Tensor x, Tensor theta, std::string mode, std::string padding_mode,             \
-     bool align_corners, bool need_x, bool need_theta, bool deterministic),                       \
-    "(Tensor grad, Tensor x, Tensor theta, str mode, str padding_mode, bool align_corners, "      \
-    "bool need_x, bool need_theta, bool deterministic) -> (Tensor, Tensor)")                      \
-  X(Tensor, mahalanobis, (Tensor x, Tensor mean, Tensor whitener, bool squared),                  \
-    "(Tensor x, Tensor mean, Tensor whitener, bool squared) -> Tensor")                           \
-  X(Three, mahalanobis_backward,                                                                  \
-    (Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x,              \
-     bool need_mean, bool need_whitener),                                                         \
-    "(Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x, "           \
-    "bool need_mean, bool need_whitener) -> (Tensor, Tensor, Tensor)")                            \
-  X(Two, refine_pose,                                                                             \
-    (Tensor edges, Tensor theta, Tensor template_, Tensor weight, Tensor generators,              \
-     int64_t iterations),                                                                         \
-    "(Tensor edges, Tensor theta, Tensor template, Tensor weight, Tensor generators, "            \
-    "int iterations) -> (Tensor, Tensor)")
+#define FASTALIGN_OPS(X)                                                                           \
+  X(Tensor, dense_similarity, (Tensor p, Tensor z, MaybeTensor groups),                            \
+    "(Tensor p, Tensor z, Tensor? groups) -> Tensor")                                              \
+  X(Two, dense_similarity_backward,                                                                \
+    (Tensor grad, Tensor p, Tensor z, MaybeTensor groups, bool need_p, bool need_z),               \
+    "(Tensor grad, Tensor p, Tensor z, Tensor? groups, bool need_p, bool need_z) "                 \
+    "-> (Tensor, Tensor)")                                                                         \
+  X(Three, dense_similarity_loss,                                                                  \
+    (Tensor p, Tensor z, MaybeTensor groups, bool need_p, bool need_z),                            \
+    "(Tensor p, Tensor z, Tensor? groups, bool need_p, bool need_z) -> (Tensor, Tensor, Tensor)")  \
+  X(Tensor, pairwise_distance, (Tensor h, MaybeTensor mask, MaybeTensor groups, bool squared),     \
+    "(Tensor h, Tensor? mask, Tensor? groups, bool squared) -> Tensor")                            \
+  X(Tensor, pairwise_distance_backward,                                                            \
+    (Tensor grad, Tensor h, MaybeTensor mask, MaybeTensor groups, bool squared),                   \
+    "(Tensor grad, Tensor h, Tensor? mask, Tensor? groups, bool squared) -> Tensor")               \
+  X(Two, pairwise_distance_loss,                                                                   \
+    (Tensor h, MaybeTensor mask, MaybeTensor groups, bool squared, bool need_h),                   \
+    "(Tensor h, Tensor? mask, Tensor? groups, bool squared, bool need_h) -> (Tensor, Tensor)")     \
+  X(Tensor, warp_affine,                                                                           \
+    (Tensor x, Tensor theta, int64_t height, int64_t width, std::string mode,                      \
+     std::string padding_mode, bool align_corners),                                                \
+    "(Tensor x, Tensor theta, int height, int width, str mode, str padding_mode, "                 \
+    "bool align_corners) -> Tensor")                                                               \
+  X(Two, warp_affine_backward,                                                                     \
+    (Tensor grad, Tensor x, Tensor theta, std::string mode, std::string padding_mode,              \
+     bool align_corners, bool need_x, bool need_theta, bool deterministic),                        \
+    "(Tensor grad, Tensor x, Tensor theta, str mode, str padding_mode, bool align_corners, "       \
+    "bool need_x, bool need_theta, bool deterministic) -> (Tensor, Tensor)")                       \
+  X(Tensor, mahalanobis,                                                                          \
+    (Tensor x, Tensor mean, Tensor whitener, MaybeTensor coarse, MaybeTensor scale,               \
+     bool squared),                                                                               \
+    "(Tensor x, Tensor mean, Tensor whitener, Tensor? coarse, Tensor? scale, bool squared) "      \
+    "-> Tensor")                                                                                  \
+  X(Three, mahalanobis_backward,                                                                   \
+    (Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x,               \
+     bool need_mean, bool need_whitener),                                                          \
+    "(Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x, "            \
+    "bool need_mean, bool need_whitener) -> (Tensor, Tensor, Tensor)")                             \
+  X(Two, refine_pose,                                                                              \
+    (Tensor edges, Tensor theta, Tensor template_, Tensor weight, Tensor generators,               \
+     int64_t iterations),                                                                          \
+    "(Tensor edges, Tensor theta, Tensor template, Tensor weight, Tensor generators, "             \
+    "int iterations) -> (Tensor, Tensor)")                                                         \
+  X(Two, anomaly_map,                                                                              \
+    (Tensor distance, Tensor theta, Tensor evidence, Tensor taps, int64_t height, int64_t width),  \
+    "(Tensor distance, Tensor theta, Tensor evidence, Tensor taps, int height, int width) "        \
+    "-> (Tensor, Tensor)")
 
 // In place; fit of a Gaussian per location. They have no twin on other devices, where torch's own
 // batched products and factorizations serve. The whitener may be `outer` itself; empty, it leaves

@@ -51,12 +51,13 @@ DISTANCE_SHAPE = (32, 3, 224, 224)
 MAHALANOBIS_SHAPES = ((1, 100, 64, 64), (8, 100, 64, 64))
 LOW_RANK_SHAPES = ((1, 176, 64, 64), (8, 176, 64, 64))
 REFINE_SHAPES = ((1, 1, 64, 64), (32, 1, 64, 64))
+MAP_SHAPES = ((1, 1, 32, 32), (8, 1, 32, 32), (1, 1, 128, 128))
 
 
 def _cases() -> list[Case]:
     similarity, warp = "dense_similarity", "warp_affine"
     distance, mahalanobis = "pairwise_distance", "mahalanobis"
-    refine = "refine_pose"
+    refine, mapped = "refine_pose", "anomaly_map"
     half: dict[str, Any] = {"dtype": torch.bfloat16}
     quarter: dict[str, Any] = {"storage": torch.bfloat16}
     last: dict[str, Any] = {"layout": CHANNELS_LAST}
@@ -66,6 +67,7 @@ def _cases() -> list[Case]:
         Case(distance, LOSS, DISTANCE_SHAPE),
         *(Case(mahalanobis, FORWARD, shape) for shape in MAHALANOBIS_SHAPES),
         *(Case(refine, FORWARD, shape) for shape in REFINE_SHAPES),
+        *(Case(mapped, FORWARD, shape) for shape in MAP_SHAPES),
         *(Case(mahalanobis, FORWARD, shape, **quarter) for shape in MAHALANOBIS_SHAPES),
         *(Case(similarity, LOSS, SIMILARITY_SHAPES[n], **half) for n in (0, 2)),
         *(Case(warp, BOTH, WARP_SHAPES[n], **half) for n in (0, 1)),
@@ -96,6 +98,7 @@ SHAPES = {
     "pairwise_distance": (DISTANCE_SHAPE, (8, 3, 256, 256)),
     "mahalanobis": MAHALANOBIS_SHAPES,
     "refine_pose": REFINE_SHAPES,
+    "anomaly_map": MAP_SHAPES,
 }
 
 
@@ -123,6 +126,7 @@ def _quick() -> list[Case]:
         Case("dense_similarity", LOSS, (8, 128, 64, 64), **half),
         Case("mahalanobis", FORWARD, (8, 100, 32, 32), storage=torch.bfloat16),
         Case("refine_pose", FORWARD, (1, 1, 64, 64)),
+        Case("anomaly_map", FORWARD, (1, 1, 32, 32)),
     ]
 
 

@@ -27,6 +27,7 @@ from fastalign.bench.modes import (
     loss_work,
 )
 from fastalign.bench.problem import FORMATS, Problem
+from fastalign.nn.smoothing import gaussian_taps, smooth
 from fastalign.ops import affine, reference
 
 DEGREES, SHIFT = 17, (0.013, -0.017)
@@ -239,6 +240,48 @@ def _refine_bytes(case: Problem) -> int:
     return _map_bytes(case) + 8 * height * width + 4 * batch * CANDIDATES * (6 + 6 + 1)
 
 
+# anomaly_map ---------------------------------------------------------------------------------
+
+# As maps of a model: eight pixels for each distance, and the usual smoothing.
+ENLARGED, SIGMA = 8, 4.0
+
+
+def _mapped_size(case: Problem) -> tuple[int, int]:
+    return ENLARGED * case.shape[2], ENLARGED * case.shape[3]
+
+
+def _map_inputs(case: Problem, device: str, seed: int) -> Results:
+    generator = _generator(seed)
+    batch, _, height, width = case.shape
+    distance = torch.rand(case.shape, generator=generator) + 0.5
+    distance = distance.to(case.dtype).contiguous(memory_format=FORMATS[case.layout])
+    parameters = 0.05 * torch.randn(batch, 3, generator=generator)
+    theta = affine.from_parameters(parameters, "rotation_translation")
+    evidence = torch.rand(batch, height, width, generator=generator) > 0.1
+    given = distance, theta, evidence, gaussian_taps(SIGMA)
+    return tuple(tensor.to(device) for tensor in given)
+
+
+def _mapped(distance: Tensor, theta: Tensor, evidence: Tensor, taps: Tensor) -> Tensor:
+    """Grid, sampling, a product with a matrix for each axis, and division."""
+    weight = evidence.float()
+    both = torch.stack([distance[:, 0].float() * weight, weight], 1)
+    size = [len(both), 2, ENLARGED * both.shape[2], ENLARGED * both.shape[3]]
+    grid = functional.affine_grid(affine.invert(theta), size, align_corners=False)
+    warped = functional.grid_sample(both, grid, align_corners=False)
+    value, share = smooth(warped, SIGMA).unbind(1)
+    return value / share.clamp_min(1e-6)
+
+
+def _map_baselines() -> dict[str, Function]:
+    return {"compiled": compiled(_mapped), "eager": _mapped}
+
+
+def _mapped_bytes(case: Problem) -> int:
+    height, width = _mapped_size(case)
+    return _map_bytes(case) + _pixels(case) + 8 * case.shape[0] * height * width
+
+
 # all -----------------------------------------------------------------------------------------
 
 # What a map op moves, in whole maps of x and in its own one-channel results. Both ways x is read
@@ -283,6 +326,13 @@ def _kinds() -> dict[tuple[str, str], Kind]:
 
         return refined
 
+    def mapped(backend: str | None) -> Function:
+        def values(distance: Tensor, theta: Tensor, evidence: Tensor, taps: Tensor) -> Tensor:
+            size = (ENLARGED * distance.shape[2], ENLARGED * distance.shape[3])
+            return ops.anomaly_map(distance, theta, evidence, taps, size, backend=backend)[0]
+
+        return values
+
     p, h, x = _similarity_inputs, _distance_inputs, _warp_inputs
     kinds = {
         ("dense_similarity", LOSS): Kind(
@@ -294,6 +344,9 @@ def _kinds() -> dict[tuple[str, str], Kind]:
     }
     kinds["refine_pose", FORWARD] = Kind(
         FORWARD, _refine_inputs, refine, _refine_baselines, _none, _refine_bytes
+    )
+    kinds["anomaly_map", FORWARD] = Kind(
+        FORWARD, _map_inputs, mapped, _map_baselines, _none, _mapped_bytes
     )
     for way in (FORWARD, BACKWARD, BOTH):
         kinds |= {

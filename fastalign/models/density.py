@@ -81,21 +81,48 @@ class FeatureDensity(nn.Module):
         """Distances of stages as :attr:`wanted`: selected channels ``[B,K_i,H_i,W_i]``, or what
         each adds to the features, ``[B,C,H_i,W_i]``.
 
-        Where one image's features are large, in bands of rows, since all of them are never needed
-        at once.
+        Where features are sums over the stages and one of these is coarser than the map, it is
+        upsampled where distances are taken, so that the features never exist. Else, and where a
+        gradient goes through them, they are made, of one large image in bands of rows, since all of
+        them are never needed at once.
 
         Raises:
             ConfigError: not fitted.
         """
-        if len(self.bands) == 1 or torch.compiler.is_compiling():
-            distance = self.gaussians(self.describe(stages))
-        else:
-            bands = [self.gaussians(self.describe(stages, rows), rows) for rows in self.bands]
-            distance = torch.cat(bands, 1)
-        return Distance(distance * self.calibration, self.support)
+        learns = torch.is_grad_enabled() and any(stage.requires_grad for stage in stages)
+        parts = None if learns else self._fine_and_coarse(stages)
+        if parts is not None:
+            fine, coarse = parts
+            return Distance(self.gaussians.scaled(fine, self.calibration, coarse), self.support)
+        whole = len(self.bands) == 1 or torch.compiler.is_compiling()
+        bands = []
+        for rows in [None] if whole else self.bands:
+            features = self.describe(stages, rows)
+            if learns:
+                bands.append(self.gaussians(features, rows))
+            else:
+                scale = self.calibration if rows is None else self.calibration[rows]
+                bands.append(self.gaussians.scaled(features, scale, rows=rows))
+        distance = bands[0] if whole else torch.cat(bands, 1)
+        return Distance(distance * self.calibration if learns else distance, self.support)
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
+
+    def _fine_and_coarse(self, stages: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+        """What all stages of the map's size add to the features, and the one that is not; None
+        where there is another number of these, or features are no sums."""
+        if self.directions is None:
+            return None
+        fine = [
+            stage.float() for stage in stages if stage.shape[1] and stage.shape[2:] == self.size
+        ]
+        coarse = [stage for stage in stages if stage.shape[1] and stage.shape[2:] != self.size]
+        if len(coarse) != 1 or not fine:
+            return None
+        # Its channels side by side: the kernels read all of them at four places.
+        last = coarse[0].float().contiguous(memory_format=torch.channels_last)
+        return sum(fine[1:], fine[0]), last
 
     def describe(self, stages: Sequence[Tensor], rows: slice | None = None) -> Tensor:
         """The features at the size of the first stage: ``[B,C,h,w]``, float32; of the rows

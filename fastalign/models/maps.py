@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastalign.models.evidence import coverage_of
 from fastalign.models.region_maps import RegionMaps, largest
 from fastalign.nn.fitted_gaussian import keeping_dtypes
-from fastalign.nn.smoothing import smooth
+from fastalign.nn.smoothing import gaussian_taps, upsampled_smooth
 from fastalign.nn.state import in_own_state
 from fastalign.numeric import LARGEST_SIGMA, real_number
-from fastalign.ops import affine, warp_affine
+from fastalign.ops import affine, anomaly_map
 
 # Below this share of valid neighbours a pixel of the map has no evidence.
 _LEAST_EVIDENCE = 0.05
@@ -160,8 +159,7 @@ class AnomalyMaps(nn.Module):
             found = self.regions(distance, theta, support, valid, self.sigma)
             return found.maps, found.seen
         if theta is None and support is None:
-            maps = F.interpolate(distance[:, None], size, mode="bilinear", align_corners=False)
-            maps = smooth(maps[:, 0], self.sigma)
+            maps = upsampled_smooth(distance, size, self.sigma)
             return maps, torch.ones_like(maps, dtype=torch.bool)
         if theta is None:
             theta = affine.identity(distance.shape[0], device=distance.device)
@@ -169,12 +167,10 @@ class AnomalyMaps(nn.Module):
             valid = affine.valid_mask(theta, size, self.size)
         if support is not None:
             valid = valid & support
-        evidence = valid.to(distance.dtype)
-        both = torch.stack([distance * evidence, evidence], 1)
-        both = smooth(warp_affine(both, affine.invert(theta), size=size), self.sigma)
-        maps, share = both.unbind(1)
+        taps = gaussian_taps(self.sigma, device=distance.device)
+        maps, share = anomaly_map(distance.unsqueeze(1), theta, valid, taps, size)
         seen = share > _LEAST_EVIDENCE
-        return torch.where(seen, maps / share.clamp_min(1e-6), 0), seen
+        return torch.where(seen, maps, 0), seen
 
     def valid(self, theta: Tensor | None) -> Tensor | None:
         """Locations ``[B,h,w]`` that came from inside the image; None: all."""

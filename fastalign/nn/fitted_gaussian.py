@@ -81,15 +81,7 @@ class FittedGaussian(nn.Module):
             ConfigError: not fitted.
             ValueError, TypeError: features of the wrong shape, dtype or device.
         """
-        mean, whitener = self.require_fit()
-        support = self._support
-        if rows is not None:
-            first, last, step = rows.indices(self.size[0])
-            if step != 1:
-                raise ValueError(f"DenseGaussian: rows={rows}, expected consecutive ones")
-            width = self.size[1]
-            mean, support = mean[:, first:last], support[first:last]
-            whitener = whitener[first * width : last * width]
+        mean, whitener, support = self._rows(rows)
         self.check_features(features, support.shape[0])
         if features.dtype == torch.float64:
             mean, whitener = mean.double(), whitener.double()
@@ -102,6 +94,41 @@ class FittedGaussian(nn.Module):
 
     if TYPE_CHECKING:  # nn.Module types calls as Any
         __call__ = forward
+
+    @in_own_state
+    def scaled(
+        self,
+        features: Tensor,
+        scale: Tensor,
+        coarse: Tensor | None = None,
+        rows: slice | None = None,
+    ) -> Tensor:
+        """Distances as :meth:`forward` gives them times ``scale [H,W]``, in one step: for features
+        that nothing learns through.
+
+        Arguments:
+            features: as there, float32.
+            scale: float32; it counts as 0 without :attr:`support`.
+            coarse: ``[B,C,h,w]``, what is upsampled and added to the features; without ``rows``.
+            rows: as there, for the scale as well.
+        """
+        mean, whitener, support = self._rows(rows)
+        self.check_features(features, support.shape[0])
+        if not self._supported_everywhere:
+            scale = torch.where(support, scale, 0)
+        return mahalanobis(features, mean, whitener, coarse=coarse, scale=scale)
+
+    def _rows(self, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
+        """mean, whitener and support of some rows of the map."""
+        mean, whitener = self.require_fit()
+        if rows is None:
+            return mean, whitener, self._support
+        first, last, step = rows.indices(self.size[0])
+        if step != 1:
+            raise ValueError(f"DenseGaussian: rows={rows}, expected consecutive ones")
+        width = self.size[1]
+        support = self._support[first:last]
+        return mean[:, first:last], whitener[first * width : last * width], support
 
     # State -----------------------------------------------------------------------------------
 

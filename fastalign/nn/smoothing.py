@@ -19,11 +19,30 @@ _TRUNCATE = 4.0
 
 
 @constant
-def _weights(size: int, sigma: float, border: str, device: torch.device) -> Tensor:
+def _taps(sigma: float, device: torch.device) -> Tensor:
     radius = int(_TRUNCATE * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.double() / sigma).square())
-    kernel = (kernel / kernel.sum()).float()
+    return (kernel / kernel.sum()).float().to(device)
+
+
+def gaussian_taps(sigma: float, *, device: torch.device | str = "cpu") -> Tensor:
+    """Weights ``[K]`` of a value and its neighbours up to 4 sigma on each side, float32: a row of
+    :func:`gaussian_matrix` far from the borders.
+
+    Arguments:
+        sigma: standard deviation in values, 0 to 10,000; 0 gives a single 1.
+        device: where to put them.
+    """
+    if sigma == 0:
+        return torch.ones(1, dtype=torch.float32, device=device)
+    return _taps(float(sigma), torch.device(device))
+
+
+@constant
+def _weights(size: int, sigma: float, border: str, device: torch.device) -> Tensor:
+    kernel = _taps(sigma, torch.device("cpu"))
+    offsets = torch.arange(len(kernel)) - len(kernel) // 2
     source = torch.arange(size)[:, None] + offsets
     if border == "replicate":
         source = source.clamp(0, size - 1)
@@ -77,6 +96,23 @@ def smooth(maps: Tensor, sigma: float, *, border: str = "reflect") -> Tensor:
     rows = gaussian_matrix(maps.shape[-2], sigma, border=border, device=maps.device)
     columns = gaussian_matrix(maps.shape[-1], sigma, border=border, device=maps.device)
     return rows.to(maps.dtype) @ maps @ columns.to(maps.dtype).mT
+
+
+@constant
+def _upsampling(given: int, size: int, sigma: float, device: torch.device) -> Tensor:
+    unit = torch.eye(given, dtype=torch.float64)[None]
+    rows = F.interpolate(unit, size, mode="linear", align_corners=False)[0].mT
+    return (gaussian_matrix(size, sigma).double() @ rows).float().to(device)
+
+
+@in_own_state
+def upsampled_smooth(maps: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
+    """``smooth(F.interpolate(maps[:, None], size, mode="bilinear")[:, 0], sigma)`` of maps
+    ``[B,h,w]``, to rounding: both are linear along each axis, so one product for each does it, with
+    matrices as narrow as the given maps."""
+    rows = _upsampling(maps.shape[1], size[0], float(sigma), maps.device)
+    columns = _upsampling(maps.shape[2], size[1], float(sigma), maps.device)
+    return rows @ (maps @ columns.mT)
 
 
 def interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:

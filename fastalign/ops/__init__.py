@@ -19,11 +19,13 @@ from fastalign.ops.pairwise_distance import pairwise_distance, pairwise_distance
 from fastalign.ops.warp_affine import warp_affine
 from fastalign.ops.mahalanobis import mahalanobis
 from fastalign.ops.refine_pose import refine_pose
+from fastalign.ops.anomaly_map import anomaly_map
 # isort: on
 
 __all__ = [
     "BACKENDS",
     "affine",
+    "anomaly_map",
     "available_backends",
     "dense_similarity",
     "dense_similarity_loss",

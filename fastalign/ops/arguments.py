@@ -29,6 +29,7 @@ class Argument:
     gradient: bool = False  # whether it has one
     images: int | None = None
     rows: int | None = None
+    whole: tuple[str, ...] = ()  # axes that must stay as they are where it is given
 
     def check(self, op: str, value: Any, of: str, first: Tensor) -> None:
         """Raise where ``value`` does not go with ``first``, the first argument, named ``of``."""
@@ -215,4 +216,20 @@ class Poses:
         raise NotImplementedError("an op with two results has no op for its gradient")
 
 
-Result = Locations | Maps | Poses
+@dataclass(frozen=True)
+class WeightedMaps:
+    """Two results ``[B,height,width]`` in the accumulation dtype of the first argument."""
+
+    count = 2
+
+    def empty(self, values: Sequence[Any], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        first = values[0]
+        shape, dtype = (first.shape[0], *size), accumulation_dtype(first.dtype)
+        return first.new_empty(shape, dtype=dtype), first.new_empty(shape, dtype=dtype)
+
+    def gradient(self, of: str) -> Argument:
+        """Says where its images are; there is no op that takes it."""
+        return Argument("grad", images=0)
+
+
+Result = Locations | Maps | Poses | WeightedMaps

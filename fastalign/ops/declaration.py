@@ -36,6 +36,8 @@ class Declaration:
         backward: whether its gradient is an op, ``<name>_backward``. Without it the gradient is
             what torch makes of the reference's derivable form: for an op that computes where
             nothing learns.
+        inference: arguments that may be missing and that ``<name>_backward`` does not have. Where
+            one is given the gradient is what torch makes of the derivable form.
         independent: the axes along which a result depends on nothing but its own slice, the
             cheaper one to enlarge first: "images", "rows".
     """
@@ -46,6 +48,7 @@ class Declaration:
     loss: int = 0
     switches: tuple[tuple[str, Callable[[], bool]], ...] = ()
     backward: bool = True
+    inference: tuple[str, ...] = ()
     independent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -61,6 +64,12 @@ class Declaration:
     def derivable(self) -> tuple[int, ...]:
         """Places of the arguments that have a gradient."""
         return tuple(n for n, argument in enumerate(self.arguments) if argument.gradient)
+
+    @cached_property
+    def learning(self) -> Declaration:
+        """The same without what is for inference alone."""
+        kept = tuple(a for a in self.arguments if a.name not in self.inference)
+        return replace(self, arguments=kept, inference=())
 
     def needs(self, always: bool) -> tuple[Argument, ...]:
         """One flag for each gradient; none where a gradient is alone, unless ``always``."""
@@ -147,7 +156,8 @@ class Op:
         What a layer gave in 16 bits, and the op does not take so, is taken up to float32.
         """
         cast, first = list(values), self.first
-        twins = [n for n, a in enumerate(self.arguments) if isinstance(a, Twin)]
+        arguments = enumerate(self.arguments)
+        twins = [n for n, a in arguments if isinstance(a, Twin) and values[n] is not None]
         if twins:
             dtypes = [values[n].dtype for n in (first, *twins)]
             widest = reduce(torch.promote_types, dtypes)
@@ -155,6 +165,8 @@ class Op:
                 cast[n] = values[n].to(widest)
         for n in self.derivable:
             argument, value = self.arguments[n], cast[n]
+            if value is None:
+                continue
             if isinstance(argument, Companion) and value.dtype in _HALVES:
                 if value.dtype not in argument.dtypes(cast[first].dtype):
                     cast[n] = value.float()

@@ -119,7 +119,8 @@ def short_way(op: Op, choose: Function, rule: Function, otherwise: Function) -> 
             kernel = named(kernel)
         if torch.is_grad_enabled():
             for place in tracked:
-                if values[place].requires_grad:
+                value = values[place]
+                if value is not None and value.requires_grad:
                     return apply(*values, kernel)
         return kernel(*values[:-1])[0] if stores else kernel(*values[:-1])
 

@@ -96,17 +96,45 @@ def of_map(op: Op, backward: Rule) -> Rule:
     return rule
 
 
+def _through_form(
+    op: Op, ctx: Any, values: list[Any], upstream: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    places = [n for n in op.derivable if ctx.needs_input_grad[n]]
+    found = pullback(reference.derivable(op.name), values[:-1], places, upstream)
+    results: list[Tensor | None] = [None] * len(values)
+    for place, value in zip(places, found, strict=True):
+        results[place] = value
+    return tuple(results)
+
+
 def of_form(op: Op) -> Rule:
     """The gradients of an op that has no op for them: by torch, through its derivable form."""
-    form = reference.derivable(op.name)
 
     def rule(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return _through_form(op, ctx, kept(op, ctx)[0], upstream)
+
+    return rule
+
+
+def of_partly(op: Op, backward: Rule) -> Rule:
+    """The gradients of a map whose backward op does not have all of its arguments: by that op where
+    none of the others is given, else through the derivable form."""
+    learning = Op(op.declaration.learning)
+    names = [argument.name for argument in op.arguments]
+    places = [names.index(argument.name) for argument in learning.arguments]
+    others = [n for n in range(len(names)) if n not in places]
+
+    def rule(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, _ = kept(op, ctx)
-        places = [n for n in op.derivable if ctx.needs_input_grad[n]]
-        found = pullback(form, values[:-1], places, upstream)
+        if any(values[n] is not None for n in others):
+            return _through_form(op, ctx, values, (grad,))
+        needs = [ctx.needs_input_grad[places[n]] for n in learning.derivable]
+        given = [*(values[n] for n in places), values[-1]]
         results: list[Tensor | None] = [None] * len(values)
-        for place, value in zip(places, found, strict=True):
-            results[place] = value
+        for place, found in zip(
+            places, _call(learning, backward, grad, given, needs), strict=False
+        ):
+            results[place] = found
         return tuple(results)
 
     return rule

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastalign.ops.arguments import Companion, Dtypes, Features, Locations, flag
+from fastalign.ops import checks
+from fastalign.ops.arguments import Companion, Dtypes, Features, Locations, Twin, flag
 from fastalign.ops.declaration import Declaration
 from fastalign.ops.layout import accumulation_dtype
 from fastalign.ops.registration import declare
@@ -29,6 +30,16 @@ class _Whitener(Companion):
             self.low_rank.check(op, value, of, first)
         else:
             Companion.check(self, op, value, of, first)
+
+
+@dataclass(frozen=True)
+class _Coarse(Twin):
+    """A map of the same channels that can be upsampled."""
+
+    def check(self, op: str, value: Tensor | None, of: str, first: Tensor) -> None:
+        super().check(op, value, of, first)
+        if value is not None:
+            checks.not_empty(op, self.name, value)
 
 
 _MAHALANOBIS = declare(
@@ -61,9 +72,31 @@ _MAHALANOBIS = declare(
                     remedy=" (x is {dtype})",
                 ),
             ),
+            _Coarse(
+                "coarse",
+                "Tensor?",
+                "None",
+                rows=None,
+                shape=lambda batch, c, *_: (batch, c, "h", "w"),
+                meaning="[B, C, h, w] with the B and C of x",
+                remedy=" (the dtype of x)",
+                whole=("rows",),
+            ),
+            Companion(
+                "scale",
+                "Tensor?",
+                "None",
+                gradient=True,
+                rows=0,
+                shape=lambda batch, c, *size: size,
+                meaning="[H, W] of x",
+                dtypes=lambda x: (accumulation_dtype(x),),
+                remedy=" (x is {dtype})",
+            ),
             flag("squared"),
         ),
         result=Locations(),
+        inference=("coarse", "scale"),
         independent=("images", "rows"),
     )
 )
@@ -73,6 +106,8 @@ def mahalanobis(
     x: Tensor,
     mean: Tensor,
     whitener: Tensor,
+    coarse: Tensor | None = None,
+    scale: Tensor | None = None,
     *,
     squared: bool = False,
     backend: str | None = None,
@@ -93,15 +128,22 @@ def mahalanobis(
             the covariances, ``cov^-1 = L^T L``, lower triangles packed by rows:
             ``[H*W, C(C+1)/2]``, entry ``(i, j <= i)`` at ``i (i + 1) / 2 + j``; or the rows V of
             the low-rank form: ``[H*W, R, C]``, any R, 0 included: the distance to the mean.
+        coarse: more features of the same channels on a grid of their own, ``[B,C,h,w]`` in x's
+            dtype: they are upsampled to that of x, bilinearly as ``F.interpolate`` does it without
+            ``align_corners``, and added to it, without either being made.
+        scale: what the values of a location are multiplied with, ``[H,W]`` in the mean's dtype;
+            where it is 0 they are 0, whatever x holds there.
         squared: the squared distance instead.
         backend: None for the automatic choice, or a name of ``available_backends``.
 
     Returns:
         The distance ``[B,H,W]`` in float32, in float64 for float64: ``|L d|`` with
-        ``d = x - mean``, or ``|d - V^T (V d)|``. Its gradient at distance 0 is 0.
+        ``d = x - mean``, or ``|d - V^T (V d)|``. Its gradient at distance 0 is 0. With ``coarse``
+        or ``scale``, which are made for inference, the gradient is that of the sum and of the
+        product, each in memory.
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device or dtype.
         BackendError: a backend asked for by name cannot run.
     """
-    return _MAHALANOBIS(x, mean, whitener, squared, backend or "auto")
+    return _MAHALANOBIS(x, mean, whitener, coarse, scale, squared, backend or "auto")

@@ -31,7 +31,7 @@ class Family:
 
     def __init__(self, declared: Declaration) -> None:
         self.name = declared.name
-        op, gradient, loss = Op(declared), Gradient(declared), Loss(declared)
+        op, gradient, loss = Op(declared), Gradient(declared.learning), Loss(declared)
         self._sign, self._places = declared.loss, op.derivable
         add(op)
         plainly, form = reference.plain(self.name), reference.derivable(self.name)
@@ -40,7 +40,8 @@ class Family:
             setup, rule = gradients.keep(gradient), gradients.of_gradient(gradient)
             twice = gradients.derivable_gradients(gradient)
             backward = _made(gradient, setup, rule, transformed(gradient, setup, rule, twice))
-            setup, rule = gradients.keep(op), gradients.of_map(op, backward)
+            by_op = gradients.of_partly if declared.inference else gradients.of_map
+            setup, rule = gradients.keep(op), by_op(op, backward)
         else:
             setup, rule = gradients.keep(op), gradients.of_form(op)
         under_func = transformed(op, setup, rule, form)
@@ -105,10 +106,13 @@ def _made(
     overload = getattr(getattr(torch.ops, NAMESPACE), op.name).default
     filled, chosen, name = _filler(overload), itemgetter(*op.derivable), op.name
     several, check = len(op.derivable) > 1, op.check
+    partly = any(op.arguments[place].default == "None" for place in op.derivable)
 
     def choose(values: Values, looks: Any = None) -> Function:
         check(values)
         tensors = chosen(values) if several else (chosen(values),)
+        if partly:
+            tensors = tuple(tensor for tensor in tensors if tensor is not None)
         return resolve(name, values[-1], *tensors, looks=looks)
 
     def run(*given: Any) -> Any:

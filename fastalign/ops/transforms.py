@@ -85,8 +85,16 @@ def _axis(op: Op, dims: tuple[int | None, ...], values: Values) -> str | None:
     if isinstance(op, Gradient):
         needs = zip(op.derivable, op.needs(values[:-1]), strict=True)
         moved |= {place for place, need in needs if need}
+    whole = {
+        axis
+        for place in op.tensors
+        if values[place] is not None
+        for axis in op.arguments[place].whole
+    }
     for axis in op.declaration.independent:
-        if all(getattr(op.arguments[place], axis) is not None for place in moved):
+        if axis not in whole and all(
+            getattr(op.arguments[place], axis) is not None for place in moved
+        ):
             return axis
     return None
 
@@ -94,7 +102,7 @@ def _axis(op: Op, dims: tuple[int | None, ...], values: Values) -> str | None:
 def _result_axes(op: Op, axis: str, values: Values) -> list[int | None]:
     """Where the results have the axis; None for a gradient that was not asked for."""
     if not isinstance(op, Gradient):
-        return [getattr(op.declaration.result.gradient(""), axis)]
+        return [getattr(op.declaration.result.gradient(""), axis)] * op.results
     needs = zip(op.derivable, op.needs(values[:-1]), strict=True)
     return [getattr(op.arguments[place], axis) if need else None for place, need in needs]
 

@@ -22,6 +22,7 @@ TINY = {
     "pairwise_distance": (6, 3, 4, 5),
     "mahalanobis": (2, 7, 3, 4),
     "refine_pose": (2, 1, 12, 12),
+    "anomaly_map": (2, 1, 4, 5),
 }
 # One case of each op, work, dtype, layout and storage.
 KINDS = {

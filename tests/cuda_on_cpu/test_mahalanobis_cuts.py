@@ -69,7 +69,9 @@ def test_every_cut_of_the_low_rank_form(cut, backend, kernels, poisoned):
 def _check(cut: str, shape: tuple[int, ...], tensors, squared: bool, backend) -> None:
     for layout in ("contiguous", "channels_last"):
         inputs = Inputs(torch.float32, layout=layout, shape=shape)
-        check_case(Case("mahalanobis", cut, lambda i: (*tensors(i), squared)), backend, inputs)
+        check_case(
+            Case("mahalanobis", cut, lambda i: (*tensors(i), None, None, squared)), backend, inputs
+        )
         check_case(
             Case(
                 "mahalanobis_backward",
@@ -89,4 +91,4 @@ def test_too_many_channels_are_refused_with_the_reason(form, backend, kernels):
     i = Inputs(torch.float32, shape=(1, 1000, 1, 1))
     whitener = i.whitener() if form == "packed" else i.low_rank(2)
     with pytest.raises(KernelError, match="so many channels"):
-        backend.run("mahalanobis", i.features(), i.mean(), whitener, False)
+        backend.run("mahalanobis", i.features(), i.mean(), whitener, None, None, False)

@@ -63,7 +63,7 @@ def test_other_shapes_and_devices(case, shape, backend, kernels, poisoned):
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in ALL_CASES if not c.op.startswith(("warp", "refine"))], ids=str
+    "case", [c for c in ALL_CASES if not c.op.startswith(("warp", "refine", "anomaly"))], ids=str
 )
 def test_more_images_than_a_block_can_keep(case, backend, kernels, poisoned):
     kernels.library(case.op).device(DEVICES["little"])
@@ -100,6 +100,12 @@ def test_edges_that_no_block_can_keep(family, backend, kernels, poisoned):
     case = next(c for c in ALL_CASES if str(c).startswith(f"refine_pose({family}"))
     for dtype, layout in zip((torch.float32, *HALVES), LAYOUTS, strict=True):
         check_case(case, backend, Inputs(dtype, "cpu", layout, SHAPES["colours"]))
+
+
+def test_maps_of_which_no_block_can_keep_a_row(backend, kernels, poisoned):
+    kernels.library("anomaly_map").device(Device(1, 1024))
+    case = next(c for c in ALL_CASES if str(c) == "anomaly_map(mask)")
+    check_case(case, backend, Inputs(torch.float32, "cpu", "contiguous", SHAPES["colours"]))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

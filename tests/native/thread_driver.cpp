@@ -262,6 +262,32 @@ Outputs refine_pose(const Workers& workers, const Setting& s, int64_t parameters
   return {text(refined), text(correlation)};
 }
 
+// One channel, whatever the setting has; strips of rows where there are more of these.
+Outputs anomaly_map(const Workers& workers, const Setting& s, bool is_mask) {
+  Random random;
+  const int64_t pixels = kHeight * kWidth, height = 70, width = 9, count = 5;
+  const DType own = s.accumulation();
+  Buffer distance(s.dtype, kBatch * pixels), evidence(own, kBatch * pixels), taps(own, count);
+  Buffer value(own, kBatch * height * width), share(own, kBatch * height * width);
+  distance.fill(random), evidence.fill(random), taps.fill(random);
+  const std::string mask(static_cast<size_t>(kBatch * pixels), char{1});
+  std::vector<AffinePixels> maps;
+  for (int64_t b = 0; b < kBatch; ++b) {
+    const double theta[6] = {0.9, -0.3, 0.1 * random(), 0.3, 1.1, 0.0};
+    maps.push_back(affine_pixels(theta, kHeight, kWidth, height, width, false));
+  }
+  AnomalyMapArgs args{};
+  args.distance = view(distance, kBatch, 1, kHeight, kWidth, s.channels_last);
+  args.evidence = view3(is_mask ? mask.data() : evidence.bytes.data());
+  args.is_mask = is_mask;
+  args.taps = taps.bytes.data(), args.count = count;
+  args.height = height, args.width = width;
+  args.maps = maps.data();
+  args.value = value.bytes.data(), args.share = share.bytes.data();
+  kTable.anomaly_map(args, workers);
+  return {text(value), text(share)};
+}
+
 // The sums of a fit, and its whiteners in the storage type that is as wide as the features'.
 Outputs gaussian_fit(const Workers& workers, const Setting& s) {
   Random random;
@@ -305,6 +331,7 @@ std::vector<std::pair<std::string, Call>> calls() {
                       [=](auto& w, auto& s) { return refine_pose(w, s, parameters); });
   }
   for (const bool flag : {false, true}) {
+    list.emplace_back("anomaly_map", [flag](auto& w, auto& s) { return anomaly_map(w, s, flag); });
     list.emplace_back("dense_similarity",
                       [flag](auto& w, auto& s) { return dense_similarity(w, s, flag); });
     list.emplace_back("pairwise_distance",

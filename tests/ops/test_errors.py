@@ -24,7 +24,10 @@ ROWS = [row for module in each() for row in module.WRONG]
 
 
 def _call(name: str, *arguments: object) -> object:
+    """The function of arguments, the last of which may be those that go by name."""
     function = getattr(ops, name, None) or getattr(torch.ops.fastalign, name)
+    if isinstance(arguments[-1], dict):
+        return function(*arguments[:-1], **arguments[-1])
     return function(*arguments)
 
 

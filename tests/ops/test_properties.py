@@ -208,5 +208,5 @@ def test_mahalanobis(kernels, poisoned, data):
     need = tuple(data.draw(flags, f"need_{name}") for name in ("x", "mean", "whitener"))
     grad = any_layout(data, inputs, "grad").location_gradient()
     assert grad.dtype == accumulation(inputs.dtype)
-    check(kernels, "mahalanobis", x, mean, whitener, squared)
+    check(kernels, "mahalanobis", x, mean, whitener, None, None, squared)
     check(kernels, "mahalanobis_backward", grad, x, mean, whitener, squared, *need)

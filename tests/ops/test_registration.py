@@ -56,8 +56,9 @@ def _arguments(case: Case, backend: Backend, dtype: torch.dtype, layout: str) ->
     places = {argument.name: n for n, argument in enumerate(schema.arguments)}
     for name in _differentiable(case):
         flag = places.get(f"need_{name}")
-        if flag is None or arguments[flag]:
-            arguments[places[name]].requires_grad_()
+        value = arguments[places[name]] if places[name] < len(arguments) else None
+        if value is not None and value.is_floating_point() and (flag is None or arguments[flag]):
+            value.requires_grad_()
     backend.require(case.op, *(value for value in arguments if isinstance(value, Tensor)))
     return tuple(arguments)
 

@@ -15,6 +15,8 @@ def ops_take_the_buffers_of_a_density(x: Tensor, density: nn.DenseGaussian) -> N
     maps = ops.affine.identity(2)
     refined = ops.refine_pose(x, maps[None], plane, plane, ops.affine.generators("affine"))
     assert_type(refined, tuple[Tensor, Tensor])
+    moved = ops.anomaly_map(x, maps, plane > 0, plane[0], (8, 8))
+    assert_type(moved, tuple[Tensor, Tensor])
 
 
 def layers_say_what_a_call_returns(x: Tensor, model: FYD) -> None:

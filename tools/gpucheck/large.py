@@ -130,7 +130,7 @@ def distance_to_gaussian(backend: str, device: str) -> None:
     whitener = torch.empty(height * width, packed, dtype=torch.bfloat16, device=device).normal_()
     x = torch.randn(1, channels, height, width, device=device)
     mean = torch.randn(channels, height, width, device=device)
-    out = _run("mahalanobis", backend, x, mean, whitener, False)
+    out = _run("mahalanobis", backend, x, mean, whitener, None, None, False)
     factors = _ends(whitener.view(height, width, packed).permute(2, 0, 1))
     narrow = factors.permute(1, 2, 0).reshape(-1, packed).double()
     wanted = reference.kernel("mahalanobis")(_ends(x).double(), _ends(mean).double(), narrow, False)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastalign.ops.layout import accumulation_dtype, as_gradient, no_gradient
 from fastalign.ops.reference.vectors import lengths, plain_lengths
@@ -91,8 +92,33 @@ def _chunks(
             yield run, _Packed(factor)
 
 
-def mahalanobis(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
+def _whole(x: Tensor, coarse: Tensor | None, scale: Tensor | None) -> Tensor:
+    """x with what a coarser map adds to it, 0 where the scale is."""
+    if coarse is not None:
+        dtype = accumulation_dtype(x.dtype)
+        size = (x.shape[2], x.shape[3])
+        more = F.interpolate(coarse.to(dtype), size, mode="bilinear", align_corners=False)
+        x = x.to(dtype) + more
+    # NaN must reach neither a value nor a gradient.
+    return x if scale is None else x.masked_fill(scale == 0, 0)
+
+
+def _scaled(value: Tensor, scale: Tensor | None) -> Tensor:
+    return value if scale is None else (value * scale).masked_fill(scale == 0, 0)
+
+
+def mahalanobis(
+    x: Tensor,
+    mean: Tensor,
+    whitener: Tensor,
+    coarse: Tensor | None,
+    scale: Tensor | None,
+    squared: bool,
+) -> Tensor:
     """See ``fastalign.ops.mahalanobis``."""
+    if x.numel() > 0 and not (coarse is None and scale is None):
+        own = mahalanobis(_whole(x, coarse, scale), mean, whitener, None, None, squared)
+        return _scaled(own, scale)
     batch, channels, height, width = x.shape
     dtype = accumulation_dtype(x.dtype)
     result = x.new_zeros((batch, height * width), dtype=dtype)
@@ -143,8 +169,19 @@ def mahalanobis_backward(
     )
 
 
-def mahalanobis_plain(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
+def mahalanobis_plain(
+    x: Tensor,
+    mean: Tensor,
+    whitener: Tensor,
+    coarse: Tensor | None,
+    scale: Tensor | None,
+    squared: bool,
+) -> Tensor:
     """``mahalanobis`` in ops that torch itself differentiates and exports."""
+    return _scaled(_plain(_whole(x, coarse, scale), mean, whitener, squared), scale)
+
+
+def _plain(x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
     batch, channels, height, width = x.shape
     deviation = _deviations(x, mean)
     stored = whitener.to(deviation.dtype)

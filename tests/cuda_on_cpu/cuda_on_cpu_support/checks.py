@@ -107,7 +107,14 @@ def _extra() -> list[Case]:
             Case(
                 "mahalanobis",
                 f"whitener in {short(stored)}",
-                lambda i, stored=stored: (i.features(), i.mean(), i.whitener(stored), False),
+                lambda i, stored=stored: (
+                    i.features(),
+                    i.mean(),
+                    i.whitener(stored),
+                    None,
+                    None,
+                    False,
+                ),
             ),
             Case(
                 "mahalanobis_backward",
@@ -128,7 +135,14 @@ def _extra() -> list[Case]:
             Case(
                 "mahalanobis",
                 words,
-                lambda i, r=rank, t=stored: (i.features(), i.mean(), i.low_rank(r, t), False),
+                lambda i, r=rank, t=stored: (
+                    i.features(),
+                    i.mean(),
+                    i.low_rank(r, t),
+                    None,
+                    None,
+                    False,
+                ),
             ),
             Case(
                 "mahalanobis_backward",

@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from cuda_on_cpu_support.builder import Library
@@ -296,10 +297,22 @@ class Kernels:
             squared=squared,
         )
 
-    def mahalanobis(self, x: Tensor, mean: Tensor, whitener: Tensor, squared: bool) -> Tensor:
-        x, mean, whitener = self._inputs(x, mean, whitener)
+    def mahalanobis(
+        self,
+        x: Tensor,
+        mean: Tensor,
+        whitener: Tensor,
+        coarse: Tensor | None,
+        scale: Tensor | None,
+        squared: bool,
+    ) -> Tensor:
+        x, mean, whitener, coarse, scale = self._inputs(x, mean, whitener, coarse, scale)
         value = self._result(empty_locations(x))
         args = self._distances(x, mean, whitener, squared)
+        if coarse is not None:
+            args.coarse = view4(coarse)
+        if scale is not None:
+            args.scale = plane(scale)
         args.value = value.data_ptr()
         if value.numel():
             self._launch("mahalanobis", args)
@@ -368,3 +381,31 @@ class Kernels:
             )
             self._launch("refine_pose", args)
         return refined, correlation
+
+    def anomaly_map(
+        self,
+        distance: Tensor,
+        maps: Tensor,
+        evidence: Tensor,
+        taps: Tensor,
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        distance, maps, evidence, taps = self._inputs(distance, maps, evidence, taps.contiguous())
+        height, width = size
+        value = self._result(maps.new_empty((len(distance), height, width)))
+        share = self._result(torch.empty_like(value))
+        if value.numel():
+            args = ARGS["anomaly_map"](
+                distance=view4(distance),
+                evidence=view3(evidence),
+                is_mask=evidence.dtype == torch.bool,
+                taps=taps.data_ptr(),
+                count=len(taps),
+                height=height,
+                width=width,
+                theta=theta(maps),
+                value=value.data_ptr(),
+                share=share.data_ptr(),
+            )
+            self._launch("anomaly_map", args)
+        return value, share

@@ -19,6 +19,7 @@ BARRIERS = {
     "mahalanobis_backward.cuh": ("mahalanobis", 7),
     "mahalanobis_low_rank.cuh": ("mahalanobis", 4),
     "refine_pose.cuh": ("refine_pose", 3),
+    "anomaly_map.cuh": ("anomaly_map", 2),
 }
 
 MUTANTS = [
@@ -173,6 +174,20 @@ MUTANTS = [
         "mahalanobis_tile.cuh",
         r"upper \? low : high, bit\)",
         "upper ? low : high, bit ^ 1)",
+    ),
+    Mutant(
+        "anomaly_map",
+        "off by one",
+        "anomaly_map.cuh",
+        r"if \(x >= width\)",
+        "if (x > width)",
+    ),
+    Mutant(
+        "anomaly_map",
+        "misaligned shared memory",
+        "anomaly_map.cuh",
+        r"reinterpret_cast<float\*>\(map \+ 1\)",
+        "reinterpret_cast<float*>(map + 1) + 1",
     ),
     Mutant(
         "refine_pose",

@@ -15,7 +15,11 @@ from cuda_on_cpu_support.builder import CSRC, launchers
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
-_TYPES: dict[str, type] = {"bool": ctypes.c_bool, "int64_t": ctypes.c_int64}
+_TYPES: dict[str, type] = {
+    "bool": ctypes.c_bool,
+    "int64_t": ctypes.c_int64,
+    "double": ctypes.c_double,
+}
 _TYPES |= dict.fromkeys(("DType", "Interpolation", "Padding"), ctypes.c_int32)
 
 
@@ -40,6 +44,7 @@ def _structs(header: Path) -> None:
 _structs(CSRC / "cpu" / "view.h")
 _structs(CSRC / "common" / "warp_options.h")
 _structs(CSRC / "common" / "pose_inputs.h")
+_structs(CSRC / "common" / "map_inputs.h")
 _structs(CSRC / "common" / "gaussian_inputs.h")
 _structs(CSRC / "cuda" / "launchers.h")
 View4, View3, Labels, Theta = (_TYPES[name] for name in ("View4", "View3", "Labels", "Theta"))

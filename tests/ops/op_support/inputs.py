@@ -74,6 +74,11 @@ class Inputs:
     def mean(self) -> Tensor:
         return self._lay(self._normal(*self.shape[1:]).to(accumulation(self.dtype)))
 
+    def scale(self) -> Tensor:
+        """A factor for each location, 0 at some."""
+        values = torch.rand(*self.shape[2:], generator=self.generator, dtype=torch.float64) - 0.2
+        return self._lay(values.clamp_min(0).to(accumulation(self.dtype)))
+
     def whitener(self, dtype: torch.dtype | None = None) -> Tensor:
         _, channels, height, width = self.shape
         packed = self._normal(height * width, channels * (channels + 1) // 2)

@@ -63,6 +63,7 @@ def mean(definition: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *tensors, **options: definition(*tensors, **options).mean()
 
 
-# A wrong call: op or function, arguments made anew for each run, error, and every part that the
+# A wrong call: op or function, arguments made anew for each run (the last may be a dictionary of
+# those that go by name), error, and every part that the
 # message must have.
 Row = tuple[str, Callable[[], tuple], type[Exception], tuple[str, ...]]

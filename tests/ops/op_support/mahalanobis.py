@@ -27,12 +27,18 @@ def definition(
     x: Tensor,
     mean: Tensor,
     whitener: Tensor,
+    coarse: Tensor | None = None,
+    scale: Tensor | None = None,
     squared: bool = False,
     *,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """``|L (x - mean)|`` location by location: ``[B,H,W]``; of rows V the matrix is I - V^T V."""
+    """``|L (x - mean)|`` location by location: ``[B,H,W]``; of rows V the matrix is I - V^T V. A
+    coarser map joins x by hats around its pixels."""
     x, mean = x.to(dtype), mean.to(dtype)
+    if coarse is not None:
+        down, across = (hats(x.shape[d], coarse.shape[d]).to(x) for d in (2, 3))
+        x = x + down @ coarse.to(dtype) @ across.mT
     batch, channels, height, width = x.shape
     if whitener.dim() == 3:
         v = whitener.to(dtype)
@@ -46,7 +52,15 @@ def definition(
                 white = matrices[y * width + z] @ (x[b, :, y, z] - mean[:, y, z])
                 square = white.square().sum()
                 rows.append(square if squared else root(square))
-    return torch.stack(rows).view(batch, height, width)
+    values = torch.stack(rows).view(batch, height, width)
+    return values if scale is None else values * scale.to(dtype)
+
+
+def hats(count: int, coarse: int) -> Tensor:
+    """Weights ``[count, coarse]`` of the pixels of a coarser axis at those of an axis."""
+    places = (torch.arange(count, dtype=f64) + 0.5) * coarse / count - 0.5
+    away = places.clamp(0, coarse - 1)[:, None] - torch.arange(coarse, dtype=f64)
+    return (1 - away.abs()).clamp_min(0)
 
 
 # Whiteners by the words that stand for them. Eleven rows are two times four and three, so that no
@@ -56,6 +70,22 @@ WHITENERS: dict[str, Callable[[Inputs], Tensor]] = {
     "low rank": lambda i: i.low_rank(11),
     "rank 0": lambda i: i.low_rank(0),
 }
+
+
+# Words, a whitener, and which there are of a coarser map and a scale.
+BESIDE: tuple[tuple[str, Callable[[Inputs], Tensor], tuple[bool, bool]], ...] = (
+    ("coarse,scale", Inputs.whitener, (True, True)),
+    ("low rank,coarse", WHITENERS["low rank"], (True, False)),
+    ("low rank,coarse,scale", WHITENERS["low rank"], (True, True)),
+    ("low rank,scale", WHITENERS["low rank"], (False, True)),
+)
+
+
+def beside(i: Inputs, given: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+    """A coarser map along one axis, and a scale."""
+    height, width = i.shape[2:]
+    coarse = i.other_size(height + 1, max(1, width // 2)) if given[0] else None
+    return coarse, i.scale() if given[1] else None
 
 
 def _backward(options: str, whitener: Callable[[Inputs], Tensor], squared: bool, *need: bool):
@@ -75,7 +105,10 @@ def _cases() -> list[Case]:
                 Case(
                     "mahalanobis",
                     options,
-                    lambda i, w=whitener, s=squared: (i.features(), i.mean(), w(i), s),
+                    lambda i, w=whitener, s=squared: (
+                        *(i.features(), i.mean(), w(i)),
+                        *(None, None, s),
+                    ),
                 ),
                 _backward(options, whitener, squared, True, True, True),
             ]
@@ -83,6 +116,14 @@ def _cases() -> list[Case]:
             words = "x={:d},mean={:d},whitener={:d}".format(*need)
             options = ",".join(filter(None, (form, words)))
             cases.append(_backward(options, whitener, False, *need))
+    for words, whitener, which in BESIDE:
+        cases.append(
+            Case(
+                "mahalanobis",
+                words,
+                lambda i, w=whitener, g=which: (i.features(), i.mean(), w(i), *beside(i, g), False),
+            )
+        )
     return [case for case in cases if case.options == "rank 0" or "rank 0" not in case.options]
 
 
@@ -100,6 +141,10 @@ def _functions() -> list[Function]:
         for squared in (False, True)
         if form != "rank 0" or not squared
     ]
+
+
+def _right() -> tuple[Tensor, Tensor, Tensor]:
+    return wrong.features(), wrong.mean(), wrong.whitener()
 
 
 WRONG: list[Row] = [
@@ -156,6 +201,36 @@ WRONG: list[Row] = [
         lambda: (wrong.features(), wrong.mean(), wrong.whitener(dtype=f64)),
         TypeError,
         ("whitener has dtype torch.float64", "expected float32, float16 or bfloat16"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (*_right(), {"coarse": wrong.features(B, C + 1, 2, 3)}),
+        ValueError,
+        (f"coarse has shape [{B}, {C + 1}, 2, 3]", f"expected [{B}, {C}, h, w]", "B and C of x"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (*_right(), {"coarse": wrong.features(B, C, 0, 3)}),
+        ValueError,
+        ("coarse has shape", "at least one row and one column"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (*_right(), {"coarse": wrong.features(B, C, 2, 3, dtype=f16)}),
+        TypeError,
+        ("coarse has dtype torch.float16", "expected torch.float32", "the dtype of x"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (*_right(), {"scale": torch.ones(W, H)}),
+        ValueError,
+        (f"scale has shape [{W}, {H}]", f"expected [{H}, {W}]", "[H, W] of x"),
+    ),
+    (
+        "mahalanobis",
+        lambda: (*_right(), {"scale": torch.ones(H, W, dtype=f64)}),
+        TypeError,
+        ("scale has dtype torch.float64", "expected torch.float32", "x is torch.float32"),
     ),
     (
         "mahalanobis_backward",

@@ -60,8 +60,21 @@ def _gaussian(
     return Call(
         f"mahalanobis, {size}, {words}",
         "mahalanobis",
-        lambda k: k.mahalanobis(x, mean, factors, False),
+        lambda k: k.mahalanobis(x, mean, factors, None, None, False),
         moved,
+    )
+
+
+def _of_stages(batch: int) -> Call:
+    """As a default model scores 256 x 256 pixels."""
+    shape = (batch, 152, 32, 32)
+    x, mean, coarse = maps(*shape, last=True), torch.empty(shape[1:]), maps(batch, 152, 16, 16)
+    factors, scale = _factors(shape, torch.float16, 64), torch.empty(32, 32)
+    return Call(
+        f"mahalanobis, {batch} x 152 x 32 x 32, rank 64 in float16, coarser map and scale",
+        "mahalanobis",
+        lambda k: k.mahalanobis(x, mean, factors, coarse, scale, False),
+        size_of(x, mean, factors, coarse, scale) + 4 * batch * 32 * 32,
     )
 
 
@@ -77,6 +90,8 @@ def launched() -> list[Call]:
         _gaussian((1, 176, 64, 64), torch.float16, "rank 32 in float16, channels_last", rank=32),
         _gaussian((32, 176, 64, 64), single, "rank 32, channels_last", rank=32),
         _gaussian((1, 176, 64, 64), single, "rank 32, channels_last", back=True, rank=32),
+        _of_stages(1),
+        _of_stages(64),
     ]
 
 
@@ -93,7 +108,12 @@ def compiled() -> list[Any]:
             return maps(shape, dtype), mean, _factors(shape, stored, rank)
 
     def _forward(shape, dtype=torch.float32, stored=torch.float32, rank=None):
-        return lambda: kernels.mahalanobis(*_inputs(shape, dtype, stored, rank), False)
+        return lambda: kernels.mahalanobis(*_inputs(shape, dtype, stored, rank), None, None, False)
+
+    def _of_stages():
+        inputs = _inputs((8, 152, 32, 32), torch.float32, HALF, 64)
+        coarse, scale = maps((8, 152, 16, 16), torch.float32), torch.empty(32, 32, device="meta")
+        return kernels.mahalanobis(*inputs, coarse, scale, False)
 
     def _backward(shape, dtype=torch.float32, stored=torch.float32, rank=None):
         def call():
@@ -114,5 +134,6 @@ def compiled() -> list[Any]:
         CompileCase(
             "rank 64, 448 channels, float16", _forward((8, 448, 56, 56), HALF, HALF, rank=64)
         ),
+        CompileCase("rank 64, coarser map and scale", _of_stages),
         CompileCase("gradients, rank 32", _backward((8, 176, 64, 64), rank=32)),
     ]
