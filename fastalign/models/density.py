@@ -120,9 +120,11 @@ class FeatureDensity(nn.Module):
         coarse = [stage for stage in stages if stage.shape[1] and stage.shape[2:] != self.size]
         if len(coarse) != 1 or not fine:
             return None
+        whole = sum(fine[1:], fine[0])
+        if whole.is_cuda and len(whole) >= _LARGE_BATCH:
+            whole = whole.contiguous(memory_format=torch.channels_last)
         # Its channels side by side: the kernels read all of them at four places.
-        last = coarse[0].float().contiguous(memory_format=torch.channels_last)
-        return sum(fine[1:], fine[0]), last
+        return whole, coarse[0].float().contiguous(memory_format=torch.channels_last)
 
     def describe(self, stages: Sequence[Tensor], rows: slice | None = None) -> Tensor:
         """The features at the size of the first stage: ``[B,C,h,w]``, float32; of the rows

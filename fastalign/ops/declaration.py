@@ -38,6 +38,8 @@ class Declaration:
             nothing learns.
         inference: arguments that may be missing and that ``<name>_backward`` does not have. Where
             one is given the gradient is what torch makes of the derivable form.
+        absent: places of arguments that the forms of the reference take and that this declaration
+            does not have (:attr:`learning`).
         independent: the axes along which a result depends on nothing but its own slice, the
             cheaper one to enlarge first: "images", "rows".
     """
@@ -49,6 +51,7 @@ class Declaration:
     switches: tuple[tuple[str, Callable[[], bool]], ...] = ()
     backward: bool = True
     inference: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()
     independent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,8 +71,10 @@ class Declaration:
     @cached_property
     def learning(self) -> Declaration:
         """The same without what is for inference alone."""
+        names = [a.name for a in self.arguments]
         kept = tuple(a for a in self.arguments if a.name not in self.inference)
-        return replace(self, arguments=kept, inference=())
+        absent = tuple(names.index(name) for name in self.inference)
+        return replace(self, arguments=kept, inference=(), absent=absent)
 
     def needs(self, always: bool) -> tuple[Argument, ...]:
         """One flag for each gradient; none where a gradient is alone, unless ``always``."""

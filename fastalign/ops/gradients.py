@@ -203,7 +203,13 @@ def pullback(
 
 def derivable_gradients(op: Gradient) -> Rule:
     """The backward op, without ``backend``, through the derivable form."""
-    of = Op(op.declaration)
+    of, whole = Op(op.declaration), reference.derivable(op.declaration.name)
+
+    def form(*given: Any) -> Any:
+        values = list(given)
+        for place in op.declaration.absent:
+            values.insert(place, None)
+        return whole(*values)
 
     def gradients(*values: Any) -> tuple[Tensor, ...]:
         grad, given = values[0], list(values[1:])
@@ -212,7 +218,6 @@ def derivable_gradients(op: Gradient) -> Rule:
         given = given[: len(of.arguments)]
         needs = op.needs(values)
         places = [place for place, need in zip(of.derivable, needs, strict=True) if need]
-        form = reference.derivable(op.declaration.name)
         found = iter(pullback(form, given, places, (grad,)) if places else ())
         pairs = zip(of.derivable, needs, strict=True)
         return tuple(next(found) if need else no_gradient(given[n]) for n, need in pairs)

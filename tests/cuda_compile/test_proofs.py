@@ -17,7 +17,7 @@ from records import checks
 from records.store import Unavailable, known, made_with
 
 # Barriers met by all threads, and no races. What is open depends on what tensors hold: on lists of
-# candidates (gather, sweep), on where samples fall (warp, refine), on labels (order_groups) or on
+# candidates (gather, sweep), on where samples fall (warp, refine, map), on labels (order_groups) or on
 # where a packed factor begins (mahalanobis).
 PROVED = {
     "dense_similarity_tile": (ONE_PATH, ONE_PATH),
@@ -25,6 +25,8 @@ PROVED = {
     "finish_theta": (EVERY_PATH, EVERY_PATH),
     "gather_pixels": (OPEN, OPEN),
     "gather_planes": (OPEN, OPEN),
+    "map_columns": (EVERY_PATH, EVERY_PATH),
+    "map_rows": (ONE_PATH, OPEN),
     "mahalanobis_finish": (EVERY_PATH, EVERY_PATH),
     "mahalanobis_forward": (EVERY_PATH, OPEN),
     "mahalanobis_gradients": (ONE_PATH, OPEN),

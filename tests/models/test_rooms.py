@@ -127,6 +127,29 @@ def test_a_density_measures_scales_and_knows_where_it_may(density):
     torch.testing.assert_close(room(stages).distance, distance)
 
 
+def test_a_coarser_stage_is_upsampled_where_distances_are_taken(monkeypatch):
+    """Features that are sums over stages are made where they learn, and else not."""
+    torch.manual_seed(1)
+    room = FeatureDensity((2, 3, 4), (6, 5), channels=4).project(torch.randn(4, 9))
+    stages = [torch.randn(9, 0, 12, 10), torch.randn(9, 4, 6, 5), torch.randn(9, 4, 3, 2)]
+    valid = torch.ones(9, 6, 5, dtype=torch.bool)
+    valid[:, 0, 0] = False
+    room.gaussians.update(room.describe(stages), valid).finalize()
+    room.calibrate(torch.rand(6, 5) + 0.5)
+    wanted = room.gaussians(room.describe(stages)) * room.calibration
+    stages[1].requires_grad_()
+    learnt = room(stages).distance
+    (gradient,) = torch.autograd.grad(learnt.sum(), stages[1])
+    assert torch.equal(learnt, wanted) and gradient[:, :, 1:].abs().min() > 0
+    assert not gradient[:, :, 0, 0].any()
+    monkeypatch.setattr(room, "describe", None)
+    room.bands = split_rows(6, 3)  # of no use where nothing is made
+    with torch.no_grad():
+        distance, support = room(stages)
+    torch.testing.assert_close(distance, wanted, rtol=1e-5, atol=0)
+    assert support.sum() == 29 and not distance[:, 0, 0].any()
+
+
 def test_a_density_comes_back_from_its_tensors(density):
     room, stages = density
     again = FeatureDensity((3, 4), (6, 5), channels=4).restore(room.state_dict())

@@ -9,7 +9,12 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional as F
 
 from fastalign.nn import gaussian_matrix, smooth
-from fastalign.nn.smoothing import interpolated, interpolated_rows
+from fastalign.nn.smoothing import (
+    gaussian_taps,
+    interpolated,
+    interpolated_rows,
+    upsampled_smooth,
+)
 
 # Our names of the borders and those of scipy.
 BORDERS = {"reflect": "mirror", "replicate": "nearest"}
@@ -51,6 +56,22 @@ def test_a_constant_map_stays_and_no_value_leaves_the_range():
     maps = torch.rand(3, 12, 12)
     smoothed = smooth(maps, 2)
     assert smoothed.min() >= maps.min() and smoothed.max() <= maps.max()
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.5, 4.0])
+def test_upsampling_and_smoothing_are_one_product_for_each_axis(sigma):
+    maps = torch.rand(2, 6, 9)
+    grown = F.interpolate(maps[:, None], (31, 40), mode="bilinear", align_corners=False)[:, 0]
+    found = upsampled_smooth(maps, (31, 40), sigma)
+    torch.testing.assert_close(found, smooth(grown, sigma), rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3, 2.5])
+def test_taps_are_a_row_of_the_matrix_far_from_its_borders(sigma):
+    taps = gaussian_taps(sigma)
+    radius = len(taps) // 2
+    row = gaussian_matrix(41, sigma)[20]
+    assert torch.equal(row[20 - radius : 21 + radius], taps) and row.sum() == taps.sum()
 
 
 def test_sigma_0_changes_nothing():
