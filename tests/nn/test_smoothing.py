@@ -70,8 +70,8 @@ def test_upsampling_and_smoothing_are_one_product_for_each_axis(sigma):
 def test_taps_are_a_row_of_the_matrix_far_from_its_borders(sigma):
     taps = gaussian_taps(sigma)
     radius = len(taps) // 2
-    row = gaussian_matrix(41, sigma)[20]
-    assert torch.equal(row[20 - radius : 21 + radius], taps) and row.sum() == taps.sum()
+    row = F.pad(taps, (20 - radius, 20 - radius))
+    assert torch.equal(gaussian_matrix(41, sigma)[20], row)
 
 
 def test_sigma_0_changes_nothing():
