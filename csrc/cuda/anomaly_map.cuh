@@ -10,7 +10,7 @@
 // Bytes it must move: distances and evidence, which are small, and 8 B H W of results. Bytes it
 // moves: 8 more B H W written and read (2 radius + 8) / 8 times, five at a sigma of 4; at 256 x 256
 // an image's pairs are 0.5 MB, so that all but the first read come from L2. In torch's operations
-// the warped stack, a product with a matrix for each axis and the division are 48 B H W, and the
+// the warped pair, a product with a matrix for each axis and the division are 52 B H W, and the
 // products 2 (H + W) multiply-adds a pixel and plane in place of 2 (2 radius + 1).
 //
 // One kernel would sample and smooth (2 radius + T)^2 places for T^2 results, four times as many at
