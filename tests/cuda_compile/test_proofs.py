@@ -17,8 +17,8 @@ from records import checks
 from records.store import Unavailable, known, made_with
 
 # Barriers met by all threads, and no races. What is open depends on what tensors hold: on lists of
-# candidates (gather, sweep), on where samples fall (warp, refine, map), on labels (order_groups) or on
-# where a packed factor begins (mahalanobis).
+# candidates (gather, sweep), on where samples fall (warp, refine, map), on labels (order_groups) or
+# on where a packed factor begins (mahalanobis).
 PROVED = {
     "dense_similarity_tile": (ONE_PATH, ONE_PATH),
     "finish_loss": (EVERY_PATH, EVERY_PATH),

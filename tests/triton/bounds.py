@@ -44,6 +44,17 @@ def _addresses(tensor: Tensor) -> np.ndarray:
     return tensor.data_ptr() + offsets.flatten().numpy() * tensor.element_size()
 
 
+def _tensors(values: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors among arguments, those in tuples too."""
+    found = []
+    for value in values:
+        if isinstance(value, tuple):
+            found += _tensors(value)
+        elif isinstance(value, Tensor):
+            found.append(value)
+    return found
+
+
 @contextmanager
 def watched() -> Iterator[list[str]]:
     """Accesses within are checked; yields the names of the kernels that were launched."""
@@ -65,7 +76,7 @@ def watched() -> Iterator[list[str]]:
     def watched_run(self: Any, *arguments: Any, **named: Any) -> Any:
         nonlocal allowed
         launched.append(self.fn.__name__)
-        given = [value for value in (*arguments, *named.values()) if isinstance(value, Tensor)]
+        given = _tensors((*arguments, *named.values()))
         allowed = np.unique(np.concatenate([_addresses(value) for value in given]))
         return run(self, *arguments, **named)
 

@@ -110,8 +110,8 @@ MUTANTS = [
     Mutant(mahalanobis_distance, "& (row < channels)[:, None]", "", "_distance", "mahalanobis"),
     Mutant(
         mahalanobis_distance,
-        "mask=(image < images)[:, None] & here",
-        "mask=here",
+        "inside = (image < images)[:, None] & here[None, :]",
+        "inside = here[None, :]",
         "_distance",
         "mahalanobis",
     ),
