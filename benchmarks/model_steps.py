@@ -1,13 +1,15 @@
 """The steps of a score on a CPU, beside those of another commit, in one run.
 
-    python benchmarks/model_steps.py --before CHECKOUT [--threads 2] [--rounds 6] [--out FOLDER]
+    python benchmarks/model_steps.py --before CHECKOUT [--fit-each] [--rounds 6] [--out FOLDER]
 
 A model is fitted on the shipped photographs, aligned and not, and saved; processes of this checkout
 and of ``--before``, a built checkout of the code before, load the file and take turns. Each
 measures, by the median of its calls in turns: the network and what it is multiplied with
 (``encode``), the distances (``distance``), the map in the image's frame (``map``), and the whole;
-and its scores are compared. Without ``--before`` this checkout alone. Writes ``model_steps.json``
-and ``.md``.
+and its scores are compared. With ``--fit-each`` every checkout fits a model of its own, by its own
+defaults, and the seconds of that are a step too: for a code before whose models were others.
+Without ``--before`` this checkout alone. Writes ``model_steps.json`` and ``.md``, with
+``--fit-each`` ``model_steps_own.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -86,34 +88,68 @@ with torch.inference_mode():
             found[batch]["operations"][name] = counter.operations
 print(json.dumps(found))
 """
+# Model file, images, side of the images, align and threads; the last line is the seconds.
+FIT = """
+import sys, time
+import torch
+import fastalign
+given = torch.load(sys.argv[2])
+torch.set_num_threads(int(sys.argv[5]))
+model = fastalign.FYD(image_size=int(sys.argv[3]), align=sys.argv[4])
+start = time.perf_counter()
+model.fit(given["train"], given["validation"], seed=0)
+print(time.perf_counter() - start)
+model.save(sys.argv[1])
+"""
 
 
 def run(tree: Path, model: Path, images: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What a process with the code of a checkout measures."""
+    given = [model, images, options.threads, options.seconds, options.batches]
+    return dict(json.loads(_last_line(tree, CHILD, given)))
+
+
+def fit_in(tree: Path, model: Path, images: Path, align: str, options: argparse.Namespace) -> float:
+    """The seconds in which a checkout fits a model by its own defaults and writes it."""
+    given = [model, images, options.size, align, options.threads]
+    return float(_last_line(tree, FIT, given))
+
+
+def _last_line(tree: Path, program: str, given: Sequence[Any]) -> str:
     environment = dict(os.environ, PYTHONPATH=str(tree))
     wait_passively(environment)
-    given = [model, images, options.threads, options.seconds, options.batches]
-    command = [sys.executable, "-c", CHILD, *map(str, given)]
+    command = [sys.executable, "-c", program, *map(str, given)]
     done = subprocess.run(
         command, env=environment, cwd=tree, capture_output=True, text=True, check=True
     )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return done.stdout.splitlines()[-1]
 
 
 def measure(trees: Mapping[str, Path], align: str, options: argparse.Namespace) -> list[Any]:
     """Rows of one model."""
     size = (options.size, options.size)
-    data = read_category(options.data, size, Jitter(0.0, 0.0), seed=0, validation=0.0)
-    model = FYD(image_size=size, align=align, skip=False, epochs=1)
-    model.fit(data.train, seed=0)
+    validation = 0.1 if options.fit_each else 0.0
+    data = read_category(options.data, size, Jitter(0.0, 0.0), seed=0, validation=validation)
     with tempfile.TemporaryDirectory() as folder:
-        file, images = Path(folder) / "model.safetensors", Path(folder) / "images.pt"
-        model.save(file)
+        images, learned = Path(folder) / "images.pt", Path(folder) / "learned.pt"
         torch.save(data.test[:8].clone(), images)
+        torch.save({"train": data.train, "validation": data.validation}, learned)
+        files = {name: Path(folder) / f"{name}.safetensors" for name in trees}
+        seconds: dict[str, list[float]] = {name: [] for name in trees}
+        if options.fit_each:
+            for _ in range(options.fits):
+                for name, tree in trees.items():
+                    seconds[name].append(fit_in(tree, files[name], learned, align, options))
+            model = FYD.load(files["now"])
+        else:
+            model = FYD(image_size=size, align=align, skip=False, epochs=1)
+            model.fit(data.train, seed=0).save(files["now"])
+            files = dict.fromkeys(trees, files["now"])
         turns: dict[str, list[Any]] = {name: [] for name in trees}
         for _ in range(options.rounds):
             for name, tree in trees.items():
-                turns[name].append(run(tree, file, images, options))
+                turns[name].append(run(tree, files[name], images, options))
+        sizes = {name: file.stat().st_size for name, file in files.items()}
     rows = []
     for batch in options.batches.split(","):
         row: dict[str, Any] = {"align": align, "size": options.size, "batch": int(batch)}
@@ -123,7 +159,10 @@ def measure(trees: Mapping[str, Path], align: str, options: argparse.Namespace) 
                 step: round(median(turn[batch][step] for turn in taken), 3) for step in STEPS
             }
             row[f"operations {name}"] = taken[0][batch]["operations"]
-        if len(turns) > 1:
+            if options.fit_each:
+                row[name]["fit"] = round(median(seconds[name]), 2)
+                row[f"bytes {name}"] = sizes[name]
+        if len(turns) > 1 and not options.fit_each:
             ours, before = (torch.tensor(t[0][batch]["scores"]) for t in turns.values())
             row["score_difference"] = float(((ours - before) / before).abs().max())
         rows.append(row)
@@ -191,7 +230,13 @@ def page(document: Mapping[str, Any]) -> str:
         cells = ["{} to {}".format(*row["moved"][step]) for step in ("distance", "map")]
         words = f"`align={row['align']}`, {row['size']} px"
         lines.append(f"| {words} | {row['batch']} | {' | '.join(cells)} |")
-    if names[1:]:
+    fits = {row["align"]: row for row in document["rows"] if "fit" in row["now"]}
+    if fits:
+        lines += ["", "| model | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+        for align, row in fits.items():
+            cells = [f"{row[n]['fit']:.1f} s, {row[f'bytes {n}'] / 1e6:.1f} MB" for n in names]
+            lines.append(f"| `align={align}`: fit, file | " + " | ".join(cells) + " |")
+    if names[1:] and not fits:
         worst = max(row["score_difference"] for row in document["rows"])
         lines += ["", f"Scores differ by {worst:.1e} of themselves at most."]
     return "\n".join(lines) + "\n"
@@ -206,6 +251,8 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--fit-each", action="store_true", help="models of each code's defaults")
+    parser.add_argument("--fits", type=int, default=3, help="of each checkout, with --fit-each")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each batch and process")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -222,8 +269,9 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1) + "\n"
-    (options.out / "model_steps.json").write_text(text, encoding="utf-8")
-    (options.out / "model_steps.md").write_text(page(document), encoding="utf-8")
+    name = "model_steps_own" if options.fit_each else "model_steps"
+    (options.out / f"{name}.json").write_text(text, encoding="utf-8")
+    (options.out / f"{name}.md").write_text(page(document), encoding="utf-8")
     print(page(document))
 
 
