@@ -36,11 +36,10 @@
      bool align_corners, bool need_x, bool need_theta, bool deterministic),                        \
     "(Tensor grad, Tensor x, Tensor theta, str mode, str padding_mode, bool align_corners, "       \
     "bool need_x, bool need_theta, bool deterministic) -> (Tensor, Tensor)")                       \
-  X(Tensor, mahalanobis,                                                                          \
-    (Tensor x, Tensor mean, Tensor whitener, MaybeTensor coarse, MaybeTensor scale,               \
-     bool squared),                                                                               \
-    "(Tensor x, Tensor mean, Tensor whitener, Tensor? coarse, Tensor? scale, bool squared) "      \
-    "-> Tensor")                                                                                  \
+  X(Tensor, mahalanobis,                                                                           \
+    (Tensor x, Tensor mean, Tensor whitener, MaybeTensor coarse, MaybeTensor scale, bool squared), \
+    "(Tensor x, Tensor mean, Tensor whitener, Tensor? coarse, Tensor? scale, bool squared) "       \
+    "-> Tensor")                                                                                   \
   X(Three, mahalanobis_backward,                                                                   \
     (Tensor grad, Tensor x, Tensor mean, Tensor whitener, bool squared, bool need_x,               \
      bool need_mean, bool need_whitener),                                                          \
