@@ -76,11 +76,21 @@ class Needs:
         bands = feature_bands(features.size, channels)
         maps = 4 * self.pixels * (4 if config.align == "none" else 7) + 4 * 4 * self.locations
         self.maps = pictures + maps
-        self.scoring = max(pictures + stages + described // bands, self.maps)
+        self.scoring = max(pictures + stages + self._scored(described) // bands, self.maps)
         self.whole_pass = features.backbone.image_bytes(height, width) - stages
         searched = min(config.search_images, images or 0)
         teaches = config.uses("ica") and config.teacher
         self.search = self._searching(searched) if teaches else 0
+
+    def _scored(self, described: int) -> int:
+        """Of ``described`` what a distance needs: of whitened features of two stages what each adds
+        to them, at its own size."""
+        config, features = self._rooms.config, self._rooms.features
+        reductions = zip(features.described, features.backbone.reductions, strict=True)
+        used = [reduction for channels, reduction in reductions if channels]
+        if config.reduction != "whiten" or len(used) > 2:
+            return described
+        return int(sum(self.described * (used[0] / reduction) ** 2 for reduction in used))
 
     def part(self, whole: int, bands: int) -> int:
         """Of what all rows of the map take, what a band takes with the rows beside it."""
