@@ -8,9 +8,8 @@ VENV ?= .venv
 # What pip installs of torch: auto is a build without CUDA where there is no GPU (tools/choose_torch.py).
 TORCH ?= auto
 PYTEST_ARGS ?=
-# One process more than cores, since tests wait for processes that they start; tests/conftest.py says
-# which tests stay together.
-PARALLEL ?= -n $(shell python3 -c "import os; print(1 + len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))(0)))")
+# One process for each core; tests/conftest.py says which tests stay together.
+PARALLEL ?= -n auto
 # What a change of Python code breaks first, without what compiles, starts processes or fits at length.
 QUICK := $(filter-out tests/test_examples.py,$(wildcard tests/test_*.py)) tests/data tests/engine \
 	tests/metrics tests/nn tests/regions tests/report tests/storage \
