@@ -203,7 +203,8 @@ def page(document: Mapping[str, Any]) -> str:
         f"threads, torch {document['versions']['torch']}. Milliseconds a batch, medians of "
         f"{document['rounds']} processes of each in turns.",
         "",
-        "Operations are torch's, views left out: on a GPU a launch each, or more.",
+        "Operations are torch's, views left out: on a GPU a launch each, or more. Where both sides "
+        "have the same network, what `encode` differs by is the machine's.",
         "",
         "| model | batch | step | "
         + " | ".join([*names, *(["ratio"] if names[1:] else []), "operations"])
