@@ -129,6 +129,7 @@ def publish(folder: Path, part: str, found: dict[str, Any], meter: LoadMeter) ->
         command = f"{place}=/dev/shm {command}" if _in_memory(os.environ[place]) else command
     origin = {"command": command, "commit": setting.commit(), "load": meter.read().describe()}
     document[part] = {**found, **origin, "device": setting.describe("cpu")}
+    stored.parent.mkdir(parents=True, exist_ok=True)
     stored.write_text(json.dumps(document, indent=1) + "\n")
     (folder / "on_the_line.md").write_text(page(document))
 
