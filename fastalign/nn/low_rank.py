@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
 from fastalign.nn.eight_bits import rounded
 from fastalign.nn.moments import Moments, PackedTriangle, run_length, runs
+from fastalign.nn.pooled import window_sums
 from fastalign.nn.transfer import fetched, sent
 from fastalign.numeric import LARGEST_PRIOR, LARGEST_WHOLE, real_number, whole_number
 
@@ -90,7 +90,7 @@ def low_rank(
     if rank == 0:
         return rows
     # Of the window as many photographs as the location has.
-    share = freedom / _window_sums(freedom, form.radius).clamp_min(1)
+    share = freedom / window_sums(freedom[None], form.radius)[0].clamp_min(1)
     for run, pooled in _windows(sums.outer, size, form.radius):
         scatter = PackedTriangle(channels, device).symmetric(pooled)
         rows[run] = form.stored(rows_of(scatter * share.flatten()[run, None, None], form), storage)
@@ -122,7 +122,7 @@ def more_low_rank(
     found = torch.zeros((len(counts), rank, channels), dtype=rows.dtype, device=rows.device)
     before = (counts - 1).clamp_min(0).view(size).float()
     after = (counts + sums.count - 1).clamp_min(0).view(size).float()
-    around, then = (_window_sums(part, form.radius) for part in (before, after))
+    around, then = window_sums(torch.stack([before, after]), form.radius)
     # What is stored was taken for the images before, of those of the window.
     old = (around / before.clamp_min(1) * after / then.clamp_min(1)).flatten()
     new = (after / then.clamp_min(1)).flatten()
@@ -149,14 +149,6 @@ def rows_of(scatter: Tensor, form: LowRank) -> Tensor:
     # sqrt(c / e_j), with e_j and c of the same denominator.
     shrunk = (form.strength / (form.strength + values.clamp_min(0))).sqrt()
     return vectors * (1 - shrunk).sqrt()[:, :, None]
-
-
-def _window_sums(values: Tensor, radius: int) -> Tensor:
-    """Of ``values [h,w]`` the sums over windows, of what lies inside."""
-    if radius == 0:
-        return values
-    side = 2 * radius + 1
-    return F.avg_pool2d(values[None, None], side, 1, radius, divisor_override=1)[0, 0]
 
 
 def _windows(outer: Tensor, size: tuple[int, int], radius: int) -> Iterator[tuple[slice, Tensor]]:

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastalign.errors import ConfigError
-from fastalign.nn.pooled import deviations_of
+from fastalign.nn.pooled import deviations_of, means_of, window_sums
 from fastalign.numeric import LARGEST_PRIOR, real_number, whole_number
 from fastalign.ops import checks
 
@@ -169,7 +168,7 @@ def _regression(values: Tensor, valid: Tensor, middle: int | None) -> _Drawn:
     fold_of = torch.arange(number, device=values.device) % max(1, folds)
     for fold in range(folds if number > 1 else 0):
         held_out = fold_of == fold
-        others, counts = _means(values[~held_out], valid[~held_out])
+        others, counts = means_of(values[~held_out], valid[~held_out])
         if middle is None:
             own, own_counts = others, counts
             judged, judged_valid = values[held_out], valid[held_out]
@@ -200,16 +199,7 @@ def _regression(values: Tensor, valid: Tensor, middle: int | None) -> _Drawn:
     return _Drawn(min(strength, LARGEST_PRIOR), gain)
 
 
-def _means(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Means ``[...,C]`` of values ``[N,...,C]`` where ``valid [N,...]``, and of how many."""
-    count = valid.sum(0)
-    total = torch.where(valid.unsqueeze(-1), values, 0).sum(0)
-    return total / count.clamp_min(1).unsqueeze(-1), count
-
-
 def _around(values: Tensor, size: tuple[int, int], radius: int) -> Tensor:
     """Sums ``[H*W,K]`` of values ``[H*W,K]`` over the windows around each location, without it."""
-    maps = values.t().reshape(1, -1, *size)
-    side = 2 * radius + 1
-    sums = F.avg_pool2d(maps, side, 1, radius, divisor_override=1) - maps
-    return sums[0].flatten(1).t()
+    maps = values.t().reshape(-1, *size)
+    return (window_sums(maps, radius) - maps).flatten(1).t()

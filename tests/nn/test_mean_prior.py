@@ -71,6 +71,22 @@ def test_noise_that_neighbours_share_is_no_evidence_for_them():
     assert found is None or found.strength < 0.1
 
 
+def test_what_is_not_valid_has_no_part_in_it():
+    """Nor has a place that one photograph alone has shown any when that one is held out."""
+    samples = photographs(8, torch.zeros(C))
+    valid = torch.ones(8, PLACES, dtype=torch.bool)
+    valid[:, 3] = valid[2:, 5] = False
+    valid[1, 5] = False
+    unseen = samples.clone()
+    unseen[~valid] = torch.nan
+    rest = [place for place in range(PLACES) if place != 3]
+    found = MeanPrior.of_samples(unseen, valid, *NO_WINDOWS)
+    expected = MeanPrior.of_samples(samples[:, rest], valid[:, rest], *NO_WINDOWS)
+    assert found.strength == pytest.approx(expected.strength)
+    assert found.gain == pytest.approx(expected.gain)
+    assert torch.allclose(found.mean, expected.mean)
+
+
 @pytest.mark.parametrize("towards", ["map", "neighbours"])
 def test_means_against_the_definition(towards):
     options = {"map": {"mean": torch.full((C,), 2.0, dtype=torch.float64)}}
