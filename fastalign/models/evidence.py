@@ -104,13 +104,12 @@ class Evidence:
         words = str(plain.pop("covered_part", PART))
         return cls(**{name: Usual(**part) for name, part in plain.items()}, covered_part=words)
 
-    def asked(
-        self, finite: Tensor, residual: Tensor | None, coverage: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Which images ``[B]`` can be judged at all, of those that are finite, and which show
-        enough of the part (None: all)."""
-        placed = self.placed(residual)
-        return finite if placed is None else finite & placed, self.covered(coverage)
+    def enough(self, residual: Tensor | None, coverage: Tensor) -> Tensor | None:
+        """Which images ``[B]`` have a pose and show enough of the part; None: all."""
+        placed, covered = self.placed(residual), self.covered(coverage)
+        if placed is None or covered is None:
+            return covered if placed is None else placed
+        return placed & covered
 
     def placed(self, residual: Tensor | None) -> Tensor | None:
         """Which images have a pose, bool ``[B]``, by their residual; None: all."""

@@ -32,9 +32,10 @@ class ScoringModel(RoomModel):
             scores ``[B]``, the largest value of each map (or the mean of its ``top_share``), and
             maps ``[B,H,W]`` in the frame of the images, float32: the Mahalanobis distance,
             smoothed, in the unit of the fit, NaN where nothing was compared. An image that cannot
-            be judged has NaN as score: a value of it or of its features is NaN or infinite, its
-            pose was not found, or less of the part is in it than in normal images
-            (:class:`fastalign.models.evidence.Evidence`), and then only what was seen in its map.
+            be judged has NaN as score: a value of it or of its features is NaN or infinite, and
+            then all of its map is NaN; or its pose was not found, or less of the part is in it than
+            in normal images (:class:`fastalign.models.evidence.Evidence`), and then its map is of
+            what was compared at the likeliest pose.
             The others of a batch have the same bits as without it.
             :func:`fastalign.verdict.judge` compares a score with a threshold.
 
@@ -67,8 +68,8 @@ class ScoringModel(RoomModel):
         valid = self.maps.valid(theta)
         coverage = self.maps.coverage(valid, support, images)
         finite = judgeable(images) & are_finite(distance)
-        asked = self.evidence.asked(finite, residual, coverage)
-        score, maps, regions = self.maps.judged(distance, theta, support, *asked, valid)
+        enough = self.evidence.enough(residual, coverage)
+        score, maps, regions = self.maps.judged(distance, theta, support, finite, enough, valid)
         return Way(score, maps, theta, aligned, residual, coverage, finite, regions)
 
     @watched

@@ -36,10 +36,20 @@ def test_a_record_comes_back_and_an_older_file_asks_for_nothing():
     plain = json.loads(json.dumps(evidence.record()))
     assert Evidence.from_record(plain) == evidence
     assert Evidence.from_record(None) == Evidence() == Evidence.from_record({})
-    finite, coverage = torch.tensor([True, False]), torch.zeros(2)
-    assert Evidence().asked(finite, coverage + 2, coverage) == (finite, None)
+    assert Evidence().enough(torch.full((2,), 2.0), torch.zeros(2)) is None
     old = FitRecord.from_metadata({"least_covered": 0.9})
     assert old.evidence is None and old.metadata() == {"least_covered": 0.9}
+
+
+def test_enough_is_a_pose_and_enough_of_the_part():
+    coverage = Usual.of_coverage([0.9, 1.0])
+    residual = Usual.of_residuals([0.2, 0.3])
+    lost, little = torch.tensor([0.1, 0.9, 0.1, 0.9]), torch.tensor([0.9, 0.9, 0.1, 0.1])
+    assert Evidence(coverage, residual).enough(lost, little).tolist() == [True, False, False, False]
+    assert Evidence(coverage).enough(lost, little).tolist() == [True, True, False, False]
+    assert Evidence(None, residual).enough(lost, little).tolist() == [True, False, True, False]
+    # Without a template there is no residual to ask for.
+    assert Evidence(coverage, residual).enough(None, little).tolist() == [True, True, False, False]
 
 
 def test_coverage_is_of_the_places_that_normal_images_showed():
