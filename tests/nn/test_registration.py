@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -704,6 +705,35 @@ def choose(images: Tensor, **options) -> Choice:
     network = FeatureBackbone(weights="embedded").eval().fuse()
     with torch.no_grad():
         return choose_family(images, encoder, network, **options)
+
+
+@pytest.mark.parametrize(
+    ("shares", "chosen"),
+    [
+        # Aligning has to explain a tenth more than leaving images as they are,
+        ((0.50, 0.46, 0.46, 0.46), "none"),
+        ((0.50, 0.46, 0.44, 0.44), "rotation_translation"),
+        ((0.50, 0.44, 0.44, 0.44), "translation"),
+        # and more freedom a twentieth more than less of it.
+        ((0.50, 0.44, 0.41, 0.41), "rotation_translation"),
+        ((0.50, 0.44, 0.43, 0.41), "rotation_translation, full turns"),
+        # Each is beside the best so far, whose freedom may be much less.
+        ((0.50, 0.44, 0.42, 0.40), "rotation_translation, full turns"),
+    ],
+)
+def test_what_more_freedom_has_to_explain(monkeypatch, shares, chosen):
+    names = ["none", "translation", "rotation_translation", "rotation_translation, full turns"]
+    left = iter(shares)
+    searched = iter(names[1:])
+    module = sys.modules[choose_family.__module__]
+    monkeypatch.setattr(module, "unexplained_share", lambda *_: next(left))
+    monkeypatch.setattr(module, "_stages", lambda *_: [])
+    monkeypatch.setattr(module, "_summary", lambda found: found)
+    found = type("Found", (str,), {"theta": affine.identity(4)})
+    monkeypatch.setattr(module, "search_poses", lambda *_, **__: found(next(searched)))
+    choice = choose_family(torch.zeros(4, 3, 8, 8), encoder, lambda _: [])
+    kept = "none" if choice.search is None else str(choice.search)
+    assert kept == chosen and dict(zip(names, shares, strict=True)) == choice.shares
 
 
 @pytest.mark.slow
