@@ -112,15 +112,10 @@ def torchrun(python, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fitted(category, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def fitted(torchrun, category, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The model of an unbroken run on two processes, and the run."""
     out = tmp_path_factory.mktemp("two") / "m.safetensors"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "fastalign", "fit", category, "--out", out, *FLAGS]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment
-    )
+    done = torchrun(COMMAND, "fit", category, "--out", out, *FLAGS)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -176,12 +171,13 @@ def test_a_bad_image_ends_all_with_its_name(torchrun, tmp_path):
     assert "fitted on" not in done.stdout
 
 
-def test_nothing_keeps_the_group():
-    """Of a process that believes itself started by torchrun, which takes no part in this."""
-    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    environment = {**os.environ, **place, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", GROUP]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+def test_nothing_keeps_the_group(tmp_path):
+    """Of a process that torchrun itself has started, and that has imported nothing before."""
+    (tmp_path / "program.py").write_text(GROUP)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
+    command += [str(tmp_path / "program.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2"]
 

@@ -33,7 +33,8 @@ from fastalign.nn import CovariancePrior
 from fastalign.ops import affine, warp_affine
 
 SIZE = 32
-PLAIN: dict[str, Any] = {"image_size": SIZE, "align": "none", "sigma": 1.0}
+# More channels than images, and no more: their matrices are most of the time of so small a fit.
+PLAIN: dict[str, Any] = {"image_size": SIZE, "align": "none", "sigma": 1.0, "channels": 40}
 DRAWN = {**PLAIN, "channels": 8, "reduction": "draw", "strides": (4, 8, 16), "prior": 0.0}
 FINE = {**PLAIN, "strides": (4, 8, 16)}
 TRAINED = {**PLAIN, "epochs": 3, "batch_size": 4}

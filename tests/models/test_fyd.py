@@ -22,7 +22,8 @@ from fastalign.storage import checkpoint as checkpoint_file
 from fastalign.verdict import Verdict, judge
 
 SIZE = 64
-QUICK = {"image_size": (SIZE, SIZE), "epochs": 1, "batch_size": 4}
+# More channels than images, and no more: their matrices are most of the time of so small a fit.
+QUICK = {"image_size": (SIZE, SIZE), "epochs": 1, "batch_size": 4, "channels": 40}
 # What a model of an earlier version is.
 EARLIER = {"reduction": "draw", "channels": 12, "strides": (4, 8, 16), "prior": 0.0}
 # Of poses, translations alone: a search for turns is most of the time of so small a fit.
@@ -81,7 +82,7 @@ def test_scores_and_maps(turned):
 def test_another_part_is_known_by_its_whole_and_a_defect_is_not(turned):
     """Of a model of an earlier version, which asks for no pose."""
     images, validation = turned[1:]
-    model = FYD(**QUICK, **EARLIER, family="rotation_translation").fit(images, validation)
+    model = FYD(**{**QUICK, **EARLIER}, family="rotation_translation").fit(images, validation)
     model.record = replace(model.record, evidence=None)
     normal = model.record.normal_whole
     assert set(normal) == {"distance", "residual"}

@@ -21,7 +21,8 @@ from fastalign.models.progress import NoProgress
 from fastalign.verdict import Verdict, judge
 
 SIZE = 32
-PLAIN: dict[str, Any] = {"image_size": SIZE, "align": "none", "sigma": 1.0}
+# More channels than images, and no more: their matrices are most of the time of so small a fit.
+PLAIN: dict[str, Any] = {"image_size": SIZE, "align": "none", "sigma": 1.0, "channels": 40}
 
 
 def parts(count: int, seed: int = 0) -> Tensor:

@@ -136,6 +136,8 @@ def _parameters_gradients(call, model, batch):
 
 def test_code_generation(backend):
     """The default compiler, forward and backward, with all ops in one graph."""
+    if backend.name == "reference":
+        pytest.skip("the compiler is given the same graph as for the kernels of a CPU")
     batch = _batch(4, backend)
     model = _model(backend, batch[0])
     torch._dynamo.reset()

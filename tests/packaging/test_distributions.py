@@ -132,8 +132,10 @@ def test_the_wheel_works_in_another_environment(said, elsewhere):
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-def test_the_wheel_holds_the_cuda_kernels_that_were_asked_for(said):
+def test_the_wheel_holds_the_cuda_kernels_that_were_asked_for(said, distributions):
     assert "sm_90" in said["targets"]
+    with zipfile.ZipFile(distributions.wheel) as archive:
+        assert b".nv_fatbin" in archive.read("fastalign/_C.abi3.so")
 
 
 def test_the_demo_data_is_found_in_the_installed_package(said):
