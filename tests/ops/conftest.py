@@ -34,6 +34,12 @@ def reference_backend(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
 
+@pytest.fixture(params=[b for b in RUNNABLE if b.name != "reference"] or RUNNABLE, ids=str)
+def traced(request: pytest.FixtureRequest) -> Backend:
+    """For graphs, in which an op is a name: the reference makes the same graph as the kernels."""
+    return request.param
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Uninitialised memory holds NaN: an output that a kernel forgets to write is seen.

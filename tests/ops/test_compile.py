@@ -50,32 +50,32 @@ def _expected(function, backend, tensors):
     [f for f in FUNCTIONS if "nearest" not in str(f) and "align_corners" not in str(f)],
     ids=str,
 )
-def test_one_graph(function, backend):
+def test_one_graph(function, traced):
     """Forward and backward; inputs channels_last, so that strides matter."""
-    tensors = function.make(Inputs(torch.float32, backend.device, "channels_last"))
-    backend.require(function.name, *(value for value in tensors if value is not None))
-    compiled, counter = _compiled(function, backend)
+    tensors = function.make(Inputs(torch.float32, traced.device, "channels_last"))
+    traced.require(function.name, *(value for value in tensors if value is not None))
+    compiled, counter = _compiled(function, traced)
     found = _value_and_gradients(compiled, function, tensors)
-    for out, wanted in zip(found, _expected(function, backend, tensors), strict=True):
+    for out, wanted in zip(found, _expected(function, traced, tensors), strict=True):
         assert torch.equal(out, wanted) and out.stride() == wanted.stride()
     assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("function", ONE_OF_EACH, ids=str)
-def test_one_graph_for_all_sizes(function, backend):
-    compiled, counter = _compiled(function, backend, dynamic=True)
+def test_one_graph_for_all_sizes(function, traced):
+    compiled, counter = _compiled(function, traced, dynamic=True)
     # Equal sizes in the first call would be taken to be equal always: theta's 3 is one of them.
     for shape in ((5, 4, 6, 7), (4, 4, 7, 5), (6, 4, 4, 9)):
-        tensors = function.make(Inputs(torch.float32, backend.device, shape=shape))
-        backend.require(function.name, *(value for value in tensors if value is not None))
+        tensors = function.make(Inputs(torch.float32, traced.device, shape=shape))
+        traced.require(function.name, *(value for value in tensors if value is not None))
         found = _value_and_gradients(compiled, function, tensors)
-        for out, wanted in zip(found, _expected(function, backend, tensors), strict=True):
+        for out, wanted in zip(found, _expected(function, traced, tensors), strict=True):
             torch.testing.assert_close(out, wanted)
     assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("function", ["dense_similarity_loss", "pairwise_distance_loss"])
-def test_losses_without_gradients_compile(function, backend):
+def test_losses_without_gradients_compile(function, traced):
     """need_p and the like are settled while tracing: no gradient is computed for nobody."""
     compiled = torch.compile(
         lambda *given: getattr(ops, function)(*given, backend=backend.name),
@@ -84,7 +84,7 @@ def test_losses_without_gradients_compile(function, backend):
     )
     features = [torch.randn(3, 4, 5, 6, device=backend.device, requires_grad=True)]
     features *= 2 if function.startswith("dense") else 1
-    backend.require(function, *features)
+    traced.require(function, *features)
     with torch.no_grad():
         out = compiled(*features)
     assert not out.requires_grad
@@ -134,12 +134,10 @@ def _parameters_gradients(call, model, batch):
     return loss, distance, *torch.autograd.grad(loss + distance.mean(), list(model.parameters()))
 
 
-def test_code_generation(backend):
+def test_code_generation(traced):
     """The default compiler, forward and backward, with all ops in one graph."""
-    if backend.name == "reference":
-        pytest.skip("the compiler is given the same graph as for the kernels of a CPU")
-    batch = _batch(4, backend)
-    model = _model(backend, batch[0])
+    batch = _batch(4, traced)
+    model = _model(traced, batch[0])
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True)
     found = _parameters_gradients(compiled, model, batch)
@@ -147,10 +145,10 @@ def test_code_generation(backend):
         torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_export(backend):
+def test_export(traced):
     """One program for any number of images, with the ops as such in it."""
-    batch = _batch(4, backend)
-    model = _model(backend, batch[0]).requires_grad_(False)
+    batch = _batch(4, traced)
+    model = _model(traced, batch[0]).requires_grad_(False)
     images = torch.export.Dim("images", min=2, max=64)
     program = torch.export.export(model, batch, dynamic_shapes=({0: images}, {0: images}))
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
@@ -158,6 +156,6 @@ def test_export(backend):
         assert f"fastalign.{stem}.default" in called
     for size in (4, 7):
         for out, wanted in zip(
-            program.module()(*_batch(size, backend)), model(*_batch(size, backend)), strict=True
+            program.module()(*_batch(size, traced)), model(*_batch(size, traced)), strict=True
         ):
             torch.testing.assert_close(out, wanted)

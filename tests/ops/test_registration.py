@@ -88,9 +88,9 @@ def test_opcheck_of_dtypes(case, dtype, backend):
 @pytest.mark.parametrize(
     "case", [case for case in ONE_CASE_OF_EACH if _differentiable(case)], ids=str
 )
-def test_opcheck_of_tracing(case, backend):
+def test_opcheck_of_tracing(case, traced):
     """Forward and backward traced with sizes that are not known, against the op itself."""
-    _opcheck(case, backend, torch.float32, "channels_last", "test_aot_dispatch_dynamic")
+    _opcheck(case, traced, torch.float32, "channels_last", "test_aot_dispatch_dynamic")
 
 
 SHAPES = {
