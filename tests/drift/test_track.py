@@ -80,6 +80,25 @@ def test_a_change_is_told_with_its_direction_its_place_and_its_size_in_any_unit(
     assert (shift.value - shift.normal) / unit == pytest.approx(3 * sign, abs=0.7)
 
 
+def test_a_change_began_with_the_first_photograph_that_spoke_for_it_however_little():
+    normal = Normal([float(value) for value in np.linspace(-2, 2, 201)], 10**9)
+    track = Track(normal, 1000)
+    track.add("little.png", 1, 1.0)
+    assert 0 < track.sides[True].sum < 1
+    assert told(track, np.full(20, 3.0)) is not None
+    assert track.sides[True].since == ("little.png", 1)
+
+
+def test_where_a_line_lies_says_nothing_of_how_it_varies():
+    inflations = []
+    for level in (0.0, -9.0):
+        track = Track(Normal([float(value) for value in np.linspace(-2, 2, 201)], 10**9), 1000)
+        for number in range(4):
+            track.add("", number, level)
+        inflations.append(track.sides[True].inflation)
+    assert inflations[0] == pytest.approx(inflations[1])
+
+
 def test_a_drift_is_over_when_it_goes_back_and_when_it_turns_round():
     rng = np.random.default_rng(2)
     track = Track(Normal.of(rng.normal(0, 1, 80).tolist()), 10_000)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -69,6 +71,17 @@ def test_a_gain_that_goes_on_is_told_with_its_interval():
     then = np.mean([one.image_auroc for one in curve.points if one.photographs == 20])
     assert curve.gain == pytest.approx((1 - now) * (1 - (1 - now) / (1 - then)))
     assert f"{curve.gain:+.3f}" in curve.outlook and "80 photographs" in curve.outlook
+
+
+def test_what_was_looked_at_is_told_and_the_aupro_where_all_are_told_apart():
+    labels = [0] * 12 + [1] * 9
+    apart = [replace(one, aupro_30=0.25) for one in points({10: 99.0, 20: 99.0}, labels=labels)]
+    apart[-1] = replace(apart[-1], aupro_30=0.75)
+    outlook = conclude_curve(apart, labels).outlook
+    assert "12 good and 9 anomalous test photographs" in outlook
+    assert "the AUPRO went from 0.250 with 10 photographs to 0.750" in outlook
+    first = [replace(one, aupro_30=None) for one in apart[:-1]]
+    assert "AUPRO" not in conclude_curve([*first, apart[-1]], labels).outlook
 
 
 @pytest.mark.parametrize(

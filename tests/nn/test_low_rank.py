@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastalign.errors import ConfigError
 from fastalign.nn import DenseGaussian, LowRank
-from fastalign.nn.low_rank import rows_of
+from fastalign.nn.low_rank import more_low_rank, rows_of
 
 C, SIZE = 6, (4, 5)
 
@@ -104,6 +104,26 @@ def test_more_images_are_as_if_they_had_been_there():
     torch.testing.assert_close(after(others), every(others), rtol=1e-3, atol=1e-3)
     with pytest.raises(ConfigError, match="takes form where what is stored is of low rank"):
         before.extended(sums)
+
+
+def test_what_was_stored_of_few_weighs_as_many_as_the_location_has_of_its_window():
+    """One direction everywhere, and new photographs that add nothing to it, against the sums."""
+    form = LowRank(2.0, 1, 1)
+    counts = torch.arange(1, SIZE[0] * SIZE[1] + 1)
+    sums = DenseGaussian(C, SIZE).update(torch.zeros(3, C, *SIZE)).sums
+    rows = torch.zeros(len(counts), 1, C)
+    rows[:, 0, 2] = 0.6**0.5
+    gain = torch.zeros(len(counts), C)
+    found = more_low_rank(rows, counts, gain, sums, SIZE, form)[:, 0, 2].square()
+
+    def window(values: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(values.view(1, 1, *SIZE), (1, 1, 1, 1))
+        return torch.nn.functional.avg_pool2d(padded, 3, 1, divisor_override=1).flatten()
+
+    before, after = counts - 1.0, counts + 2.0
+    share = window(before) / before.clamp_min(1) * after / window(after)
+    added = 2 * ((1 - 0.6) ** -2 - 1) * share
+    torch.testing.assert_close(found, 1 - (2 / (2 + added)).sqrt())
 
 
 def test_it_comes_back_with_its_support():

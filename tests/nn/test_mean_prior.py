@@ -56,6 +56,34 @@ def test_the_strength_is_the_variance_within_over_that_between():
     assert abs(sum(found) / 8 - 4) < 1
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_the_unit_of_the_values_does_not_matter(scale):
+    samples = photographs(8, torch.zeros(C))
+    found, wanted = learned(scale * samples), learned(samples)
+    assert (found.towards, found.strength) == (wanted.towards, pytest.approx(wanted.strength))
+    assert found.gain == pytest.approx(wanted.gain)
+
+
+def test_places_that_one_photograph_alone_has_shown_have_no_part_in_the_mean_of_all():
+    samples = photographs(8, torch.zeros(C))
+    valid = torch.ones(8, PLACES, dtype=torch.bool)
+    valid[1:, :5] = False
+    found = MeanPrior.of_samples(samples, valid, *NO_WINDOWS)
+    samples[0, :5] += 1.0
+    other = MeanPrior.of_samples(samples, valid, *NO_WINDOWS)
+    torch.testing.assert_close(found.mean, other.mean)
+
+
+def test_windows_are_drawn_as_the_whole_map_is():
+    """What the curve reads of a prior towards neighbours, against the means of all."""
+    prior = MeanPrior("neighbours", 3.0, radius=1)
+    mean = photographs(1, torch.zeros(C))[0].double()
+    wanted = prior.applied(mean, torch.full((PLACES,), 5), SIZE)
+    windows = windows_of()
+    found = prior.drawn(mean[windows], 5)
+    torch.testing.assert_close(found, wanted[windows[:, 4]])
+
+
 def test_places_that_have_nothing_in_common_are_left_alone():
     generator = torch.Generator().manual_seed(1)
     found = learned(photographs(10, 30 * torch.randn(PLACES, C, generator=generator)))

@@ -78,17 +78,17 @@ def test_one_graph_for_all_sizes(function, traced):
 def test_losses_without_gradients_compile(function, traced):
     """need_p and the like are settled while tracing: no gradient is computed for nobody."""
     compiled = torch.compile(
-        lambda *given: getattr(ops, function)(*given, backend=backend.name),
+        lambda *given: getattr(ops, function)(*given, backend=traced.name),
         backend=_counting(),
         fullgraph=True,
     )
-    features = [torch.randn(3, 4, 5, 6, device=backend.device, requires_grad=True)]
+    features = [torch.randn(3, 4, 5, 6, device=traced.device, requires_grad=True)]
     features *= 2 if function.startswith("dense") else 1
     traced.require(function, *features)
     with torch.no_grad():
         out = compiled(*features)
     assert not out.requires_grad
-    torch.testing.assert_close(out, getattr(ops, function)(*features, backend=backend.name))
+    torch.testing.assert_close(out, getattr(ops, function)(*features, backend=traced.name))
 
 
 class AllOps(nn.Module):

@@ -52,6 +52,14 @@ def box(left, top, width, height):
     return mask
 
 
+def test_the_region_at_a_place_is_that_of_its_pixel_and_beside_the_picture_of_the_nearest():
+    labels = np.array([[1, 2], [0, 3]], np.uint8)
+    regions = RegionsOfInterest(("a", "b", "c"), labels)
+    places = {(0.0, 0.0): "a", (0.49, 0.49): "a", (0.5, 0.0): "b", (0.0, 0.5): None}
+    places |= {(1.0, 1.0): "c", (-1.0, -1.0): "a", (2.0, -1.0): "b", (9.0, 9.0): "c"}
+    assert {place: regions.name_at(*place) for place in places} == places
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA"])
 def test_grey_values_of_a_mask_are_regions(tmp_path, mode):
     values = np.zeros(SIZE, np.uint8)
