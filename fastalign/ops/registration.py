@@ -64,9 +64,11 @@ class Family:
         Its gradients are made in the same pass, but for float16: the gradient of a mean lies below
         its range, and a gradient scaler must be able to scale it before it is rounded.
         """
-        places, learns = self._places, torch.is_grad_enabled()
-        needs = [learns and values[place].requires_grad for place in places]
-        if True in needs and all([values[place].dtype == torch.float16 for place in places]):
+        learns = torch.is_grad_enabled()
+        # What is no tensor is for the op's own check to name.
+        given = [value if isinstance(value := values[p], Tensor) else None for p in self._places]
+        needs = [learns and value is not None and value.requires_grad for value in given]
+        if True in needs and all([v is not None and v.dtype == torch.float16 for v in given]):
             return gradients.mean(self(*values), self._sign)
         loss: Tensor = self._loss(*values[:-1], *needs, values[-1])
         return loss

@@ -157,6 +157,18 @@ def test_a_wrong_argument_after_right_ones(kind):
             ops.dense_similarity(p, spoil(z))
 
 
+@one_of_each
+def test_what_is_no_tensor_is_named(function):
+    """torch hands None to an op whose schema asks for a tensor."""
+    tensors = function.make(Inputs(torch.float32, "cpu", shape=(4, 3, 2, 3)))
+    optional = len(function.given.split(",")) if function.given else 0
+    for place, learns in itertools.product(range(len(tensors) - optional), (False, True)):
+        given = [tensors[0].clone().requires_grad_(learns), *tensors[1:]]
+        given[place] = None
+        with pytest.raises(TypeError, match="is of type NoneType, expected a tensor"):
+            function(*given)
+
+
 def test_options_that_have_no_hash_or_are_wrong():
     x, theta = torch.randn(2, 3, 4, 5), ops.affine.identity(2)
     expected = ops.warp_affine(x, theta, (3, 2))
