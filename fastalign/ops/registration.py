@@ -66,9 +66,9 @@ class Family:
         """
         learns = torch.is_grad_enabled()
         # What is no tensor is for the op's own check to name.
-        given = [value if isinstance(value := values[p], Tensor) else None for p in self._places]
-        needs = [learns and value is not None and value.requires_grad for value in given]
-        if True in needs and all([v is not None and v.dtype == torch.float16 for v in given]):
+        given = [values[place] for place in self._places]
+        needs = [learns and isinstance(value, Tensor) and value.requires_grad for value in given]
+        if True in needs and all([getattr(v, "dtype", None) == torch.float16 for v in given]):
             return gradients.mean(self(*values), self._sign)
         loss: Tensor = self._loss(*values[:-1], *needs, values[-1])
         return loss
