@@ -5,8 +5,9 @@
     python benchmarks/on_the_line.py endurance [--photographs 100000]
     each with [--out benchmarks/results]
 
-``serve``: photographs per second that so many clients get judged, beside the model alone on
-prepared images in the same process, one by one and eight at once, in turns. ``kills``: `watch` is
+``serve``: photographs per second that so many clients get judged, each over one connection, as the
+command serves them on a CPU, beside the model alone on prepared images in this process, one by one
+and eight at once, in turns. ``kills``: `watch` is
 killed (SIGKILL) while photographs are written, and `serve` while clients send them, again until
 they are answered; each has to have one line. ``endurance``: resident memory of `watch` while it
 judges many small photographs at full speed; with TMPDIR=/dev/shm no disk is waited for. The
@@ -17,6 +18,7 @@ where something does not hold.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import re
@@ -25,13 +27,13 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from line_stress import endurance, fitted, kills, shipped
@@ -49,14 +51,17 @@ _TURNS, _BATCH = 3, 8
 
 
 def send(address: str, photographs: list[str], clients: int) -> float:
-    """Photographs per second that so many clients at once get judged."""
+    """Photographs per second that so many clients at once get judged, each over one connection."""
     files = [Path(name).read_bytes() for name in photographs]
+    place, mine = urlsplit(address), threading.local()
 
     def one(data: bytes) -> None:
-        headers = {"Content-Type": "image/jpeg"}
-        asked = urllib.request.Request(f"{address}score", data=data, headers=headers)
-        with urllib.request.urlopen(asked, timeout=120) as answer:
-            json.load(answer)
+        if not hasattr(mine, "connection"):
+            mine.connection = http.client.HTTPConnection(place.netloc, timeout=120)
+        mine.connection.request("POST", "/score", data, {"Content-Type": "image/jpeg"})
+        answer = mine.connection.getresponse()
+        told = json.load(answer)
+        assert answer.status == 200, told
 
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(one, files[:clients]))
@@ -94,7 +99,12 @@ def serve(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     threading.Thread(
         target=run.serve,
         args=(model, Settings(port=0)),
-        kwargs={"model_name": "model", "out": folder / "out", "started": started},
+        kwargs={
+            "model_name": "model",
+            "out": folder / "out",
+            "apart": True,
+            "started": started,
+        },
         daemon=True,
     ).start()
     ready.wait()

@@ -30,7 +30,7 @@ from fastalign.cli.options import (
 )
 from fastalign.drift.settings import INTERVAL
 from fastalign.errors import ConfigError, InputError
-from fastalign.load import keep_freed_memory
+from fastalign.load import cores, keep_freed_memory
 
 if TYPE_CHECKING:
     from fastalign import FYD
@@ -174,6 +174,8 @@ def serve(
             drift=drift,
             depth=depth,
             updating=updating,
+            # A budget is for one process, and on a single core two take turns all the same.
+            apart=target.type == "cpu" and budget is None and cores() > 1,
             stop=stop,
             note=warn,
             started=lambda address: typer.echo(f"serving {Path(model).name}: {address}"),

@@ -28,10 +28,11 @@ import torch
 from PIL import Image
 
 from fastalign.engine.predict import predict_paths
-from fastalign.errors import ConfigError, InputError
-from fastalign.line.serve import run
+from fastalign.errors import BackendError, ConfigError, InputError
+from fastalign.line.serve import process, run
 from fastalign.line.serve.settings import Settings
 from fastalign.line.serve.updating import ModelUpdater, Updated
+from fastalign.line.serve.worker import LocalModel
 from fastalign.models.update import Taken, Update
 
 pytest.importorskip("fastapi", reason="fastapi is not installed: '.[serve]'")
@@ -307,6 +308,19 @@ def test_a_model_that_keeps_nothing_of_normal_photographs_says_so(model):
         told = {"note": notes.append, "stop": stop}
         run.serve(model, Settings(port=0), model_name="part.safetensors", drift=drift, **told)
     assert len(notes) == 1 and "no drift is told" in notes[0]
+
+
+def test_a_model_whose_process_has_ended_ends_the_server(model, monkeypatch):
+    class Ending(LocalModel):
+        def __init__(self, scorer, on_end):
+            super().__init__(scorer)
+            ends.append(on_end)
+
+    ends = []
+    monkeypatch.setattr(process, "ModelProcess", Ending)
+    told = {"started": lambda address: ends[0](), "apart": True}
+    with pytest.raises(BackendError, match="ended by itself"):
+        run.serve(model, Settings(port=0), model_name="part.safetensors", **told)
 
 
 # Bad requests -------------------------------------------------------------------------------------

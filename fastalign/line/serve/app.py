@@ -98,7 +98,8 @@ def make_app(service: Service) -> Any:
     async def picture(name: str, what: str) -> Response:
         shown = _known(service.recent.get(name))
         if what == "photo.jpg":
-            return Response(shown.photo, media_type="image/jpeg")
+            photo = await anyio.to_thread.run_sync(service.recent.photo, shown)
+            return Response(photo, media_type="image/jpeg")
         if what == "heat.png":
             heat = await anyio.to_thread.run_sync(service.recent.heat, shown)
             return Response(heat, media_type="image/png")

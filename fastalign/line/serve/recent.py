@@ -6,7 +6,7 @@ import io
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from fastalign.data.tensors import resized
 from fastalign.line.scorer import Photograph
 from fastalign.report.gallery import fit_inside
 from fastalign.report.heat import heat_rgba, scale_limits
 
 _SIDE, _HEAT_SIDE = 640, 256
+# Bytes of a file that takes no more memory than its picture would.
+_SMALL_FILE = 100_000
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Shown:
     Attributes:
         number: from 1, in the order of verdicts.
         line: what was said of it.
-        photo: a JPEG of it.
+        photo: a JPEG of it, or its file as it came.
+        is_file: whether that is its file.
         map: float32 ``[H,W]``.
         image: uint8 ``[3,h,w]`` as the model saw it, of an anomaly where models can be updated.
         truth: what somebody has said it is, ``"good"`` or ``"anomaly"``; None: nothing.
@@ -40,6 +42,7 @@ class Shown:
     number: int
     line: dict[str, Any]
     photo: bytes
+    is_file: bool
     map: npt.NDArray[np.float32]
     image: Tensor | None = None
     truth: str | None = None
@@ -65,28 +68,48 @@ class Recent:
     Args:
         most: how many.
         pixel_threshold: for the colours.
-        size: height and width of the model's images, where it can be updated; None: it cannot.
+        read: reads a photograph from its file's bytes.
+        keeps_images: whether the model can be updated, and takes anomalies as it saw them.
     """
 
     def __init__(
-        self, most: int, pixel_threshold: float | None, size: tuple[int, int] | None = None
+        self,
+        most: int,
+        pixel_threshold: float | None,
+        read: Callable[[bytes], Photograph],
+        *,
+        keeps_images: bool = False,
     ) -> None:
-        self._most, self._size = most, size
+        self._most, self._read, self._keeps_images = most, read, keeps_images
         self.colour_by(pixel_threshold)
         self._shown: OrderedDict[str, Shown] = OrderedDict()
         self._lock = threading.Lock()
         self._changes = self._number = 0
 
-    def add(self, line: dict[str, Any], image: Photograph, scores: npt.NDArray[np.float32]) -> None:
-        """Take a photograph in, and let the oldest go."""
-        photo = _photo(image)
-        kept = None
-        if self._size is not None and line["verdict"] == "anomaly":
-            kept = resized(image, self._size)
+    def add(
+        self,
+        line: dict[str, Any],
+        data: bytes,
+        image: Photograph,
+        prepared: Tensor,
+        scores: npt.NDArray[np.float32],
+    ) -> None:
+        """Take a photograph in, and let the oldest go.
+
+        Args:
+            line: what was said of it.
+            data: its file.
+            image: uint8 ``[h,w,3]``.
+            prepared: uint8 ``[3,H,W]`` as the model saw it.
+            scores: its map, float32 ``[H,W]``.
+        """
+        is_file = len(data) <= _SMALL_FILE
+        photo = data if is_file else _photo(image)
+        kept = prepared if self._keeps_images and line["verdict"] == "anomaly" else None
         with self._lock:
             self._number += 1
             self._changes += 1
-            self._shown[line["id"]] = Shown(self._number, line, photo, scores, kept)
+            self._shown[line["id"]] = Shown(self._number, line, photo, is_file, scores, kept)
             while len(self._shown) > self._most:
                 self._shown.popitem(last=False)
 
@@ -106,9 +129,15 @@ class Recent:
             for item in shown:
                 item.taken = True
 
+    def photo(self, shown: Shown) -> bytes:
+        """A photograph as a JPEG. Of a small file it is made when it is first asked for, which is
+        seldom where photographs come quickly."""
+        if shown.is_file:
+            shown.photo, shown.is_file = _photo(self._read(shown.photo)), False
+        return shown.photo
+
     def heat(self, shown: Shown) -> bytes:
-        """A photograph's map in colour, a PNG with transparent places; made when it is asked for,
-        which is seldom where photographs come quickly."""
+        """A photograph's map in colour, a PNG with transparent places, made when asked for."""
         low, high = scale_limits(self._threshold, shown.map)
         picture = Image.fromarray(heat_rgba(shown.map, low, high))
         picture.thumbnail((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BOX)

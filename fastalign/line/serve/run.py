@@ -34,9 +34,9 @@ _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 # Connections beyond those that may be judged: pages, health checks, metrics.
 _OTHERS = 64
 _LARGEST_HEAD = 16_384
-# Seconds after which a thread that computes in Python lets another one on. The model asks for its
-# turn some hundred times for each photograph, and waits so long at most while others are answered;
-# 5 ms, Python's own, cost a tenth of the throughput.
+# Seconds after which a thread that computes in Python lets another one on. A model in this process
+# asks for its turn some hundred times for each photograph, and waits so long at most while others
+# are answered; 5 ms, Python's own, cost a tenth of the throughput.
 _TURN = 0.0005
 
 
@@ -66,6 +66,7 @@ def serve(
     drift: int = INTERVAL,
     depth: Depth | None = None,
     updating: ModelUpdater | None = None,
+    apart: bool = False,
     started: Callable[[str], Any] | None = None,
     note: Callable[[str], Any] | None = None,
     stop: threading.Event | None = None,
@@ -83,12 +84,14 @@ def serve(
         depth: of 16-bit files that state none, in place of the model's.
         updating: takes photographs that somebody says are good into the model; None: it stays as it
             is.
+        apart: whether a process of its own has the model, on a CPU, so that verdicts, pictures and
+            answers do not hold it up; memory is taken twice.
         started: told the address, once requests are answered.
         note: told what whoever runs it has to know.
         stop: set before it began, it does not begin.
 
     Raises:
-        BackendError: a package is missing.
+        BackendError: a package is missing, or the process that has the model has ended by itself.
         ConfigError: an option has no such value.
         InputError: the address is taken, or ``out`` cannot be written or belongs to another run.
     """
@@ -97,7 +100,9 @@ def serve(
 
     import fastalign
     from fastalign.line.serve.app import make_app
+    from fastalign.line.serve.process import ModelProcess
     from fastalign.line.serve.service import Service
+    from fastalign.line.serve.worker import LocalModel, ServedModel
 
     least_area = real_number("least area", least_area, 0)
     interval = drift_interval(drift)
@@ -116,6 +121,17 @@ def serve(
         )
         return scorer, watching
 
+    broken = threading.Event()
+    servers: list[Any] = []
+
+    def give_up() -> None:
+        broken.set()
+        for server in servers:
+            server.should_exit = True
+
+    def serving(scorer: LineScorer) -> ServedModel:
+        return ModelProcess(scorer, give_up) if apart else LocalModel(scorer)
+
     scorer, monitor = judging_by(model)
     drifting = LineDrift(monitor)
     read = partial(load_image, depth=depth or stored_depth(model), most_pixels=settings.most_pixels)
@@ -131,7 +147,11 @@ def serve(
         if interval and monitor is None and note is not None:
             note(NO_NORMAL)
         about = {"model": model_name, "version": fastalign.__version__, "kept": out is not None}
-        service = Service(scorer, settings, about, read, journal, drifting, judging_by, updating)
+        service = Service(
+            scorer, settings, about, read, journal, drifting, judging_by, serving, updating
+        )
+        service.worker.start()
+        stack.callback(service.worker.stop)
         config = uvicorn.Config(
             make_app(service),
             host=settings.host,
@@ -149,12 +169,11 @@ def serve(
             h11_max_incomplete_event_size=_LARGEST_HEAD,
         )
         server = make_server(config, started)
+        servers.append(server)
         if stop is not None and stop.is_set():
             return
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(min(_TURN, sys.getswitchinterval()))
-        service.worker.start()
-        stack.callback(service.worker.stop)
         with contextlib.suppress(KeyboardInterrupt):
             try:
                 server.run()
@@ -164,6 +183,12 @@ def serve(
                     f"{settings.host}:{settings.port}: cannot listen there; is another server on "
                     "it? Give another --port, or 0 for any that is free."
                 ) from error
+        if broken.is_set():
+            raise BackendError(
+                "the process that has the model has ended by itself, as of a lack of memory (the "
+                "system's log says more); photographs without an answer have to be sent again. "
+                "Let a service manager start the server again."
+            )
 
 
 def make_server(config: Any, started: Callable[[str], Any] | None) -> Any:

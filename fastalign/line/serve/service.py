@@ -27,7 +27,7 @@ from fastalign.line.serve.metrics import Metrics
 from fastalign.line.serve.recent import Recent, Shown
 from fastalign.line.serve.settings import Settings
 from fastalign.line.serve.updating import ModelUpdater
-from fastalign.line.serve.worker import Busy, Worker, decode_bytes
+from fastalign.line.serve.worker import Busy, ServedModel, Worker, decode_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,7 @@ class Service:
         journal: has a line for each verdict before it is told; None: nothing is kept.
         drifting: watches for drift, with what the journal says of it taken in.
         judging_by: makes what judges by a model, and what watches for drift by it.
+        serving: has a model score.
         updating: takes photographs into the model; None: it stays as it is.
     """
 
@@ -61,16 +62,21 @@ class Service:
         journal: Journal | None,
         drifting: LineDrift,
         judging_by: Callable[[FYD], tuple[LineScorer, DriftMonitor | None]],
+        serving: Callable[[LineScorer], ServedModel],
         updating: ModelUpdater | None = None,
     ) -> None:
-        self._judging_by, self._updating = judging_by, updating
+        self._judging_by, self._serving, self._updating = judging_by, serving, updating
         self._one_update = threading.Lock()
         about = {**about, "updates": updating is not None}
         self.settings, self.about, self.limits = settings, about, scorer.limits
         self._scorer, self._read, self._journal = scorer, read, journal
-        self.worker = Worker(scorer, settings.most_waiting)
-        size = None if updating is None else scorer.image_size
-        self.recent = Recent(settings.kept, scorer.limits.pixel, size)
+        self.worker = Worker(serving(scorer), settings.most_waiting)
+        self.recent = Recent(
+            settings.kept,
+            scorer.limits.pixel,
+            lambda data: decode_bytes(data, "photograph", read),
+            keeps_images=updating is not None,
+        )
         self.metrics = Metrics(about["version"], about["model"], lambda: self.worker.waiting)
         self._drifting = drifting
         # Photographs drift in the order of their lines.
@@ -135,7 +141,7 @@ class Service:
                     self._tell(self._drifting.add(line))
             line["repeated"] = repeated
             if not repeated:
-                self.recent.add(line, image, scores)
+                self.recent.add(line, data, image, prepared, scores)
                 self.metrics.judged(line["verdict"], seconds)
             return line, scores
 
@@ -193,9 +199,10 @@ class Service:
         except FastalignError as error:
             raise HTTPException(409, str(error)) from None
         scorer, monitor = self._judging_by(found.model)
+        serving = self._serving(scorer)
         self._scorer, self.limits = scorer, scorer.limits
         self.recent.colour_by(scorer.limits.pixel)
-        self.worker.go_on_with(scorer)
+        self.worker.go_on_with(serving)
         self.recent.take(alarms)
         backup = None if found.backup is None else found.backup.name
         told = {**found.update.to_json(), "model_before": backup}

@@ -1,4 +1,4 @@
-"""The one thread that has the model, and photographs that come as bytes."""
+"""The one thread that feeds the model, and photographs that come as bytes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import queue
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fastalign.errors import InputError
 from fastalign.line.scorer import MOST_FAULTS, LineScorer, Photograph, reason_of
@@ -30,22 +30,70 @@ class Busy(Exception):
     """As many photographs as may wait do."""
 
 
-Task = tuple["Future[Scored]", "torch.Tensor"]
+class Task(NamedTuple):
+    """A photograph uint8 ``[3,H,W]`` of the model's size, and who waits for what is said of it."""
+
+    future: Future[Scored]
+    prepared: torch.Tensor
+
+
+class ServedModel(Protocol):
+    """A model that scores photographs, here or elsewhere.
+
+    Attributes:
+        scorer: by which verdicts are said.
+    """
+
+    scorer: LineScorer
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Score photographs, or see that it is done; each future gets what the model says, or its
+        error."""
+
+    def close(self) -> None:
+        """End, after what was submitted."""
+
+
+class LocalModel:
+    """Scores photographs where it is asked to."""
+
+    alive = True
+
+    def __init__(self, scorer: LineScorer) -> None:
+        self.scorer = scorer
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Score photographs together."""
+        running = [task for task in tasks if task.future.set_running_or_notify_cancel()]
+        details = self.scorer.score([task.prepared for task in running]) if running else []
+        for task, detail in zip(running, details, strict=True):
+            if isinstance(detail, Exception):
+                task.future.set_exception(detail)
+            else:
+                task.future.set_result(Scored(self.scorer, detail))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
 
 
 class Worker:
-    """Scores photographs in the order in which they are given. It does nothing else, so that the
-    model never waits.
+    """Gives photographs to the model in the order in which they come. Its thread does nothing else,
+    so that the model never waits.
 
     Those that wait are scored together, as far as :class:`LineScorer` has it.
 
     Args:
-        scorer: has the model.
+        model: scores them.
         most: photographs that wait at most.
     """
 
-    def __init__(self, scorer: LineScorer, most: int) -> None:
-        self._scorer = scorer
+    def __init__(self, model: ServedModel, most: int) -> None:
+        self._model = model
+        self._one_model = threading.Lock()
         self._tasks: queue.Queue[Task | None] = queue.Queue(most)
         self._thread = threading.Thread(target=self._work, name="fastalign-model", daemon=True)
         self._faults = 0
@@ -59,6 +107,7 @@ class Worker:
         """End, after what waits."""
         self._tasks.put(None)
         self._thread.join(timeout=30)
+        self._model.close()
 
     @property
     def waiting(self) -> int:
@@ -68,11 +117,13 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether verdicts come: the last photographs did not all end in an error."""
-        return self._thread.is_alive() and self._faults < MOST_FAULTS
+        return self._thread.is_alive() and self._model.alive and self._faults < MOST_FAULTS
 
-    def go_on_with(self, scorer: LineScorer) -> None:
+    def go_on_with(self, model: ServedModel) -> None:
         """Score by another model from the next photograph on; its images have the same size."""
-        self._scorer = scorer
+        with self._one_model:
+            before, self._model = self._model, model
+        before.close()
 
     def ended(self, *, well: bool) -> None:
         """A photograph has its verdict, or has ended in an error."""
@@ -86,22 +137,27 @@ class Worker:
             Busy: too many wait.
         """
         future: Future[Scored] = Future()
+        future.add_done_callback(self._look_at)
         try:
-            self._tasks.put_nowait((future, prepared))
+            self._tasks.put_nowait(Task(future, prepared))
         except queue.Full:
             raise Busy from None
         return future
 
+    def _look_at(self, future: Future[Scored]) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            # Whoever asked gets it.
+            self.ended(well=False)
+
     def _work(self) -> None:
         while tasks := self._waiting():
-            running = [task for task in tasks if task[0].set_running_or_notify_cancel()]
-            if running:
-                self._score(running)
+            with self._one_model:
+                self._model.submit(tasks)
 
     def _waiting(self) -> list[Task]:
         """The next photographs; none: it ends."""
         found: list[Task] = []
-        while not self._ending and len(found) < self._scorer.at_once:
+        while not self._ending and len(found) < self._model.scorer.at_once:
             try:
                 task = self._tasks.get(block=not found)
             except queue.Empty:
@@ -111,17 +167,6 @@ class Worker:
             else:
                 found.append(task)
         return found
-
-    def _score(self, tasks: list[Task]) -> None:
-        scorer = self._scorer
-        details = scorer.score([prepared for _, prepared in tasks])
-        for (future, _), detail in zip(tasks, details, strict=True):
-            if isinstance(detail, Exception):
-                # Whoever asked gets it.
-                self.ended(well=False)
-                future.set_exception(detail)
-            else:
-                future.set_result(Scored(scorer, detail))
 
 
 def decode_bytes(data: bytes, name: str, read: Callable[[Path], Photograph]) -> Photograph:
