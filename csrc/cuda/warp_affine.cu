@@ -1,5 +1,5 @@
-// Chooses the variant of warp_affine.cuh.
-#include "warp_affine.cuh"
+// Chooses the variant of warp_affine.cuh and warp_affine_patches.cuh.
+#include "warp_affine_patches.cuh"
 
 namespace fastalign::cuda {
 namespace {
@@ -13,12 +13,30 @@ Error launch_planes(WarpParams p, const TilingChoice& choice, Stream stream) {
     return error;
   }
   const dim3 block(kWarpThreads);
-  if (unit_columns(p.x)) {
-    return FASTALIGN_LAUNCH((warp_planes<T, Nearest, true>), grid, block, sizeof(WarpMap), stream,
-                            p);
+  if constexpr (Nearest || kPatches == 0) {
+    if (unit_columns(p.x)) {
+      return FASTALIGN_LAUNCH((warp_planes<T, Nearest, true>), grid, block, sizeof(WarpMap), stream,
+                              p);
+    }
   }
   return FASTALIGN_LAUNCH((warp_planes<T, Nearest, false>), grid, block, sizeof(WarpMap), stream,
                           p);
+}
+
+template <class T, int Channels>
+Error launch_patches(WarpParams p, const TilingChoice& choice, Stream stream) {
+  p.tiling = tile_patches(p.out.batch(), p.out.channels(), p.out.height(), p.out.width(),
+                          current_device(), choice);
+  dim3 grid;
+  if (const Error error = grid_of(p.tiling, &grid)) {
+    return error;
+  }
+  const dim3 block(kPatchThreads);
+  const size_t bytes = patch_bytes(Channels) + sizeof(PatchTask);
+  if (whole_fours<T>(p.x) && whole_pairs<T>(p.out)) {
+    return FASTALIGN_LAUNCH((warp_patches<T, true, Channels>), grid, block, bytes, stream, p);
+  }
+  return FASTALIGN_LAUNCH((warp_patches<T, false, Channels>), grid, block, bytes, stream, p);
 }
 
 template <class T, int N, bool Nearest>
@@ -39,6 +57,12 @@ Error run(const WarpParams& p, const TilingChoice& choice, Stream stream) {
     return whole_vectors<T>(p.x) && whole_vectors<T>(p.out)
                ? launch_pixels<T, kVec<T>, Nearest>(p, choice, stream)
                : launch_pixels<T, 1, Nearest>(p, choice, stream);
+  }
+  if constexpr (!Nearest && kPatches != 0) {
+    if (by_patches(p.x, p.out)) {
+      return p.x.channels() == kColours ? launch_patches<T, kColours>(p, choice, stream)
+                                        : launch_patches<T, kPatchChannels>(p, choice, stream);
+    }
   }
   return launch_planes<T, Nearest>(p, choice, stream);
 }

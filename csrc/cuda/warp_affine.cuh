@@ -11,8 +11,8 @@
 // taps of neighbouring pixels overlap, and neighbouring tiles meet in L2.
 //
 // Ladder: a thread per output element spends its time on positions; a thread per pixel with one
-// channel in flight waits for memory; four channels in flight (16 loads) is this one. A tile of
-// the source in shared memory would load 1.6 times the bytes at 17 degrees and was not taken.
+// channel in flight waits for memory; four channels in flight (16 loads) is this one. Planes whose
+// columns are neighbours go by tiles of the source in shared memory (warp_affine_patches.cuh).
 // H100-class chips need the loads in flight, small consumer chips the absence of float64 per
 // pixel; neither needs much shared memory (below 2 KB), so registers alone bound occupancy.
 #pragma once
@@ -63,6 +63,40 @@ FASTALIGN_DEVICE void set_weights(const WarpSample& sample, float (&weight)[4]) 
   }
 }
 
+// All channels of a task at one output pixel, if that is of the image; whole warps call this.
+template <class T, bool Nearest, bool Unit>
+FASTALIGN_DEVICE void warp_one(const WarpParams& p, const WarpMap& map, const WarpTask& at,
+                               const QuadSteps<T, Unit>& steps, int32_t wanted_x,
+                               int32_t wanted_y) {
+  // Lanes beyond the image repeat its last pixel and do not write.
+  const int32_t ox = lesser(wanted_x, p.frame.out_width - 1);
+  const int32_t oy = lesser(wanted_y, p.frame.out_height - 1);
+  const bool active = ox == wanted_x && oy == wanted_y;
+  const WarpSample sample = sample_at(map, p.frame, ox, oy);
+  float weight[4];
+  set_weights<Nearest>(sample, weight);
+  const TapsInside inside = taps_inside(sample.x.pixel, sample.y.pixel, p.frame);
+  bool exists[4];
+  inside.each(exists);
+  const bool interior = __all_sync(kAllLanes, Nearest ? exists[0] : inside.all());
+  const int64_t out_plane = p.out.stride[1] * static_cast<int64_t>(sizeof(T));
+  const T* x = plane_at<const T>(p.x, at.image, at.channel);
+  T* out = plane_at<T>(p.out, at.image, at.channel);
+  const char* from = reinterpret_cast<const char*>(
+      x + (sample.y.pixel * p.x.stride[2] + sample.x.pixel * p.x.stride[3]));
+  char* to = reinterpret_cast<char*>(out + (oy * p.out.stride[2] + ox * p.out.stride[3]));
+  for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
+    const int32_t count = at.channel_end - c;
+    if (interior) {
+      sample_channels<T, Nearest, false>(from, steps, exists, weight, to, out_plane, count, active);
+    } else {
+      sample_channels<T, Nearest, true>(from, steps, exists, weight, to, out_plane, count, active);
+    }
+    from += kChannelBlock * steps.plane;
+    to += kChannelBlock * out_plane;
+  }
+}
+
 // Lanes along pixels, any strides.
 template <class T, bool Nearest, bool Unit>
 FASTALIGN_KERNEL(kWarpThreads, 4)
@@ -70,40 +104,11 @@ warp_planes(const WarpParams p) {
   FASTALIGN_DYNAMIC_SHARED(WarpMap, map);
   const TilePlace place = place_in_plane_tile<T>(static_cast<int>(threadIdx.x));
   const QuadSteps<T, Unit> steps(p.x);
-  const int64_t out_plane = p.out.stride[1] * static_cast<int64_t>(sizeof(T));
   const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.x.size[1]));
   prepare_map(p.theta, at.image, p.frame, map);
-  const T* x = plane_at<const T>(p.x, at.image, at.channel);
-  T* out = plane_at<T>(p.out, at.image, at.channel);
   for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
-    const int32_t wanted_x = at.tile_x * kPlaneTileX + place.x;
-    const int32_t wanted_y = tile * kPlaneTileY + place.y;
-    // Lanes beyond the image repeat its last pixel and do not write.
-    const int32_t ox = lesser(wanted_x, p.frame.out_width - 1);
-    const int32_t oy = lesser(wanted_y, p.frame.out_height - 1);
-    const bool active = ox == wanted_x && oy == wanted_y;
-    const WarpSample sample = sample_at(*map, p.frame, ox, oy);
-    float weight[4];
-    set_weights<Nearest>(sample, weight);
-    const TapsInside inside = taps_inside(sample.x.pixel, sample.y.pixel, p.frame);
-    bool exists[4];
-    inside.each(exists);
-    const bool interior = __all_sync(kAllLanes, Nearest ? exists[0] : inside.all());
-    const char* from = reinterpret_cast<const char*>(
-        x + (sample.y.pixel * p.x.stride[2] + sample.x.pixel * p.x.stride[3]));
-    char* to = reinterpret_cast<char*>(out + (oy * p.out.stride[2] + ox * p.out.stride[3]));
-    for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-      const int32_t count = at.channel_end - c;
-      if (interior) {
-        sample_channels<T, Nearest, false>(from, steps, exists, weight, to, out_plane, count,
-                                           active);
-      } else {
-        sample_channels<T, Nearest, true>(from, steps, exists, weight, to, out_plane, count,
-                                          active);
-      }
-      from += kChannelBlock * steps.plane;
-      to += kChannelBlock * out_plane;
-    }
+    warp_one<T, Nearest>(p, *map, at, steps, at.tile_x * kPlaneTileX + place.x,
+                         tile * kPlaneTileY + place.y);
   }
 }
 

@@ -187,6 +187,48 @@ FASTALIGN_DEVICE void add_pair(const char* grad, int64_t plane, int32_t count, i
   }
 }
 
+// The gradients of all channels of a task at pixel (column, row), by a list whose entries are
+// `Step` apart.
+template <class T, bool Nearest, int Step>
+FASTALIGN_DEVICE void gather_one(const WarpBackwardParams& p, const WarpPlan& plan,
+                                 const WarpTask& at, int32_t column, int32_t row, Candidate* list) {
+  if (column >= p.frame.width || row >= p.frame.height || swept_outside(column, row, p.frame)) {
+    return;
+  }
+  const int64_t plane_bytes = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
+  const int32_t unit_bytes = p.where_unit * static_cast<int32_t>(sizeof(T));
+  const char* from = reinterpret_cast<const char*>(plane_at<const T>(p.grad, at.image, at.channel));
+  T* to =
+      plane_at<T>(p.dx, at.image, at.channel) + (row * p.dx.stride[2] + column * p.dx.stride[3]);
+  int32_t found = 0;
+  for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
+    const int32_t count = at.channel_end - c;
+    float sums[kChannelBlock] = {};
+    int32_t listed = 0;
+    do {
+      if (c == at.channel || found > p.capacity) {
+        found = list_candidates<Nearest>(p, plan, column, row, list, Step, listed);
+      }
+      const int32_t entries = lesser(found - listed, p.capacity);
+#pragma unroll 1
+      for (int32_t k = 0; k < entries; k += 2) {
+        const bool both = k + 1 < entries;
+        add_pair<T>(from, plane_bytes, count, unit_bytes, list[k * Step],
+                    list[(both ? k + 1 : k) * Step], both, sums);
+      }
+      listed += p.capacity;
+    } while (listed < found);
+#pragma unroll
+    for (int k = 0; k < kChannelBlock; ++k) {
+      if (k < count) {
+        to[k * p.dx.stride[1]] = from_float<T>(sums[k]);
+      }
+    }
+    from += kChannelBlock * plane_bytes;
+    to += kChannelBlock * p.dx.stride[1];
+  }
+}
+
 // Lanes along pixels, any strides.
 template <class T, bool Nearest>
 FASTALIGN_KERNEL(kWarpThreads, 3)
@@ -194,51 +236,12 @@ gather_planes(const WarpBackwardParams p) {
   FASTALIGN_DYNAMIC_SHARED(Candidate, lists);
   const int thread = static_cast<int>(threadIdx.x);
   WarpPlan& plan = *reinterpret_cast<WarpPlan*>(lists + p.capacity * kWarpThreads);
-  Candidate* list = lists + thread;
-  const int64_t plane_bytes = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
-  const int32_t unit_bytes = p.where_unit * static_cast<int32_t>(sizeof(T));
   const TilePlace place = place_in_plane_tile<T>(thread);
   const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.dx.size[1]));
   copy_plan(p.scratch, at.image, &plan);
-  const char* grad = reinterpret_cast<const char*>(plane_at<const T>(p.grad, at.image, at.channel));
-  T* dx = plane_at<T>(p.dx, at.image, at.channel);
   for (int32_t tile = at.tile_y; plan.gathered != 0 && tile < at.tile_end; ++tile) {
-    const int32_t column = at.tile_x * kPlaneTileX + place.x;
-    const int32_t row = tile * kPlaneTileY + place.y;
-    const bool mine =
-        column < p.frame.width && row < p.frame.height && !swept_outside(column, row, p.frame);
-    if (!mine) {
-      continue;
-    }
-    T* to = dx + (row * p.dx.stride[2] + column * p.dx.stride[3]);
-    const char* from = grad;
-    int32_t found = 0;
-    for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-      const int32_t count = at.channel_end - c;
-      float sums[kChannelBlock] = {};
-      int32_t listed = 0;
-      do {
-        if (c == at.channel || found > p.capacity) {
-          found = list_candidates<Nearest>(p, plan, column, row, list, kWarpThreads, listed);
-        }
-        const int32_t entries = lesser(found - listed, p.capacity);
-#pragma unroll 1
-        for (int32_t k = 0; k < entries; k += 2) {
-          const bool both = k + 1 < entries;
-          add_pair<T>(from, plane_bytes, count, unit_bytes, list[k * kWarpThreads],
-                      list[(both ? k + 1 : k) * kWarpThreads], both, sums);
-        }
-        listed += p.capacity;
-      } while (listed < found);
-#pragma unroll
-      for (int k = 0; k < kChannelBlock; ++k) {
-        if (k < count) {
-          to[k * p.dx.stride[1]] = from_float<T>(sums[k]);
-        }
-      }
-      from += kChannelBlock * plane_bytes;
-      to += kChannelBlock * p.dx.stride[1];
-    }
+    gather_one<T, Nearest, kWarpThreads>(p, plan, at, at.tile_x * kPlaneTileX + place.x,
+                                         tile * kPlaneTileY + place.y, lists + thread);
   }
 }
 

@@ -23,10 +23,14 @@ struct WarpPlan {
   int64_t half_width, half_height;      // of the box of output pixels that touch a pixel
   double low_x, high_x, low_y, high_y;  // positions of the whole output
   Folds folds_x, folds_y;
+  int32_t box_width, box_height;  // pixels across and down that hold any such box
+  int32_t boxed;          // every candidate lies in the one box, and near enough for 32 bits
   int32_t gathered;       // pixels are gathered, but the outer ones unless padded with zeros
   int32_t folds_counted;  // the folds are few enough to be walked through
 };
 
+constexpr int32_t kUsualBox = 3;      // pixels across and down at scale 1, whatever the turn
+constexpr double kNearEnough = 31.0;  // pixels from one that is touched
 constexpr double kFewFolds = 64.0;
 constexpr double kMostCandidates = 1024.0;   // of a pixel; beyond, lanes share a pixel
 constexpr int32_t kLargestGathered = 65536;  // output axes: coordinates are stored in 16 bits
@@ -118,6 +122,14 @@ FASTALIGN_DEVICE bool invert(const WarpFrame& frame, bool gatherable, WarpPlan* 
   plan->row = fixed_row(yx, yy, y0);
   plan->half_width = to_fixed(half_width);
   plan->half_height = to_fixed(half_height);
+  plan->box_width = greater(static_cast<int32_t>(2 * half_width) + 1, kUsualBox);
+  plan->box_height = greater(static_cast<int32_t>(2 * half_height) + 1, kUsualBox);
+  const double across = half_width + 1, down = half_height + 1;
+  const bool near = magnitude(m.xx) * across + magnitude(m.xy) * down < kNearEnough &&
+                    magnitude(m.yx) * across + magnitude(m.yy) * down < kNearEnough;
+  const bool flat = plan->folds_x.first == 0 && plan->folds_x.last == 0 &&
+                    plan->folds_y.first == 0 && plan->folds_y.last == 0;
+  plan->boxed = near && flat ? 1 : 0;
   return true;
 }
 
@@ -193,7 +205,8 @@ struct WarpBackwardParams {
   WarpFrame frame;
   WarpTiling tiling;
   void* scratch;
-  int32_t capacity;  // candidates that a pixel's list holds
+  int32_t capacity;       // candidates that a pixel's list holds
+  int32_t shared_floats;  // of patches, or of the lists in their place
   // Output pixel (ox, oy) lies (oy * where_row + ox * where_column) * where_unit elements from the
   // start of a plane of grad; the factors fit 32 bits, else nothing is gathered.
   int32_t where_unit;

@@ -113,19 +113,26 @@ FASTALIGN_DEVICE double prepare_axis(const Theta& theta, int64_t image, const Wa
   return bound;
 }
 
-// The map of one image into shared memory, by the first two lanes of the block; all threads of
-// the block call this, and it ends with the barrier that makes the map visible.
+// The map of one image into shared memory, by the first warp of the block, all of whose lanes call
+// this; other warps see it after a barrier.
+FASTALIGN_DEVICE void map_by_warp(const Theta& theta, int64_t image, const WarpFrame& frame,
+                                  WarpMap* map) {
+  double bound = 0;
+  if (threadIdx.x < 2) {
+    bound = prepare_axis(theta, image, frame, static_cast<int>(threadIdx.x), map);
+  }
+  const double other = __shfl_xor_sync(kAllLanes, bound, 1);
+  if (threadIdx.x == 0) {
+    map->kind = kind_of(bound + other);
+  }
+}
+
+// The same; all threads of the block call this, and it ends with the barrier that makes the map
+// visible.
 FASTALIGN_DEVICE void prepare_map(const Theta& theta, int64_t image, const WarpFrame& frame,
                                   WarpMap* map) {
   if (threadIdx.x < 32) {
-    double bound = 0;
-    if (threadIdx.x < 2) {
-      bound = prepare_axis(theta, image, frame, static_cast<int>(threadIdx.x), map);
-    }
-    const double other = __shfl_xor_sync(kAllLanes, bound, 1);
-    if (threadIdx.x == 0) {
-      map->kind = kind_of(bound + other);
-    }
+    map_by_warp(theta, image, frame, map);
   }
   __syncthreads();
 }

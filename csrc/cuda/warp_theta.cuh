@@ -7,7 +7,7 @@
 // blocks' sums in order and scales them to theta. No atomics; the same bits every time.
 //
 // Bytes: grad once and x once, as they must be, plus 48 bytes per block. Lanes along pixels or
-// along channels as in warp_affine.cuh. It is a pass of its own beside the gather: fused, both
+// along channels as in warp_affine.cuh. It is a walk of its own beside the gather: fused, both
 // would read grad through one walk over output pixels, which only atomics could turn into one over
 // input pixels. float64 is left to one thread per block, for chips that are slow at it.
 #pragma once
@@ -41,7 +41,8 @@ struct ThreadSums {
 constexpr int kThetaShared = kWarpThreads / 32 * kThetaSums;  // doubles
 
 // The block's sums to its place; columns and rows from the origin of the image. `shared` holds
-// kThetaShared numbers; all threads call this.
+// kThetaSums numbers for each of its warps; all threads call this.
+template <int Threads>
 FASTALIGN_DEVICE void reduce_task(const ThreadSums& mine, double column, double row, double* shared,
                                   double* partial) {
   const int warp = static_cast<int>(threadIdx.x / 32), lane = static_cast<int>(threadIdx.x % 32);
@@ -60,7 +61,7 @@ FASTALIGN_DEVICE void reduce_task(const ThreadSums& mine, double column, double 
   if (threadIdx.x < 2) {
     const int axis = static_cast<int>(threadIdx.x) * 3;
     double total[3] = {};
-    for (int w = 0; w < kWarpThreads / 32; ++w) {
+    for (int w = 0; w < Threads / 32; ++w) {
       for (int k = 0; k < 3; ++k) {
         total[k] += shared[w * kThetaSums + axis + k];
       }
@@ -101,6 +102,35 @@ FASTALIGN_DEVICE void add_channels(const char* from, const QuadSteps<T, Unit>& s
   }
 }
 
+// What all channels of a task give at output pixel (ox, oy), which lies (column, row) from the
+// first of the task.
+template <class T, bool Unit>
+FASTALIGN_DEVICE void theta_one(const WarpBackwardParams& p, const WarpMap& map, const WarpTask& at,
+                                const QuadSteps<T, Unit>& steps, int32_t ox, int32_t oy,
+                                int32_t column, int32_t row, ThreadSums& sums) {
+  if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
+    return;
+  }
+  const int64_t grad_plane = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
+  const T* x = plane_at<const T>(p.x, at.image, at.channel);
+  const T* grad = plane_at<const T>(p.grad, at.image, at.channel);
+  const WarpSample s = sample_at(map, p.frame, ox, oy);
+  bool exists[4];
+  taps_inside(s.x.pixel, s.y.pixel, p.frame).each(exists);
+  const char* from =
+      reinterpret_cast<const char*>(x + (s.y.pixel * p.x.stride[2] + s.x.pixel * p.x.stride[3]));
+  const char* upstream =
+      reinterpret_cast<const char*>(grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]));
+  Slopes slopes;
+  for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
+    add_channels<T, true>(from, steps, exists, upstream, grad_plane, at.channel_end - c, s.x.share,
+                          s.y.share, slopes);
+    from += kChannelBlock * steps.plane;
+    upstream += kChannelBlock * grad_plane;
+  }
+  sums.add(slopes.by_x * s.x.slope, slopes.by_y * s.y.slope, column, row);
+}
+
 template <class T, bool Unit>
 FASTALIGN_KERNEL(kWarpThreads, 4)
 theta_planes(const ThetaParams params) {
@@ -109,37 +139,15 @@ theta_planes(const ThetaParams params) {
   const WarpBackwardParams& p = params.warp;
   const TilePlace place = place_in_plane_tile<T>(static_cast<int>(threadIdx.x));
   const QuadSteps<T, Unit> steps(p.x);
-  const int64_t grad_plane = p.grad.stride[1] * static_cast<int64_t>(sizeof(T));
   const WarpTask at = task_at(p.tiling, blockIdx.x, static_cast<int32_t>(p.x.size[1]));
   copy_plan(p.scratch, at.image, &map);
-  const T* x = plane_at<const T>(p.x, at.image, at.channel);
-  const T* grad = plane_at<const T>(p.grad, at.image, at.channel);
   ThreadSums sums;
   for (int32_t tile = at.tile_y; tile < at.tile_end; ++tile) {
-    const int32_t ox = at.tile_x * kPlaneTileX + place.x, oy = tile * kPlaneTileY + place.y;
-    if (ox >= p.frame.out_width || oy >= p.frame.out_height) {
-      continue;
-    }
-    const WarpSample s = sample_at(map, p.frame, ox, oy);
-    const TapsInside inside = taps_inside(s.x.pixel, s.y.pixel, p.frame);
-    bool exists[4];
-    inside.each(exists);
-    const char* from =
-        reinterpret_cast<const char*>(x + (s.y.pixel * p.x.stride[2] + s.x.pixel * p.x.stride[3]));
-    const char* upstream =
-        reinterpret_cast<const char*>(grad + (oy * p.grad.stride[2] + ox * p.grad.stride[3]));
-    Slopes slopes;
-    for (int32_t c = at.channel; c < at.channel_end; c += kChannelBlock) {
-      add_channels<T, true>(from, steps, exists, upstream, grad_plane, at.channel_end - c,
-                            s.x.share, s.y.share, slopes);
-      from += kChannelBlock * steps.plane;
-      upstream += kChannelBlock * grad_plane;
-    }
-    sums.add(slopes.by_x * s.x.slope, slopes.by_y * s.y.slope, place.x,
-             (tile - at.tile_y) * kPlaneTileY + place.y);
+    theta_one(p, map, at, steps, at.tile_x * kPlaneTileX + place.x, tile * kPlaneTileY + place.y,
+              place.x, (tile - at.tile_y) * kPlaneTileY + place.y, sums);
   }
-  reduce_task(sums, at.tile_x * kPlaneTileX, at.tile_y * kPlaneTileY, shared,
-              params.partial + int64_t{blockIdx.x} * kThetaSums);
+  reduce_task<kWarpThreads>(sums, at.tile_x * kPlaneTileX, at.tile_y * kPlaneTileY, shared,
+                            params.partial + int64_t{blockIdx.x} * kThetaSums);
 }
 
 // As StoredSample of the forward, with the slopes of padding.
@@ -205,8 +213,8 @@ theta_pixels(const ThetaParams params) {
     }
     __syncthreads();
   }
-  reduce_task(sums, at.tile_x * kPixelTile, at.tile_y * kPixelTile, shared,
-              params.partial + int64_t{blockIdx.x} * kThetaSums);
+  reduce_task<kWarpThreads>(sums, at.tile_x * kPixelTile, at.tile_y * kPixelTile, shared,
+                            params.partial + int64_t{blockIdx.x} * kThetaSums);
 }
 
 constexpr int kFinishThreads = 128;

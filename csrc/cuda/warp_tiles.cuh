@@ -29,11 +29,13 @@ struct WarpTask {
 FASTALIGN_DEVICE int32_t lesser(int32_t a, int32_t b) { return a < b ? a : b; }
 FASTALIGN_DEVICE int32_t greater(int32_t a, int32_t b) { return a > b ? a : b; }
 
-FASTALIGN_DEVICE WarpTask task_at(const WarpTiling& tiling, int64_t task, int32_t channels) {
+// Of an image's tasks.
+FASTALIGN_DEVICE WarpTask task_of(const WarpTiling& tiling, int64_t image, int64_t number,
+                                  int32_t channels) {
   WarpTask at;
-  at.image = task / tiling.tasks_per_image;
-  at.index = task % tiling.tasks_per_image;
-  const uint32_t index = static_cast<uint32_t>(at.index);
+  at.image = image;
+  at.index = number;
+  const uint32_t index = static_cast<uint32_t>(number);
   const uint32_t chunk = index % static_cast<uint32_t>(tiling.chunks);
   const uint32_t place = index / static_cast<uint32_t>(tiling.chunks);
   at.tile_x = static_cast<int32_t>(place % static_cast<uint32_t>(tiling.across));
@@ -42,6 +44,11 @@ FASTALIGN_DEVICE WarpTask task_at(const WarpTiling& tiling, int64_t task, int32_
   at.channel = static_cast<int32_t>(chunk) * tiling.chunk;
   at.channel_end = lesser(at.channel + tiling.chunk, channels);
   return at;
+}
+
+// Of all.
+FASTALIGN_DEVICE WarpTask task_at(const WarpTiling& tiling, int64_t task, int32_t channels) {
+  return task_of(tiling, task / tiling.tasks_per_image, task % tiling.tasks_per_image, channels);
 }
 
 // Tiles of 32 x 8 pixels for kernels with lanes along pixels. The 32 lanes of a warp cover a patch
@@ -72,7 +79,8 @@ constexpr int kPixelTile = 8, kTilePixels = kPixelTile * kPixelTile;
 //   python benchmarks/ops.py --device cuda --only warp_affine
 //       --plan "warp_affine.cuda: run, chunk" --plan "warp_affine_backward.cuda: run, chunk"
 //
-// Tasks that a multiprocessor should have: three rounds of the four blocks that registers allow.
+// Tasks that a multiprocessor should have: three rounds of the four blocks that registers allow, or
+// two of the six of kernels by patches.
 constexpr int64_t kTasksPerProcessor = 12;
 // Tiles of a task at most, which prepare the map once for all of them.
 constexpr int64_t kLongestRun = 4;

@@ -20,6 +20,7 @@ from records.store import Unavailable, known, made_with
 # candidates (gather, sweep), on where samples fall (warp, refine, map), on labels (order_groups) or
 # on where a packed factor begins (mahalanobis).
 PROVED = {
+    "backward_patches": (OPEN, OPEN),
     "dense_similarity_tile": (ONE_PATH, ONE_PATH),
     "finish_loss": (EVERY_PATH, EVERY_PATH),
     "finish_theta": (EVERY_PATH, EVERY_PATH),
@@ -42,6 +43,7 @@ PROVED = {
     "sweep": (OPEN, OPEN),
     "theta_pixels": (ONE_PATH, ONE_PATH),
     "theta_planes": (ONE_PATH, ONE_PATH),
+    "warp_patches": (OPEN, OPEN),
     "warp_pixels": (ONE_PATH, OPEN),
     "warp_planes": (ONE_PATH, OPEN),
 }

@@ -64,12 +64,16 @@ DEFAULT: dict[str, tuple[tuple[str, str], ...]] = {
         ("lanes=4, rows=held", "z kept, p read twice"),
     ),
     "warp_affine": (
-        ("run=1, backward.run=1", "more blocks, each with its own plan"),
-        ("run=4, backward.run=4", "fewer blocks, longer runs of a tile's rows"),
-        ("kPlaneTileX=64, kPlaneTileY=4", "wider tiles: longer runs of what is written"),
-        ("kPlaneTileX=16, kPlaneTileY=16", "square tiles: fewer lines of a turned image"),
-        ("kChannelBlock=2", "fewer loads of a thread under way, fewer registers"),
-        ("kChannelBlock=8", "more loads under way"),
+        ("kPatches=0", "taps one by one, without patches in shared memory"),
+        ("run=1, backward.run=1", "more blocks, each with its own map"),
+        ("run=4, backward.run=4", "fewer blocks, longer runs of tiles"),
+        ("kTasksPerProcessor=24", "smaller tasks: the last wave is fuller"),
+        ("kTasksPerProcessor=6", "larger ones: less to prepare"),
+        ("kPatchFloats=1792", "28 KiB for four channels: more blocks where registers allow"),
+        (
+            "kPatchTileY=32, kPatchFloats=2560, kPatchBlocks=3, kBackwardPatchBlocks=2",
+            "square tiles: boxes of 1.75 times their pixels in place of two",
+        ),
     ),
     "pairwise_distance": (
         ("threads=32", "smaller blocks: the last wave is fuller"),

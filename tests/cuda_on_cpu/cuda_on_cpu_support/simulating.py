@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-FILES = (HERE / "test_ops.py", HERE / "test_variants.py")
+FILES = (HERE / "test_ops.py", HERE / "test_patches.py", HERE / "test_variants.py")
 # Which part of these files' tests is run: one in so many, beginning with this one; "1,0" is all.
 SAMPLE = "FASTALIGN_SIMULATED_SAMPLE"
 USUAL = "10,4"

@@ -8,10 +8,14 @@ import torch
 
 from cuda_compile.kinds import WIDE, Budget, Call, maps, size_of
 
+# Whole fours of float32; of 16 bits they are 8 bytes.
+FOURS = r"<float, true\b"
 BUDGETS = {
     "warp_pixels": Budget(64, wide_loads=WIDE, wide_stores=WIDE),
     "warp_planes": Budget(64),
+    "warp_patches": Budget(80, wide_loads=FOURS),
     "make_plans": Budget(160),
+    "backward_patches": Budget(128, wide_loads=FOURS),  # 96 on Hopper, for five blocks
     "gather_pixels": Budget(96, wide_loads=WIDE, wide_stores=WIDE),
     "gather_planes": Budget(80),
     "sweep": Budget(152),
@@ -22,9 +26,11 @@ BUDGETS = {
 # Small maps, one of them for each kernel and vector width: the prover walks through every thread.
 PROVED = (
     ("warp_affine(same size)", (1, 3, 2, 4), "contiguous"),
+    ("warp_affine(same size)", (1, 3, 2, 4), "channels_last"),  # too few for lanes
     ("warp_affine(same size)", (1, 8, 2, 4), "channels_last"),
     ("warp_affine(same size)", (1, 5, 2, 4), "channels_last"),
     ("warp_affine_backward(same size)", (1, 3, 2, 4), "contiguous"),
+    ("warp_affine_backward(same size)", (1, 3, 2, 4), "channels_last"),
     ("warp_affine_backward(same size)", (1, 8, 2, 4), "channels_last"),
     ("warp_affine_backward(same size)", (1, 5, 2, 4), "channels_last"),
 )
