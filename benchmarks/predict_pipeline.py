@@ -1,11 +1,13 @@
 """The whole command `fastalign predict` beside that of another commit, and what its stages cost.
 
     python benchmarks/predict_pipeline.py --data DATA/screw_plate --against 90e0d5e [--turns 3]
+        [--own-models]
 
 Both commands score the same photographs with the same model and write everything, in turns in one
-run; the tables and pictures that they leave are compared. ``--against`` is a commit, which is
-checked out beside this checkout and takes its compiled library, or a folder with a checkout that is
-built. The stages are timed one by one in one thread, without the pipeline.
+run; the tables and pictures that they leave are compared. ``--own-models``: each fits its own,
+where the other cannot read ours, and what they write is not compared. ``--against`` is a commit,
+which is checked out beside this checkout and built where its native sources differ, or a folder
+with a checkout that is built. The stages are timed one by one in one thread, without the pipeline.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,19 +52,10 @@ def checkout(against: str) -> Iterator[Path]:
     if Path(against).is_dir():
         yield Path(against).resolve()
         return
-    with tempfile.TemporaryDirectory(prefix="fastalign-") as folder:
-        place = Path(folder) / "checkout"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", place, against], check=True)
-        try:
-            for library in (ROOT / "fastalign").glob("_C*.so"):
-                shutil.copy2(library, place / "fastalign")
-            link = place / "fastalign" / "kernels"
-            if not link.exists():
-                link.symlink_to(place / "kernels")
-            yield place
-        finally:
-            subprocess.run([*git, "remove", "--force", place], check=True)
+    from fastalign.bench import interleave
+
+    with interleave.tree_of(against) as tree:
+        yield tree
 
 
 def command(place: Path, *arguments: str) -> tuple[float, float]:
@@ -172,13 +164,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         model = options.model or folder / "model.safetensors"
         if options.model is None:
             command(ROOT, "fit", str(options.data), "--out", str(model))
-        arguments = ["predict", str(photos), "--model", str(model), "--overwrite", "--out"]
+        models = {"ours": model, "theirs": model}
+        if options.own_models:
+            models["theirs"] = folder / "other.safetensors"
+            command(other, "fit", str(options.data), "--out", str(models["theirs"]))
         meter = LoadMeter()
         for turn in range(options.turns):
             for seconds, place, out in ((theirs, other, "theirs"), (ours, ROOT, "ours")):
-                seconds.append([*command(place, *arguments, str(folder / out))])
+                arguments = ["--model", str(models[out]), "--overwrite", "--out", str(folder / out)]
+                seconds.append([*command(place, "predict", str(photos), *arguments)])
                 print(f"turn {turn}, {out}: {seconds[-1][0]:.2f} s", file=sys.stderr, flush=True)
-        same = compare(folder / "ours", folder / "theirs")
+        same = None if options.own_models else compare(folder / "ours", folder / "theirs")
         sizes = {
             out: sum(p.stat().st_size for p in (folder / out).rglob("*") if p.is_file()) / 1e6
             for out in ("ours", "theirs")
@@ -208,7 +204,14 @@ def table(found: dict[str, Any]) -> str:
     seconds, spent = found["seconds"], found["processor_seconds"]
     ours, theirs = median(seconds["ours"]), median(seconds["theirs"])
     files = found["files"]
-    different = ", ".join(files["different"][:5]) or "none"
+    if files is None:
+        compared = "Each with a model that it has fitted itself, so files are not compared."
+    else:
+        compared = (
+            f"Files besides the page: {files['same bytes']} with the same bytes, "
+            f"{files['same content']} that show the same at another level of compression; "
+            f"different: {', '.join(files['different'][:5]) or 'none'}."
+        )
     lines = [
         "# The whole command",
         "",
@@ -224,9 +227,7 @@ def table(found: dict[str, Any]) -> str:
         f"| megabytes written | {found['megabytes']['ours'] / found['megabytes']['theirs']:.2f} | "
         f"{found['megabytes']['ours']:.0f} | {found['megabytes']['theirs']:.0f} |",
         "",
-        f"Files besides the page: {files['same bytes']} with the same bytes, "
-        f"{files['same content']} that show the same at another level of compression; "
-        f"different: {different}.",
+        compared,
         "",
         "| before the first photograph | s |",
         "|---|---|",
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="a category with test photographs")
     parser.add_argument("--against", required=True, help="a commit, or a checkout that is built")
     parser.add_argument("--model", type=Path, help="fitted before; otherwise it is fitted first")
+    parser.add_argument("--own-models", action="store_true", help="each command fits its own")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--staged", type=int, default=12, help="photographs to time stages on")
     parser.add_argument("--out", type=Path, help="folder for predict_pipeline.json and .md")
