@@ -103,14 +103,11 @@ def rate_curve(
     return _svg("".join(body), f"{y_label} over {x_label}")
 
 
-def before_after(before: Sequence[float], after: Sequence[float], flags: Sequence[bool]) -> str:
+def before_after(before: Sequence[float], after: Sequence[float], kinds: Sequence[str]) -> str:
     """Alignment residuals of every image, before (x) against after (y); below the diagonal is
-    better.
-
-    ``flags`` marks anomalous images, which are drawn as triangles.
-    """
+    better. ``kinds``: see :func:`scatter`."""
     return scatter(
-        list(zip(before, after, flags, strict=True)),
+        list(zip(before, after, kinds, strict=True)),
         "residual before alignment",
         "residual after",
         f"Alignment residual of {count(len(before), 'image')}, before and after",
@@ -118,7 +115,7 @@ def before_after(before: Sequence[float], after: Sequence[float], flags: Sequenc
 
 
 def scatter(
-    points: Sequence[tuple[float, float, bool]],
+    points: Sequence[tuple[float, float, str]],
     x_label: str,
     y_label: str,
     label: str = "",
@@ -129,7 +126,8 @@ def scatter(
     finite.
 
     Args:
-        points: x, y, and whether the image is anomalous, which makes it a triangle.
+        points: x, y, and the kind of the image: ``"good"`` is a disc, ``"anomaly"`` a triangle, and
+            any other a square, that nothing is said of.
         x_label, y_label: of the axes.
         label: of the whole; empty: both axes'.
         line: drawn at this value of either axis.
@@ -151,13 +149,14 @@ def scatter(
     if line is not None:
         body.append(_line("threshold", x(line), y(low), x(line), y(high)))
         body.append(_line("threshold", x(low), y(line), x(high), y(line)))
-    for a, b, flag in pairs:
+    for a, b, kind in pairs:
         px, py = x(a), y(b)
-        if flag:
-            shape = f"M{px:.1f} {py - 4:.1f}l4 7h-8Z"
-            body.append(f'<path class="dot anomaly" d="{shape}"/>')
-        else:
+        if kind == "good":
             body.append(f'<circle class="dot good" cx="{px:.1f}" cy="{py:.1f}" r="3.4"/>')
+        elif kind == "anomaly":
+            body.append(f'<path class="dot anomaly" d="M{px:.1f} {py - 4:.1f}l4 7h-8Z"/>')
+        else:
+            body.append(f'<path class="dot other" d="M{px - 3:.1f} {py - 3:.1f}h6v6h-6Z"/>')
     return _svg("".join(body), label or f"{y_label} over {x_label}")
 
 

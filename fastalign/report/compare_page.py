@@ -25,7 +25,7 @@ def render_comparison(found: Comparison, galleries: Sequence[Gallery], *, most: 
     order = found.order()[: max(0, most)]
     sides = [[one.sides[side].relative for one in found.images] for side in (0, 1)]
     known = [
-        (before, after, one.label == 1)
+        (before, after, TRUTHS.get(one.label, "") if found.labelled else "good")
         for before, after, one in zip(*sides, found.images, strict=True)
         if before is not None and after is not None
     ]

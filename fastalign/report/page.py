@@ -97,8 +97,13 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
     images = [item for item in evaluation.images if item.counted]
     threshold = evaluation.image_threshold
     kinds = [_kind(item, labelled) for item in images]
-    good = [item.score for item, kind in zip(images, kinds, strict=True) if kind != "anomaly"]
-    anomalous = [item.score for item, kind in zip(images, kinds, strict=True) if kind == "anomaly"]
+    if not {"good", "anomaly"} & set(kinds):
+        # Nothing tells them apart, and no legend says so.
+        kinds = ["good"] * len(kinds)
+    good, anomalous = (
+        [item.score for item, kind in zip(images, kinds, strict=True) if kind == wanted]
+        for wanted in ("good", "anomaly")
+    )
     result = {
         "histogram": charts.histogram(good, anomalous, threshold),
         "roc": "",
@@ -106,9 +111,12 @@ def _charts(evaluation: Evaluation, labelled: bool) -> dict[str, str]:
         "residual": charts.before_after(
             [item.alignment.residual_before for item in images],
             [item.alignment.residual_after for item in images],
-            [kind == "anomaly" for kind in kinds],
+            kinds,
         ),
+        "others": "",
     }
+    if set(kinds) - {"good", "anomaly"}:
+        result["others"] = "without a label" if labelled else "unsure"
     for name, label in (("image_auroc", "image AUROC"), ("aupro_30", "AUPRO 0.30")):
         curve = evaluation.learning_curve
         values = [(one.photographs, getattr(one, name)) for one in curve.points] if curve else []

@@ -35,8 +35,14 @@ def test_histogram_without_anomalies_or_threshold():
 
 def test_nothing_finite_no_chart():
     assert charts.histogram([math.nan], [math.inf], 1.0) == ""
-    assert charts.before_after([math.nan], [1.0], [False]) == ""
+    assert charts.before_after([math.nan], [1.0], ["good"]) == ""
     assert charts.by_number([(5, 0.5), (5, 0.7)], "y") == ""
+
+
+def test_what_nothing_is_said_of_is_neither_good_nor_anomalous():
+    svg = charts.before_after([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], ["good", "anomaly", "unknown"])
+    dots = [node.get("class") for node in parse(svg).iter() if "dot" in node.get("class", "")]
+    assert dots == ["dot good", "dot anomaly", "dot other"]
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
@@ -45,7 +51,9 @@ def test_everything_stays_inside_the_picture(scale):
     good, bad = rng.normal(3, 1, 50) * scale, rng.normal(6, 1, 20) * scale
     for svg in (
         charts.histogram(list(good), list(bad), 9.0 * scale),
-        charts.before_after(list(good), list(good * 0.5), [False] * 50),
+        charts.before_after(
+            list(good), list(good * 0.5), ["good", "anomaly", ""] * 16 + ["good"] * 2
+        ),
         charts.rate_curve([charts.Curve(np.linspace(0, 1, 9), np.linspace(0, 1, 9))], "x", "y"),
         charts.by_number([(5, 0.4), (5, 0.2), (10, 1.0), (11, 1.0), (2000, 0.9)], "y"),
     ):

@@ -102,6 +102,17 @@ def test_without_a_threshold_there_are_no_verdicts(make_evaluation, gallery):
     assert {card["data-verdict"] for card in page.cards} == {"unsure"}
 
 
+def test_what_has_no_verdict_is_not_drawn_as_good(make_evaluation, gallery):
+    evaluation = make_evaluation(4)
+    images = [replace(image, label=-1) for image in evaluation.images]
+    evaluation.images[:] = images
+    assert 'class="key other"' not in render_report(evaluation, gallery)
+    evaluation.images[1] = replace(images[1], score=math.nan, predicted=None)
+    page = render_report(evaluation, gallery)
+    assert '<span class="key other"></span>unsure' in page
+    assert page.count('class="dot other"') == 1
+
+
 def test_mistakes_stand_before_the_figures_over_all_thresholds(make_evaluation, gallery):
     evaluation = make_evaluation(12)
     evaluation.images[1] = replace(evaluation.images[1], score=math.nan, predicted=None)
