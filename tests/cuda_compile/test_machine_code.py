@@ -13,9 +13,11 @@ from budget import BUDGETS, RULES
 from cuda_compile.machine_code import compiled, packed
 from cuda_compile.toolchain import ARCHITECTURES, SOURCES
 from records import checks
+from records.inputs import included
 from records.store import Unavailable, known, made_with
 
 SAMPLE, CHIP = "scale.cu", "sm_90"  # compiles fastest
+COPIES = "copy_async.cuh"  # defines what others call
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -52,6 +54,14 @@ def test_every_rule_can_be_broken(codes):
     for (rule, breaks), changed in zip(RULES.items(), worse, strict=True):
         assert breaks(changed), rule
         assert [name for name, other in RULES.items() if other(changed)] == [rule]
+
+
+@pytest.mark.parametrize("source", sorted(path.name for path in SOURCES.glob("*.cu")))
+def test_copies_that_are_waited_for_were_committed(source):
+    """A wait is for committed groups only. The simulator copies at once, and misses it."""
+    texts = [path.read_text() for path in included([SOURCES / source]) if path.name != COPIES]
+    if any("wait_for_copies<" in text for text in texts):
+        assert any(re.search(r"commit_copies\(\);|cp\.async\.commit_group", t) for t in texts)
 
 
 @pytest.mark.slow
