@@ -167,6 +167,7 @@ def test_a_bad_image(tmp_path, model, category):
     assert not (tmp_path / "out").exists()
     result = evaluate_category(category, model, tmp_path / "out", skip_bad=True)
     assert len(result.images) == 5 and result.counts["left_out"] == 1
+    assert "1 of 6 test images left out as unreadable" in result.warnings
     assert document(tmp_path / "out")["skipped"][0]["path"] == "test/good/1.png"
 
 

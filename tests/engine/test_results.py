@@ -1,6 +1,11 @@
 import math
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from fastalign.engine.mistakes import count_mistakes, fewest_mistakes
 from fastalign.engine.results import Alignment, ImageResult, finite, order_by_error
 from fastalign.metrics import IMAGE_FIGURES, PixelMetrics
 
@@ -57,3 +62,22 @@ def test_the_figures_are_those_of_the_metrics():
     from fastalign.engine.results import METRICS
 
     assert METRICS == (*IMAGE_FIGURES, *PixelMetrics().names)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fewest_mistakes_are_those_of_the_best_of_all_thresholds(seed):
+    """Of several thresholds with the fewest mistakes the one with the fewest misses."""
+    rng = np.random.default_rng(seed)
+    labels = [0, 1, *rng.integers(0, 2, 7).tolist()]
+    scores = [(int(rng.integers(1, 7)) + label * (seed % 3)) / 4 for label in labels]
+    images = [image("", label, score) for label, score in zip(labels, scores, strict=True)]
+    ranked = sorted(set(scores))
+    between = [(low + high) / 2 for low, high in pairwise(ranked)]
+    best = min(
+        (count_mistakes(images, limit) for limit in (ranked[0] / 2, *between, ranked[-1])),
+        key=lambda made: (made.total, made.missed),
+    )
+    found = fewest_mistakes([image("not judged", 1, math.nan), *images, image("other", -1, 9.0)])
+    assert (found.total, found.missed) == (best.total, best.missed)
+    assert found.threshold in (ranked[0] / 2, *between, ranked[-1])
+    assert fewest_mistakes([one for one in images if one.label]) is None

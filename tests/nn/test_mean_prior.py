@@ -67,11 +67,15 @@ def test_the_unit_of_the_values_does_not_matter(scale):
 def test_places_that_one_photograph_alone_has_shown_have_no_part_in_the_mean_of_all():
     samples = photographs(8, torch.zeros(C))
     valid = torch.ones(8, PLACES, dtype=torch.bool)
-    valid[1:, :5] = False
+    valid[1:, :5] = valid[2:, 5:10] = False
     found = MeanPrior.of_samples(samples, valid, *NO_WINDOWS)
     samples[0, :5] += 1.0
     other = MeanPrior.of_samples(samples, valid, *NO_WINDOWS)
     torch.testing.assert_close(found.mean, other.mean)
+    # Two have.
+    samples[:2, 5:10] += 1.0
+    other = MeanPrior.of_samples(samples, valid, *NO_WINDOWS)
+    torch.testing.assert_close(found.mean + 5 / (PLACES - 5), other.mean)
 
 
 def test_windows_are_drawn_as_the_whole_map_is():

@@ -10,8 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -120,6 +118,16 @@ def command(capsys):
     return run
 
 
+# Its words would wait for Ray's processes to end, which have the same files open.
+SILENT = """
+import os
+for stream in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+from fastalign.cli import main
+main()
+"""
+
+
 def test_a_killed_run_goes_on_where_it_stopped(
     small_ray,
     listed,
@@ -131,6 +139,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     workers_below,
     alive,
     command,
+    python,
 ):
     from fastalign.integrations.ray import score_collection
 
@@ -139,20 +148,17 @@ def test_a_killed_run_goes_on_where_it_stopped(
     kept = make_pipe(folder / names[9])
     basic = [text, "--model", model_file, "--out", out, "--engine", "ray", "--part-size", "4"]
     arguments = [*basic, "--save", "map", "--workers", "1"]
-    program = [sys.executable, "-m", "fastalign", "predict", *map(str, arguments)]
+    program = tmp_path / "program.py"
+    program.write_text(SILENT)
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temp:
-        run = subprocess.Popen(
-            [*program, "--threads", "1"],
-            env={**os.environ, "RAY_TMPDIR": temp},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        environment = {"RAY_TMPDIR": temp}
+        run = python.start(program, "predict", *arguments, "--threads", "1", env=environment)
         try:
             wait_for(lambda: begun(out, 2), "the part with the pipe")
             workers = workers_below(run.pid)
         finally:
-            run.kill()
-            run.wait()
+            run.send_signal(signal.SIGKILL)
+            run.communicate(LONGEST)
         wait_for(lambda: not any(alive(pid) for pid in workers), "the workers to end with the run")
     finished = sorted((out / "scores").glob("*.parquet"))
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in finished}
@@ -198,7 +204,7 @@ def test_what_ends_a_run_is_the_error_itself(small_ray, photos, model_file, tmp_
 
     monkeypatch.setattr(run, "open_job", change_afterwards)
     with pytest.raises(ArtifactError, match="another model than the one the run began with"):
-        score_collection(copy, photos, tmp_path / "out")
+        score_collection(copy, photos, tmp_path / "out", workers=1)
 
 
 def test_a_cluster_that_is_not_there(photos, model_file, tmp_path, monkeypatch):
