@@ -28,14 +28,17 @@ _OTHERS = (PREDICTIONS, RESULTS, "job.json")
 
 
 @contextlib.contextmanager
-def reserve(out: Path) -> Iterator[None]:
+def reserve(out: Path, file: str = SCORES) -> Iterator[None]:
     """Keep ``out`` for this process during the block; the folder is made if it is missing.
+
+    Args:
+        out: the folder.
+        file: of those that will be written there, the one that an error names.
 
     Raises:
         InputError: another process writes there, or it cannot be written.
     """
-
-    check_writable(out / SCORES)
+    check_writable(out / file)
     try:
         with hold(out / MARKER, partial(_in_use, out)):
             yield

@@ -128,7 +128,7 @@ def watch_folder(
     )
     stop, note = stop or threading.Event(), note or _silent
     with ExitStack() as stack:
-        stack.enter_context(reserve(out))
+        stack.enter_context(reserve(out, JOURNAL))
         journal = Journal(out / JOURNAL, drifting.replay)
         stack.callback(journal.close)
         if journal.photographs:

@@ -323,6 +323,13 @@ def test_a_model_whose_process_has_ended_ends_the_server(model, monkeypatch):
         run.serve(model, Settings(port=0), model_name="part.safetensors", **told)
 
 
+def test_a_folder_that_cannot_be_written_is_named_with_the_file_that_belongs_there(model, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    told = {"model_name": "part.safetensors", "out": tmp_path / "out"}
+    with pytest.raises(InputError, match=r"out/verdicts\.jsonl: cannot be written"):
+        run.serve(model, Settings(port=0), **told)
+
+
 # Bad requests -------------------------------------------------------------------------------------
 
 

@@ -138,7 +138,7 @@ def serve(
     with ExitStack() as stack:
         journal = None
         if out is not None:
-            stack.enter_context(reserve(Path(out)))
+            stack.enter_context(reserve(Path(out), JOURNAL))
             journal = Journal(Path(out) / JOURNAL, drifting.replay)
             stack.callback(journal.close)
             begin = {"image_threshold": scorer.limits.image, "model": model_name}
