@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import os
 import sys
@@ -92,8 +93,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [items[n] for n in sorted(range(len(items)), key=key)]
 
 
+def _share_networks() -> None:
+    """Copies in the place of networks that are made and read from the embedded weights again, some
+    hundred times in a run."""
+    from fastalign.nn import backbone, weights
+
+    make = backbone.create_network
+    made: dict[tuple[str, Path], tuple] = {}
+
+    def create(name: str, given: str | Path | None) -> tuple:
+        if given != "embedded":
+            return make(name, given)
+        key = name, weights.embedded_file()
+        if key not in made:
+            made[key] = make(name, given)
+        return copy.deepcopy(made[key])
+
+    backbone.create_network = create
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: garbage is not looked for in it."""
+    if "fastalign.nn.backbone" in sys.modules:
+        _share_networks()
     gc.collect()
     gc.freeze()
     gc.enable()
