@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "runs.h"
+#include "transpose.h"
 
 namespace fastalign::FASTALIGN_ISA {
 namespace {
@@ -55,7 +56,19 @@ FASTALIGN_INLINE void transpose_four(V* r) {
 // `Given` of four planes to scratch.
 template <class S, int Lanes, int Given>
 FASTALIGN_INLINE void read_planes(const S* from, int64_t c_step, int64_t pixels, Acc<S>* to) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float> && Lanes == 4 && Given > 0) {
+    if (pixels >= 4) {
+      return read_few_planes<Given>(from, c_step, pixels, to);
+    }
+  }
+#endif
   int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    i = read_long_planes<Lanes, Given>(from, c_step, pixels, to);
+  }
+#endif
   for (; i + 4 <= pixels; i += 4) {
     Four<Acc<S>> r[4] = {};
     for (int k = 0; k < Given; ++k) {
@@ -74,8 +87,14 @@ FASTALIGN_INLINE void read_planes(const S* from, int64_t c_step, int64_t pixels,
 }
 
 template <class S, int Lanes, int Given>
-FASTALIGN_INLINE void write_planes(S* to, int64_t c_step, int64_t pixels, const Acc<S>* from) {
+FASTALIGN_INLINE void write_planes(S* to, int64_t c_step, int64_t pixels, const Acc<S>* from,
+                                   [[maybe_unused]] bool stream) {
   int64_t i = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    i = write_few_planes<Lanes, Given>(to, c_step, pixels, from, stream);
+  }
+#endif
   for (; i + 4 <= pixels; i += 4) {
     Four<Acc<S>> r[4];
     for (int k = 0; k < 4; ++k) {
@@ -107,6 +126,23 @@ FASTALIGN_INLINE void with_planes(int64_t count, Fn&& fn) {
       return fn(std::integral_constant<int, 3>{});
     default:
       return fn(std::integral_constant<int, 4>{});
+  }
+}
+
+// Asks for what read_block reads: short pieces of many planes, which hardware does not foresee.
+template <class S, int Lanes>
+FASTALIGN_INLINE void prefetch_block(const View4& view, int64_t image, int64_t channel, int64_t row,
+                                     int64_t column, int64_t pixels) {
+  if (view.stride[3] != 1 || pixels <= 0) {
+    return;
+  }
+  constexpr int64_t line = kLineBytes / static_cast<int64_t>(sizeof(S));
+  const S* from = plane_of<S>(view, image, channel) + row * view.stride[2] + column;
+  for (int64_t c = 0; c < smaller<int64_t>(Lanes, view.channels() - channel); ++c) {
+    for (int64_t i = 0; i < pixels; i += line) {
+      prefetch(from + c * view.stride[1] + i);
+    }
+    prefetch(from + c * view.stride[1] + pixels - 1);
   }
 }
 
@@ -152,9 +188,10 @@ void read_block(const View4& view, int64_t image, int64_t channel, int64_t row, 
   }
 }
 
+// `stream`: around the caches where that is possible; the rows are whole cache lines then.
 template <class S, int Lanes>
 void write_block(const View4& view, int64_t image, int64_t channel, int64_t row, int64_t column,
-                 int64_t pixels, const Acc<S>* from) {
+                 int64_t pixels, const Acc<S>* from, bool stream) {
   const int64_t channels = smaller<int64_t>(Lanes, view.channels() - channel);
   S* to = plane_of<S>(view, image, channel) + row * view.stride[2] + column * view.stride[3];
   const int64_t c_step = view.stride[1], p_step = view.stride[3];
@@ -162,7 +199,7 @@ void write_block(const View4& view, int64_t image, int64_t channel, int64_t row,
     for (int64_t c = 0; c < channels; c += 4) {
       with_planes(smaller<int64_t>(channels - c, 4), [&](auto given) {
         if constexpr (given() > 0) {
-          write_planes<S, Lanes, given()>(to + c * c_step, c_step, pixels, from + c);
+          write_planes<S, Lanes, given()>(to + c * c_step, c_step, pixels, from + c, stream);
         }
       });
     }

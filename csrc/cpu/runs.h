@@ -1,6 +1,8 @@
 // Moving runs of pixels between tensors of any layout and dense scratch rows.
 #pragma once
 
+#include <initializer_list>
+
 #include "scratch.h"
 #include "simd.h"
 #include "view.h"
@@ -93,6 +95,20 @@ FASTALIGN_INLINE void write_run(S* plane, const PixelWalk& walk, int64_t first, 
   for_each_stretch(walk, first, count, [&](int64_t offset, int64_t done, int64_t length) {
     write_stretch(plane + offset, walk.pixel_stride, length, from + done);
   });
+}
+
+// Results from here on bypass the caches, which would fetch each line before it is written
+// (docs/kernels.md, "CPU kernels").
+constexpr int64_t kStreamedBytes = 2 * 1024 * 1024;
+constexpr int64_t kLineBytes = 64;
+
+// Whether all rows consist of whole cache lines: others cannot be streamed.
+FASTALIGN_INLINE bool has_whole_lines(const View4& view, int64_t size) {
+  bool whole = view.stride[3] == 1 && reinterpret_cast<uintptr_t>(view.data) % kLineBytes == 0;
+  for (int64_t elements : {view.width(), view.stride[0], view.stride[1], view.stride[2]}) {
+    whole = whole && elements * size % kLineBytes == 0;
+  }
+  return whole;
 }
 
 template <class S>

@@ -419,6 +419,22 @@ FASTALIGN_INLINE bool any_lane(const B& mask) {
   return seen != 0;
 }
 
+// Copies whole cache lines around the caches; `to` must be aligned to one.
+FASTALIGN_INLINE void copy_streaming(void* to, const void* from, int64_t bytes) {
+  constexpr int64_t step = kLanes<float>;
+  for (int64_t i = 0; i < bytes / 4; i += step) {
+    store_streaming(static_cast<float*>(to) + i, load(static_cast<const float*>(from) + i));
+  }
+}
+
 FASTALIGN_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+
+// The element that lies `elements` after `from`, which may be none of any tensor: nothing is read.
+template <class S>
+FASTALIGN_INLINE void prefetch_at(const S* from, int64_t elements) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(from);
+  prefetch(reinterpret_cast<const void*>(address + static_cast<uintptr_t>(elements) *
+                                                       static_cast<uintptr_t>(sizeof(S))));
+}
 
 }  // namespace fastalign::FASTALIGN_ISA

@@ -5,6 +5,8 @@
 // the source that they read in L1; positions and shares of a tile are prepared once for all
 // channels. Planes with unit pixel stride take warp_lanes.h, whose positions are float relative to
 // a whole pixel nearby; everything else, and maps given in float64, takes warp_taps.h.
+#include <type_traits>
+
 #include "warp_lanes.h"
 #include "warp_taps.h"
 
@@ -34,39 +36,50 @@ Status warp_general(const WarpAffineArgs& args, const Workers& workers) {
 
 #if defined(__AVX2__)
 
-// Larger outputs bypass the caches: none, since it makes no difference. Streamed against cached
-// with two threads, float32: 46.5 to 51.9 ms, 8x3x1024x1024, and 10.3 to 10.2, 8x64x128x128
-// (benchmarks/results/cpu/plans_cpu.md, where the command is).
-constexpr int64_t kStreamBytes = int64_t{8} << 40;
+// How results are written, and which part of the image the next piece of work reads.
+struct TilePlan {
+  bool stream;
+  int64_t next;  // elements from the first sample of this tile to that of the next one
+};
 
-template <class S>
-FASTALIGN_INLINE void put_run(S* to, F8 value, int64_t count, bool stream) {
-  if constexpr (sizeof(S) == 4) {
-    if (stream && count >= kRunLanes && reinterpret_cast<uintptr_t>(to) % 32 == 0) {
-      _mm256_stream_ps(to, value);
-      return;
-    }
-  }
-  store8_first(to, value, count);
-}
-
+// CB channels of a tile. Each run asks for what the same run of the next piece of work reads,
+// `ahead` elements further: hardware does not foresee short pieces of many rows.
 template <class S, int CB>
 void warp_channels(const WarpAffineArgs& args, int64_t image, int64_t channel, int64_t oy,
-                   int64_t ox, int64_t rows, int64_t columns, const WarpRun* runs, bool stream) {
+                   int64_t ox, int64_t rows, int64_t columns, const WarpRun* runs, bool stream,
+                   int64_t ahead) {
   const S* plane = plane_of<S>(args.x, image, channel);
   const int64_t channel_stride = args.x.stride[1], row_stride = args.x.stride[2];
   const int64_t width = args.x.width();
+  alignas(kLineBytes) S kept[CB][kMostColumns];
   for (int64_t r = 0; r < rows; ++r) {
+    S* to = plane_of<S>(args.out, image, channel) + (oy + r) * args.out.stride[2] + ox;
     for (int64_t c = 0; c < columns; c += kRunLanes, ++runs) {
       if (runs->general) {
+        if (stream) {  // what was written there before
+          for (int k = 0; k < CB; ++k) {
+            std::memcpy(kept[k] + c, to + k * args.out.stride[1] + c, kRunLanes * sizeof(S));
+          }
+        }
         continue;
+      }
+      const int64_t middle = (runs->first_row + 1) * row_stride + runs->column + kRunLanes / 2;
+      for (int k = 0; k < CB; ++k) {
+        prefetch_at(plane, middle + ahead + k * channel_stride);
       }
       F8 sums[CB];
       sample_any_run<S, CB>(*runs, plane, channel_stride, row_stride, width, sums);
-      S* to = plane_of<S>(args.out, image, channel) + (oy + r) * args.out.stride[2] + ox + c;
       for (int k = 0; k < CB; ++k) {
-        put_run(to + k * args.out.stride[1], sums[k], columns - c, stream);
+        if (stream) {
+          store8(kept[k] + c, sums[k]);
+        } else {
+          store8_first(to + k * args.out.stride[1] + c, sums[k], columns - c);
+        }
       }
+    }
+    for (int k = 0; stream && k < CB; ++k) {
+      copy_streaming(to + k * args.out.stride[1], kept[k],
+                     columns * static_cast<int64_t>(sizeof(S)));
     }
   }
 }
@@ -78,7 +91,7 @@ struct TileSize {
 
 template <class S, bool Border>
 void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox,
-               const TileSize& size, WarpRun* runs, bool stream) {
+               const TileSize& size, WarpRun* runs, const TilePlan& plan) {
   const AffinePixels& map = args.maps[image];
   const Sampling s{args.x.height(), args.x.width(), args.mode, args.padding, args.align_corners};
   const int64_t rows = smaller(size.rows, args.out.height() - oy);
@@ -96,23 +109,27 @@ void warp_tile(const WarpAffineArgs& args, int64_t image, int64_t oy, int64_t ox
       }
     }
   }
-  const int64_t channels = args.x.channels();
+  const int64_t channels = args.x.channels(), step = args.x.stride[1];
   int64_t channel = 0;
-  for (; channel + 4 <= channels; channel += 4) {
-    warp_channels<S, 4>(args, image, channel, oy, ox, rows, columns, runs, stream);
+  const auto warp = [&](auto count) {
+    constexpr int some = count();
+    const int64_t after = channel + some;
+    warp_channels<S, some>(args, image, channel, oy, ox, rows, columns, runs, plan.stream,
+                           after < channels ? some * step : plan.next - channel * step);
+    channel = after;
+  };
+  while (channel + 4 <= channels) {
+    warp(std::integral_constant<int, 4>{});
   }
   switch (channels - channel) {
     case 3:
-      warp_channels<S, 3>(args, image, channel, oy, ox, rows, columns, runs, stream);
-      break;
+      return warp(std::integral_constant<int, 3>{});
     case 2:
-      warp_channels<S, 2>(args, image, channel, oy, ox, rows, columns, runs, stream);
-      break;
+      return warp(std::integral_constant<int, 2>{});
     case 1:
-      warp_channels<S, 1>(args, image, channel, oy, ox, rows, columns, runs, stream);
-      break;
+      return warp(std::integral_constant<int, 1>{});
     default:
-      break;
+      return;
   }
 }
 
@@ -133,20 +150,37 @@ Status warp_planes(const WarpAffineArgs& args, const Workers& workers) {
   const int32_t stores = forced(args.forced, PlanField::warp_affine_cpu_stores);
   const int64_t bytes =
       args.out.batch() * args.out.channels() * height * width * static_cast<int64_t>(sizeof(S));
-  const bool stream = stores == 0 ? bytes > kStreamBytes : stores > 1;
+  const bool stream = (stores == 0 ? bytes >= kStreamedBytes : stores > 1) &&
+                      has_whole_lines(args.out, static_cast<int64_t>(sizeof(S)));
+  const Sampling sampling{args.x.height(), args.x.width(), args.mode, args.padding,
+                          args.align_corners};
+  const auto corner = [&](int64_t tile, int64_t* oy, int64_t* ox) {
+    *oy = tile / across % down * size.rows;
+    *ox = tile % across * size.columns;
+    return tile / (down * across);  // the image
+  };
+  // The sample of a tile's first output, as an offset into x.
+  const auto sample_of = [&](int64_t tile) {
+    int64_t oy, ox;
+    const int64_t image = corner(tile, &oy, &ox);
+    const AffinePixels& map = args.maps[image];
+    const RunStart start = is_finite(map) ? run_start(map, sampling, ox, oy) : RunStart{};
+    return image * args.x.stride[0] + start.row * args.x.stride[2] + start.column;
+  };
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
     WarpRun* runs = reinterpret_cast<WarpRun*>(scratch.of(worker));
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t image = tile / (down * across);
-      const int64_t oy = tile / across % down * size.rows, ox = tile % across * size.columns;
+      int64_t oy, ox;
+      const int64_t image = corner(tile, &oy, &ox);
+      const TilePlan plan{stream, tile + 1 < end ? sample_of(tile + 1) - sample_of(tile) : 0};
       if (!is_finite(args.maps[image])) {
         for (int64_t r = oy; r < smaller(oy + size.rows, height); ++r) {
           warp_run<S>(args, image, r, ox, smaller(size.columns, width - ox));
         }
       } else if (args.padding == Padding::border) {
-        warp_tile<S, true>(args, image, oy, ox, size, runs, stream);
+        warp_tile<S, true>(args, image, oy, ox, size, runs, plan);
       } else {
-        warp_tile<S, false>(args, image, oy, ox, size, runs, stream);
+        warp_tile<S, false>(args, image, oy, ox, size, runs, plan);
       }
     }
     if (stream) {

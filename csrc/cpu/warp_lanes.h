@@ -24,6 +24,7 @@ namespace {
 // and 9.4, 10.1, 10.8, 10.9.
 constexpr int64_t kTileColumns = 64;
 constexpr int64_t kTileRows = 16;
+constexpr int64_t kMostColumns = 256;  // that can be forced
 
 // One run of eight outputs: where it reads and with which shares. Positions are relative to the
 // source row `row_base`; columns to `column`.
@@ -60,14 +61,12 @@ FASTALIGN_INLINE RunStart run_start(const AffinePixels& map, const Sampling& s, 
           static_cast<float>(clamp_between(at.y - top, -limit, limit))};
 }
 
+// Along a row positions rise or fall, rounded or not: the first and the last lane bound the others.
 FASTALIGN_INLINE void least_greatest(F8 v, float* least, float* greatest) {
-  float lanes[8];
-  _mm256_storeu_ps(lanes, v);
-  *least = *greatest = lanes[0];
-  for (float lane : lanes) {
-    *least = smaller(*least, lane);
-    *greatest = larger(*greatest, lane);
-  }
+  const __m128 high = _mm256_extractf128_ps(v, 1);
+  const float first = _mm256_cvtss_f32(v), last = _mm_cvtss_f32(_mm_permute_ps(high, 0xff));
+  *least = smaller(first, last);
+  *greatest = larger(first, last);
 }
 
 // Position held at the sides (border), or at most two pixels outside, where nothing is sampled.

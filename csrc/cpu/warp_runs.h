@@ -14,7 +14,7 @@ struct MapSums {
   double x_column, x_row, x, y_column, y_row, y;
 };
 
-// The taps of one output pixel that fall into the tile, as element offsets into [pixel][Lanes].
+// The taps of one output pixel that fall into the tile, as element offsets into it.
 template <class A>
 struct TileTaps {
   int count;
@@ -30,13 +30,33 @@ FASTALIGN_INLINE TileTaps<A> taps_in(const Taps<A>& taps, const Tile& tile) {
     const int64_t row = taps.row[k] - tile.row, column = taps.column[k] - tile.column;
     if (row >= 0 && row < tile.height && column >= 0 && column < tile.width) {
       const int n = kept.count++;
-      kept.offset[n] = static_cast<int32_t>((row * tile.width + column) * Lanes);
+      kept.offset[n] = static_cast<int32_t>(((row + 1) * row_of(tile) + column + 1) * Lanes);
       kept.weight[n] = taps.weight[k];
       kept.by_x[n] = taps.by_x[k];
       kept.by_y[n] = taps.by_y[k];
     }
   }
   return kept;
+}
+
+// What a run that begins at column `ox` of row `oy` adds: sums by x and y, and times the column in
+// the run.
+FASTALIGN_INLINE void add_sums(double by_x, double by_x_column, double by_y, double by_y_column,
+                               int64_t oy, int64_t ox, MapSums* sums) {
+  const double column = static_cast<double>(ox), row = static_cast<double>(oy);
+  sums->x_column += by_x_column + column * by_x;
+  sums->x_row += row * by_x;
+  sums->x += by_x;
+  sums->y_column += by_y_column + column * by_y;
+  sums->y_row += row * by_y;
+  sums->y += by_y;
+}
+
+template <int N, class V>
+FASTALIGN_INLINE double sum_of_lanes(const V& total) {
+  double lanes[N];
+  std::memcpy(lanes, &total, sizeof(lanes));
+  return sum_tree<N>(lanes);
 }
 
 // A block in pieces of one register: the compiler keeps these in registers, and wider vectors in
@@ -57,30 +77,27 @@ struct RunSums {
   V by_x[P::count] = {}, by_x_column[P::count] = {}, by_y[P::count] = {},
     by_y_column[P::count] = {};
 
-  FASTALIGN_INLINE void add(int part, const V& x, const V& y, int64_t i) {
-    const A column = static_cast<A>(i);
-    by_x[part] += x;
-    by_y[part] += y;
+  // Slopes by x and y times the gradient of pixel i.
+  FASTALIGN_INLINE void add(int part, const V& x, const V& y, const V& grad, int64_t i) {
+    const V column = grad * static_cast<A>(i);
+    by_x[part] += x * grad;
+    by_y[part] += y * grad;
     by_x_column[part] += x * column;
     by_y_column[part] += y * column;
   }
 
   void fold(int64_t oy, int64_t ox, MapSums* sums) const {
-    double total[4] = {};
-    for (int lane = 0; lane < Lanes; ++lane) {
-      const int part = lane / P::lanes, at = lane % P::lanes;
-      total[0] += static_cast<double>(by_x[part][at]);
-      total[1] += static_cast<double>(by_x_column[part][at]);
-      total[2] += static_cast<double>(by_y[part][at]);
-      total[3] += static_cast<double>(by_y_column[part][at]);
+    add_sums(total_of(by_x), total_of(by_x_column), total_of(by_y), total_of(by_y_column), oy, ox,
+             sums);
+  }
+
+ private:
+  static double total_of(const V* parts) {
+    typename VectorOf<double, P::lanes>::type total{};
+    for (int part = 0; part < P::count; ++part) {
+      total += __builtin_convertvector(parts[part], decltype(total));
     }
-    const double column = static_cast<double>(ox), row = static_cast<double>(oy);
-    sums->x_column += total[1] + column * total[0];
-    sums->x_row += row * total[0];
-    sums->x += total[0];
-    sums->y_column += total[3] + column * total[2];
-    sums->y_row += row * total[2];
-    sums->y += total[2];
+    return sum_of_lanes<P::lanes>(total);
   }
 };
 
@@ -97,7 +114,8 @@ FASTALIGN_INLINE void add_block(A* to, const V& more) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-// x and dx: [tile pixels][Lanes], the block's part of the image and its gradient, or null.
+// x and dx: [height + 2][width + 2][Lanes], the block's part of the image and its gradient inside a
+// margin, or null.
 // grad: [count][Lanes], of output pixels (ox, oy) and on. Sums for the map go to `sums`.
 // Any map, and so the one for those that are not finite.
 template <class A, int Lanes, bool ToX, bool ToMap>
@@ -123,7 +141,7 @@ void add_any_run(const AffinePixels& map, const Sampling& s, const Tile& tile, i
         }
       }
       if constexpr (ToMap) {
-        run.add(part, slope_x * g, slope_y * g, i);
+        run.add(part, slope_x, slope_y, g, i);
       }
     }
   }
@@ -140,6 +158,8 @@ struct AxisRun {
   A share[kRun], slope[kRun];
 };
 
+static_assert(kRun % 16 == 0);
+
 // One axis of the run from output pixel `ox` on: positions are step * ox + start. Vectorises, apart
 // from reflections: those are looked at one by one where a run leaves the image, and for the
 // nearest pixel, which has to be the forward pass's in a tie.
@@ -150,11 +170,12 @@ FASTALIGN_INLINE void prepare_axis(double step, double start, int64_t ox, int64_
   const double last = static_cast<double>(size - 1), base = static_cast<double>(begin);
   const double low = base - 2, high = base + static_cast<double>(length) + 1;
   const bool border = s.padding == Padding::border;
-  // Counted in 32 bits: not every instruction set turns longer integers into doubles.
-  const int32_t pixels = static_cast<int32_t>(count);
+  // Counted in 32 bits: not every instruction set turns longer integers into doubles. Whole
+  // vectors, since a rest would take as long as the run.
+  const int32_t pixels = static_cast<int32_t>(round_up(count, 16));
   const double first = static_cast<double>(ox);
   const double from = step * first + start;
-  const double to = step * (first + static_cast<double>(pixels - 1)) + start;
+  const double to = step * (first + static_cast<double>(count - 1)) + start;
   const bool inside = smaller(from, to) > 0 && larger(from, to) < last;
   double position[kRun];
   if (s.padding == Padding::reflection && (Nearest || !inside)) {
@@ -203,79 +224,9 @@ void add_nearest_run(const AffinePixels& map, const Sampling& s, const Tile& til
   for (int64_t i = 0; i < count; ++i) {
     const int32_t row = rows.pixel[i], column = columns.pixel[i];
     if (row >= 0 && row < height && column >= 0 && column < width) {
-      add_block<V>(dx + (static_cast<int64_t>(row) * width + column) * Lanes,
+      add_block<V>(dx + ((row + 1) * row_of(tile) + column + 1) * Lanes,
                    load_block<V>(grad + i * Lanes));
     }
-  }
-}
-
-// Bilinear samples at a finite map: the positions of a run first, then four taps at fixed distances
-// wherever all of them lie in the tile.
-template <class A, int Lanes, bool ToX, bool ToMap>
-void add_bilinear_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy,
-                      int64_t ox, int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
-  using P = Parts<A, Lanes>;
-  using V = typename P::V;
-  RunSums<A, Lanes> run;
-  AxisRun<A> columns, rows;
-  prepare_axes<false>(map, s, tile, oy, ox, count, &columns, &rows);
-  const int32_t height = static_cast<int32_t>(tile.height);
-  const int32_t width = static_cast<int32_t>(tile.width);
-  const int64_t below = tile.width * Lanes;
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t row = rows.pixel[i], column = columns.pixel[i];
-    const A right = columns.share[i], low = rows.share[i];
-    const A left = A(1) - right, up = A(1) - low;
-    const auto add = [&](auto all_in) {
-      for (int part = 0; part < P::count; ++part) {
-        const int64_t lane = part * P::lanes;
-        const int64_t at = (static_cast<int64_t>(row) * width + column) * Lanes + lane;
-        const V g = load_block<V>(grad + i * Lanes + lane);
-        const auto tap = [&](int32_t r, int32_t c, int64_t offset, A weight) {
-          V value{};
-          if (all_in || (r >= 0 && r < height && c >= 0 && c < width)) {
-            if constexpr (ToX) {
-              add_block<V>(dx + offset, g * weight);
-            }
-            if constexpr (ToMap) {
-              value = load_block<V>(x + offset);
-            }
-          }
-          return value;
-        };
-        const V up_left = tap(row, column, at, up * left);
-        const V up_right = tap(row, column + 1, at + Lanes, up * right);
-        const V low_left = tap(row + 1, column, at + below, low * left);
-        const V low_right = tap(row + 1, column + 1, at + below + Lanes, low * right);
-        if constexpr (ToMap) {
-          const V slope_x = (up_right - up_left) * up + (low_right - low_left) * low;
-          const V slope_y = (low_left - up_left) * left + (low_right - up_right) * right;
-          run.add(part, slope_x * g * columns.slope[i], slope_y * g * rows.slope[i], i);
-        }
-      }
-    };
-    // As unsigned numbers, negative ones are larger than every size.
-    if (static_cast<uint32_t>(row) < static_cast<uint32_t>(height - 1) &&
-        static_cast<uint32_t>(column) < static_cast<uint32_t>(width - 1)) {
-      add(std::true_type{});
-    } else if (row >= -1 && row < height && column >= -1 && column < width) {
-      add(std::false_type{});
-    }
-  }
-  if constexpr (ToMap) {
-    run.fold(oy, ox, sums);
-  }
-}
-
-template <class A, int Lanes, bool ToX, bool ToMap>
-void add_run(const AffinePixels& map, const Sampling& s, const Tile& tile, int64_t oy, int64_t ox,
-             int64_t count, const A* grad, const A* x, A* dx, MapSums* sums) {
-  if (!is_finite(map)) {
-    add_any_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
-  } else if (s.mode == Interpolation::bilinear) {
-    add_bilinear_run<A, Lanes, ToX, ToMap>(map, s, tile, oy, ox, count, grad, x, dx, sums);
-  } else if constexpr (ToX) {
-    add_nearest_run<A, Lanes>(map, s, tile, oy, ox, count, grad, dx);
   }
 }
 

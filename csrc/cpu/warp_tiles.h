@@ -6,14 +6,17 @@
 namespace fastalign::FASTALIGN_ISA {
 namespace {
 
-// Of a tile of the image. Measured with two threads, 8x64x128x128 float32, forward and backward
-// (benchmarks/results/cpu/plans_cpu.md, where the command is): 28.1 ms at 8, 26.7 at 16, 24.3 at
-// 32, 23.3 at 64, 20.6 at 128, which is the whole image.
-constexpr int64_t kSide = 32;
+// Of a tile of the image (docs/kernels.md, "CPU kernels"): longer rows are read in longer pieces
+// and leave fewer pixels that are looked at from two tiles.
+constexpr int64_t kSide = 64;
 
 struct Tile {
   int64_t row, column, height, width;
 };
+
+// In scratch a tile has a margin of one pixel on each side. Pixels of a row of it, and of all.
+FASTALIGN_INLINE int64_t row_of(const Tile& tile) { return tile.width + 2; }
+FASTALIGN_INLINE int64_t size_of(const Tile& tile) { return (tile.height + 2) * row_of(tile); }
 
 // Output pixels [first, last) of a row.
 struct Interval {
@@ -28,6 +31,7 @@ struct Plan {
   int64_t side_h, side_w;  // of a tile
   int64_t lanes, blocks;   // channels of a block, number of blocks
   int64_t blocks_per_task;
+  bool stream;  // the image's gradient bypasses the caches
 };
 
 // Source positions along one axis that reach pixels [begin, end) of `size`.
