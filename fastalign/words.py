@@ -47,3 +47,12 @@ def _counted(number: int, noun: str) -> str:
 
 def _with_verb(number: int, verb: str) -> str:
     return f" {agree(number, verb)}" if verb else ""
+
+
+def printable(text: str) -> str:
+    """A text as one line: what does not print, such as line breaks and control characters in a file
+    name, as its escape."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastalign
-from fastalign.words import agree, count, none_of, part_of
+from fastalign.words import agree, count, none_of, part_of, printable
 
 # A number that may be 1 before a plural: what these functions are for.
 _UNCOUNTED = re.compile(
@@ -46,3 +46,15 @@ def test_no_message_counts_images_or_files_in_the_plural_alone():
         if "bench" not in path.parts and f"the {match[0]}" not in path.read_text(encoding="utf-8")
     ]
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Teil 7 ü.jpg", "Teil 7 ü.jpg"),
+        ("two\nlines\r\t.jpg", "two\\nlines\\r\\t.jpg"),
+        ("\x1b[2J\x9b\u202egpj.\udcff", "\\x1b[2J\\x9b\\u202egpj.\\udcff"),
+    ],
+)
+def test_what_does_not_print_is_escaped(name, shown):
+    assert printable(name) == shown

@@ -30,6 +30,7 @@ from fastalign.cli.options import (
 )
 from fastalign.drift.settings import INTERVAL
 from fastalign.load import keep_freed_memory
+from fastalign.words import printable
 
 
 @guarded
@@ -203,7 +204,7 @@ def _print_json(line: dict[str, Any]) -> None:
 
 def _print(line: dict[str, Any]) -> None:
     if line["event"] == "drift":
-        typer.echo(f"{'drift':<8} {'':>16}  {line['text']}")
+        typer.echo(printable(f"{'drift':<8} {'':>16}  {line['text']}"))
         return
     from fastalign.engine.table import highest_roi
 
@@ -212,4 +213,4 @@ def _print(line: dict[str, Any]) -> None:
     reason = f": {line['reason']}" if line["reason"] else ""
     where = highest_roi(line["roi"] or {})
     reason = reason if where is None else f" ({where}){reason}"
-    typer.echo(f"{line['verdict']:<8} {far:>16}  {line['path']}{reason}")
+    typer.echo(printable(f"{line['verdict']:<8} {far:>16}  {line['path']}{reason}"))

@@ -43,7 +43,7 @@ class Finder:
         journal: knows what is done.
         read: reads a file, or raises InputError.
         settle, patience: of :class:`fastalign.line.arrivals.Settling`, in seconds.
-        poll: seconds between two looks at the folder.
+        poll: seconds between two looks at the folder; None: 1, and 30 while events tell of changes.
         events: whether the system's events wake it.
         ahead: photographs that are read before the model is ready for them.
         once: end when nothing is left.
@@ -63,7 +63,7 @@ class Finder:
         *,
         settle: float,
         patience: float,
-        poll: float,
+        poll: float | None,
         events: bool,
         ahead: int,
         once: bool,
@@ -71,10 +71,12 @@ class Finder:
     ) -> None:
         self._folder, self._apart = folder, os.path.realpath(apart)
         self._journal, self._read, self._once, self._note = journal, read, once, note
-        self._poll = poll
+        # Without events, in case they are lost.
+        self._fallback = POLL_SECONDS if poll is None else poll
+        self._poll = CHECK_SECONDS if poll is None and events else self._fallback
         self._settling = Settling(settle, patience, time.monotonic)
         self._wake, self._stop = threading.Event(), threading.Event()
-        self._events = Events(folder, self._wake, note) if events else None
+        self._events = Events(folder, self._wake, self._without_events) if events else None
         self._handed: set[str] = set()
         self._handing = threading.Lock()
         self._away = self._ended = False
@@ -163,6 +165,10 @@ class Finder:
             return True
         self._away = False
         return left
+
+    def _without_events(self, reason: str) -> None:
+        self._poll = self._fallback
+        self._note(reason)
 
     def _lost(self, error: OSError) -> None:
         if not self._away:

@@ -18,7 +18,7 @@ from fastalign.engine.runfolder import reserve
 from fastalign.engine.scoring import thresholds
 from fastalign.errors import ConfigError, InputError
 from fastalign.line.drift import DRIFT, LineDrift
-from fastalign.line.finder import CHECK_SECONDS, POLL_SECONDS, Finder
+from fastalign.line.finder import Finder
 from fastalign.line.journal import JOURNAL, Journal
 from fastalign.line.judge import LineJudge
 from fastalign.line.messages import Messages
@@ -113,8 +113,8 @@ def watch_folder(
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one that photographs come into.")
     with_events = choose(events, folder)
-    pause = CHECK_SECONDS if with_events else POLL_SECONDS
-    pause = pause if poll is None else real_number("poll", poll, 0.01, 3600)
+    if poll is not None:
+        poll = real_number("poll", poll, 0.01, 3600)
     limits = thresholds(model).given(threshold, pixel_threshold)
     monitor = monitor_of(model, interval)
     drifting = LineDrift(monitor)
@@ -159,7 +159,7 @@ def watch_folder(
             scorer.read,
             settle=settle,
             patience=patience,
-            poll=pause,
+            poll=poll,
             events=with_events,
             ahead=ahead,
             once=once,

@@ -199,6 +199,22 @@ def test_events_wake_where_nobody_looks(tmp_path, running, write_picture):
     wait_for(lambda: lines)
 
 
+def test_where_events_are_lost_the_folder_is_polled(tmp_path, running, write_picture, monkeypatch):
+    watchfiles = pytest.importorskip("watchfiles", reason="watchfiles is not installed: '.[watch]'")
+
+    def broken(*folders, **options):
+        raise RuntimeError("a name that nobody can read")
+
+    monkeypatch.setattr(watchfiles, "watch", broken)
+    monkeypatch.setattr(finding, "POLL_SECONDS", 0.05)
+    lines, notes = running(events="events", poll=None)
+    wait_for(lambda: notes)
+    time.sleep(0.2)
+    write_picture(tmp_path / "in" / "a.png")
+    wait_for(lambda: lines)
+    assert "it is polled" in notes[0]
+
+
 def test_an_error_of_one_photograph_is_a_line_and_of_all_is_the_end(
     tmp_path, model, write_picture, read_lines, monkeypatch
 ):
