@@ -66,7 +66,7 @@ FASTALIGN_INLINE void read_planes(const S* from, int64_t c_step, int64_t pixels,
   int64_t i = 0;
 #if defined(__AVX512F__)
   if constexpr (std::is_same_v<S, float>) {
-    i = read_long_planes<Lanes, Given>(from, c_step, pixels, to);
+    i = read_long_planes<Given>(from, c_step, pixels, to, Lanes);
   }
 #endif
   for (; i + 4 <= pixels; i += 4) {

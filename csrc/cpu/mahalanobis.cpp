@@ -5,10 +5,10 @@
 // are by far the largest input: at one image the floor is reading them once, C (C + 1) / 2 entries
 // per location or R C, front to back. So a location is the unit of work: its factor streams through
 // the registers in blocks of four rows (mahalanobis_packed.h, mahalanobis_low_rank.h), each entry
-// is multiplied with the deviations of up to four images while it is there, and further images find
-// it in L1. Deviations of a tile of locations are transposed first to [location][image][channel],
-// so that rows of the factor meet contiguous vectors; a tile is one cache line of pixels wide, so
-// that NCHW maps are read in whole lines.
+// is multiplied with the deviations of up to eight images while it is there, and further images
+// find it in L1. Deviations of a tile of locations are transposed first to
+// [location][image][channel], so that rows of the factor meet contiguous vectors; a tile is one
+// cache line of pixels wide, so that NCHW maps are read in whole lines.
 //
 // A coarser map that x has beside it is read between four of its pixels where deviations are made,
 // so that its upsampled form and the sum never exist; a location whose scale is 0 is not
@@ -40,6 +40,7 @@ void distances(const MahalanobisArgs& args, const GaussianTile<Acc<W>>& t, int64
   A* value = static_cast<A*>(args.value);
   const int64_t width = args.x.width();
   for (int64_t i = 0; i < count; ++i) {
+    t.ask(i);
     A scale = 1;
     if (args.scale.data != nullptr) {
       scale = static_cast<const A*>(args.scale.data)[(first + i) / width * args.scale.stride[1] +
@@ -70,6 +71,7 @@ void gradients(const MahalanobisArgs& args, const GaussianTile<Acc<W>>& t, int64
                int64_t count) {
   using A = Acc<W>;
   for (int64_t i = 0; i < count; ++i) {
+    t.ask(i);
     const Form<W> form(args, t, first + i);
     const A* deviation = t.deviation + i * t.images * t.padded;
     form.whiten_images(deviation, true);
@@ -130,14 +132,16 @@ Status run(const MahalanobisArgs& args, const Workers& workers) {
     return Status::out_of_memory;
   }
   auto body = [&](int64_t worker, int64_t begin, int64_t end) {
-    const GaussianTile<A> tile(scratch.of(worker), channels, padded, images, width, backward,
-                               factors.rows, factors.bytes);
+    GaussianTile<A> tile(scratch.of(worker), channels, padded, images, width, backward,
+                         factors.rows, factors.bytes);
     for (int64_t index = begin; index < end; ++index) {
       const int64_t first = index * width, count = smaller(width, pixels - first);
       read_deviations<S>(args, tile, first, count);
       if (args.coarse.data != nullptr) {
         add_coarse<S>(args, tile, first, count);
       }
+      const int64_t next = index + 1 < end ? first + width : pixels;
+      tile.next = {&args, ask_for_deviations<S>, next, smaller(width, pixels - next), count};
       factors.run(args, tile, first, count);
       if (backward) {
         write_gradients<S>(args, tile, first, count);

@@ -1,8 +1,10 @@
 // Products with packed lower triangles L: mahalanobis' first form of a whitener.
 #pragma once
 
+#include <type_traits>
+
 #include "../common/packed.h"
-#include "mahalanobis_tile.h"
+#include "mahalanobis_many.h"
 
 namespace fastalign::FASTALIGN_ISA {
 namespace {
@@ -99,8 +101,21 @@ void whiten(const W* packed, int64_t channels, int64_t padded, const Acc<W>* dev
 
 template <class W, bool Keep>
 void whiten_all(const W* packed, const GaussianTile<Acc<W>>& t, const Acc<W>* deviation) {
+  using A = Acc<W>;
   const int64_t channels = t.channels, padded = t.padded;
   int64_t image = 0;
+  const auto many = [&](auto count) {
+    constexpr int vectors = count(), images = vectors * kBeside<A>;
+    if constexpr (kBeside<A> > 1 && sizeof(A) == 4) {
+      for (; image + images <= t.images; image += images) {
+        interleave(deviation + image * padded, padded, vectors, t.fours);
+        whiten_many<W, vectors, Keep>(packed, channels, padded, t.fours, t.squares + image,
+                                      t.white + image * padded);
+      }
+    }
+  };
+  many(std::integral_constant<int, 2>{});
+  many(std::integral_constant<int, 1>{});
   for (; image + kImages <= t.images; image += kImages) {
     whiten<W, kImages, Keep>(packed, channels, padded, deviation + image * padded,
                              t.squares + image, t.white + image * padded);

@@ -2,8 +2,11 @@
 // made of them for every form of the whitener.
 #pragma once
 
+#include <type_traits>
+
 #include "limits.h"
 #include "runs.h"
+#include "transpose.h"
 
 namespace fastalign::FASTALIGN_ISA {
 namespace {
@@ -14,8 +17,16 @@ constexpr int kImages = 4;  // 4 x 4 sums in 32 registers
 #else
 constexpr int kImages = 2;
 #endif
+constexpr int64_t kMostTogether = 8;  // images that share one read of the whitener
 constexpr int64_t kAhead =
     16384;  // bytes of the whitener requested ahead of their use, in L2 by then
+
+// What the next tile reads of x and the mean, asked for in shares beside the locations of this one.
+struct NextTile {
+  const MahalanobisArgs* args;
+  void (*ask)(const MahalanobisArgs&, int64_t first, int64_t count, int64_t part, int64_t parts);
+  int64_t first, count, shares;
+};
 
 // Scratch of one worker; rows of `padded` channels are whole vectors, zero behind the last channel.
 template <class A>
@@ -27,15 +38,24 @@ struct GaussianTile {
   A* mean;       // [pixels][padded]
   A* squares;    // [images]
   A* row;        // [pixels]
+  A* fours;      // deviations of one location, of a few images, by four channels
   A* products;   // [2][images][rows]: of V with d and with the gradient; low rank only
+  NextTile next{};
   int64_t rows;  // R, rounded up to what is multiplied at once; 0 where packed
   void* factor;  // what the whitener has for one location, gathered where it is strided
+
+  void ask(int64_t share) const {
+    if (next.count > 0) {
+      next.ask(*next.args, next.first, next.count, share, next.shares);
+    }
+  }
 
   static int64_t bytes(int64_t padded, int64_t images, int64_t pixels, bool backward, int64_t rows,
                        int64_t factor_bytes) {
     return carved<A>(pixels * images * padded) * (backward ? 2 : 1) + carved<A>(images * padded) +
            carved<A>(pixels * padded) + carved<A>(images) + carved<A>(pixels) +
-           carved<A>(2 * images * rows) + carved<char>(factor_bytes);
+           carved<A>(smaller(images, kMostTogether) * padded) + carved<A>(2 * images * rows) +
+           carved<char>(factor_bytes);
   }
 
   GaussianTile(char* block, int64_t channel_count, int64_t padded_count, int64_t image_count,
@@ -52,6 +72,7 @@ struct GaussianTile {
     mean = carver.take<A>(pixels * padded);
     squares = carver.take<A>(images);
     row = carver.take<A>(pixels);
+    fours = carver.take<A>(smaller(images, kMostTogether) * padded);
     products = carver.take<A>(2 * images * rows);
     factor = carver.take<char>(factor_bytes);
   }
@@ -140,6 +161,52 @@ FASTALIGN_INLINE bool is_by_channel(const View4& view) {
   return view.stride[1] == 1 && view.stride[3] != 1;
 }
 
+// Planes of neighbouring pixels to [pixel][channel], pixels `step` apart; returns how many channels
+// were read: whole fours, in vectors, where there are 16 pixels. One by one takes as long as the
+// distances.
+template <class S>
+FASTALIGN_INLINE int64_t read_fours([[maybe_unused]] const View4& view,
+                                    [[maybe_unused]] int64_t image, [[maybe_unused]] int64_t first,
+                                    [[maybe_unused]] int64_t count, [[maybe_unused]] int64_t step,
+                                    [[maybe_unused]] Acc<S>* to) {
+  int64_t c = 0;
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) {
+    const PixelWalk walk = pixel_walk(view);
+    if (walk.flat && walk.pixel_stride == 1 && count == 16) {
+      for (; c + 4 <= view.channels(); c += 4) {
+        read_long_planes<4>(plane_of<S>(view, image, c) + first, view.stride[1], count, to + c,
+                            step);
+      }
+    }
+  }
+#endif
+  return c;
+}
+
+// Asks for the `part`-th of `parts` shares of what read_deviations reads of `count` pixels from
+// `first`: short pieces of many planes, which hardware does not foresee.
+template <class S>
+void ask_for_deviations(const MahalanobisArgs& args, int64_t first, int64_t count, int64_t part,
+                        int64_t parts) {
+  const auto ask = [&](const View4& view, const auto* plane, int64_t of_plane) {
+    const PixelWalk walk = pixel_walk(view);
+    if (walk.flat && walk.pixel_stride == 1 && first + count <= view.pixels()) {
+      prefetch(plane + of_plane + first);
+      prefetch(plane + of_plane + first + count - 1);
+    }
+  };
+  const int64_t channels = args.x.channels(), planes = (args.x.batch() + 1) * channels;
+  for (int64_t k = planes * part / parts; k < planes * (part + 1) / parts; ++k) {
+    if (k < channels) {
+      ask(args.mean, plane_of<Acc<S>>(args.mean, 0, 0), k * args.mean.stride[1]);
+    } else {
+      const int64_t b = k / channels - 1;
+      ask(args.x, plane_of<S>(args.x, b, 0), k % channels * args.x.stride[1]);
+    }
+  }
+}
+
 // x - mean of `count` pixels from `first`, transposed into the tile; zero behind the last channel.
 template <class S>
 void read_deviations(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t, int64_t first,
@@ -164,7 +231,7 @@ void read_deviations(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t,
       });
     }
   } else {
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t c = read_fours<A>(args.mean, 0, first, count, padded, t.mean); c < channels; ++c) {
       read_run(plane_of<A>(args.mean, 0, c), mean_walk, first, count, count, t.row);
       for (int64_t i = 0; i < count; ++i) {
         t.mean[i * padded + c] = t.row[i];
@@ -183,7 +250,9 @@ void read_deviations(const MahalanobisArgs& args, const GaussianTile<Acc<S>>& t,
       }
       continue;
     }
-    for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t c =
+             read_fours<S>(args.x, b, first, count, images * padded, t.deviation + b * padded);
+         c < channels; ++c) {
       read_run(plane_of<S>(args.x, b, c), walk, first, count, count, t.row);
       for (int64_t i = 0; i < count; ++i) {
         t.deviation[(i * images + b) * padded + c] = t.row[i];

@@ -36,12 +36,12 @@ FASTALIGN_INLINE __m512 transpose_sixteen(__m512 v) {
       _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
 }
 
-// 16 pixels of `Given` of four planes to [pixel][Lanes], whole multiples of 16; returns how many
-// were read. Four planes and not all of them: planes whose size is a power of two meet in few
-// places of a cache.
-template <int Lanes, int Given>
+// 16 pixels of `Given` of four planes to pixels that lie `step` apart, whole multiples of 16;
+// returns how many were read. Four planes and not all of them: planes whose size is a power of two
+// meet in few places of a cache.
+template <int Given>
 FASTALIGN_INLINE int64_t read_long_planes(const float* from, int64_t c_step, int64_t pixels,
-                                          float* to) {
+                                          float* to, int64_t step) {
   int64_t i = 0;
   for (; i + 16 <= pixels; i += 16) {
     __m512 r[4] = {};
@@ -50,11 +50,11 @@ FASTALIGN_INLINE int64_t read_long_planes(const float* from, int64_t c_step, int
     }
     transpose_quarters(r);
     for (int k = 0; k < 4; ++k) {
-      float* at = to + (i + k) * Lanes;
+      float* at = to + (i + k) * step;
       _mm_storeu_ps(at, _mm512_castps512_ps128(r[k]));
-      _mm_storeu_ps(at + 4 * Lanes, _mm512_extractf32x4_ps(r[k], 1));
-      _mm_storeu_ps(at + 8 * Lanes, _mm512_extractf32x4_ps(r[k], 2));
-      _mm_storeu_ps(at + 12 * Lanes, _mm512_extractf32x4_ps(r[k], 3));
+      _mm_storeu_ps(at + 4 * step, _mm512_extractf32x4_ps(r[k], 1));
+      _mm_storeu_ps(at + 8 * step, _mm512_extractf32x4_ps(r[k], 2));
+      _mm_storeu_ps(at + 12 * step, _mm512_extractf32x4_ps(r[k], 3));
     }
   }
   return i;
