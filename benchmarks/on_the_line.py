@@ -169,7 +169,8 @@ def page_of_serve(found: dict[str, Any]) -> list[str]:
         for name, values in rates.items()
     ]
     return [
-        f"{found['clients']} clients, {found['photographs']} photographs in each turn, "
+        f"{found['clients']} clients, each over one connection, {found['photographs']} photographs "
+        "in each turn, "
         f"{found['threads']} threads of torch, a line of each on the disk.",
         "",
         "| photographs per second | median | turns |",
