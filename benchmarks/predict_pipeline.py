@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -171,7 +172,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         meter = LoadMeter()
         for turn in range(options.turns):
             for seconds, place, out in ((theirs, other, "theirs"), (ours, ROOT, "ours")):
-                arguments = ["--model", str(models[out]), "--overwrite", "--out", str(folder / out)]
+                shutil.rmtree(folder / out, ignore_errors=True)
+                arguments = ["--model", str(models[out]), "--out", str(folder / out)]
                 seconds.append([*command(place, "predict", str(photos), *arguments)])
                 print(f"turn {turn}, {out}: {seconds[-1][0]:.2f} s", file=sys.stderr, flush=True)
         same = None if options.own_models else compare(folder / "ours", folder / "theirs")
